@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Guest-side actors: what runs inside a domain and reaches its vSMMU by MMIO and memory alone."""

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A guest's CPU: runs programs written as generators, one yield a unit of work.
+
+A program yields wherever a real CPU could be interrupted or overtaken, so the scheduler can
+interleave guests, devices and SMMUs at any of these points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+
+from vsmmu.hypervisor.domain import Domain
+from vsmmu.hypervisor.hypervisor import Hypervisor
+
+Program = Generator[None, None, None]
+
+
+class GuestError(Exception):
+    """A guest program gave up: its CPU took an abort, or its driver found an error."""
+
+
+class VCpu:
+    """One vCPU; an engine of the scheduler.
+
+    Args:
+        on_interrupt: makes the handler that runs while the interrupt line is high.
+    """
+
+    def __init__(self, hypervisor: Hypervisor, domain: Domain) -> None:
+        self.name = f"vcpu {domain.name}"
+        self.memory = domain.memory
+        self.on_interrupt: Callable[[], Program] | None = None
+        self.interrupts = 0
+        self.line = False
+        self.failure: GuestError | None = None
+        self._hypervisor = hypervisor
+        self._domain = domain
+        self._running: list[Program] = []
+        self._in_handler = False
+
+    def start(self, program: Program) -> None:
+        """Run a program after those already started."""
+        self._running.insert(0, program)
+        self.failure = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a program has not ended."""
+        return bool(self._running)
+
+    def interrupt(self, level: bool) -> None:
+        """The interrupt line changed; a rising edge counts as one interrupt."""
+        self.line = level
+        self.interrupts += int(level)
+
+    def step(self, budget: int) -> int:
+        """Run at most `budget` yields of the innermost program."""
+        for done in range(budget):
+            if self.line and not self._in_handler and self.on_interrupt is not None:
+                self._in_handler = True
+                self._running.append(self.on_interrupt())
+            if not self._running:
+                return done
+            self._advance()
+        return budget
+
+    def _advance(self) -> None:
+        try:
+            next(self._running[-1])
+        except StopIteration:
+            self._pop()
+        except GuestError as error:
+            self.failure = error
+            self._pop()
+
+    def _pop(self) -> None:
+        self._running.pop()
+        if self._in_handler:
+            self._in_handler = False
+            # A handler that left its cause standing would be entered for ever.
+            if self.line and self.on_interrupt is not None:
+                self.on_interrupt = None
+
+    # Trapped accesses.
+
+    def read(self, ipa: int, size: int = 4) -> int:
+        """A load from a device. Raises GuestError on an external abort."""
+        value = self._hypervisor.trap(self._domain, ipa, size)
+        if value is None:
+            raise GuestError(f"external abort reading {ipa:#x}")
+        return value
+
+    def write(self, ipa: int, value: int, size: int = 4) -> None:
+        """A store to a device. Raises GuestError on an external abort."""
+        if self._hypervisor.trap(self._domain, ipa, size, value) is None:
+            raise GuestError(f"external abort writing {ipa:#x}")

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What a guest's command becomes on the physical SMMUs (IHI 0070 §4).
+
+One function for each opcode, found by registry. It returns None, or the CERROR that the guest
+gets; it asks for physical commands with `vsmmu.issue` and for a new shadow with `vsmmu.mark`.
+VMIDs are always the domain's, StreamIDs always those of the domain's own streams. A StreamID that
+is not the guest's, or out of range, has no effect: that is never an error (§4.1.x).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from vsmmu.arch.commands import (
+    CFGI_ALL_RANGE,
+    CmdCfgiCd,
+    CmdCfgiCdAll,
+    CmdCfgiSte,
+    CmdCfgiSteRange,
+    CmdPrefetchAddr,
+    CmdPrefetchConfig,
+    CmdSync,
+    CmdTlbiNhAll,
+    CmdTlbiNhAsid,
+    CmdTlbiNhVa,
+    CmdTlbiNhVaa,
+    CmdTlbiNsnhAll,
+    Command,
+    Cs,
+)
+from vsmmu.arch.registers import Cerror
+
+if TYPE_CHECKING:
+    from vsmmu.hypervisor.vsmmu import VSmmu
+
+Handler = Callable[["VSmmu", Any], Cerror | None]
+_HANDLERS: dict[type[Command], Handler] = {}
+
+
+def _shadows(*kinds: type[Command]) -> Callable[[Handler], Handler]:
+    def register(handler: Handler) -> Handler:
+        for kind in kinds:
+            _HANDLERS[kind] = handler
+        return handler
+
+    return register
+
+
+def execute(vsmmu: VSmmu, command: Command) -> Cerror | None:
+    """Carry out one guest command. What the vSMMU does not advertise is CERROR_ILL (§7.1).
+
+    That covers reserved opcodes, EL2 and stage 2 maintenance, ATC_INV and PRI_RESP, RESUME and
+    STALL_TERM, and the Secure commands.
+    """
+    handler = _HANDLERS.get(type(command))
+    if handler is None or getattr(command, "ssec", False):
+        return Cerror.ILL
+    return handler(vsmmu, command)
+
+
+@_shadows(CmdPrefetchConfig, CmdPrefetchAddr)
+def _prefetch(vsmmu: VSmmu, command: Command) -> Cerror | None:
+    """A hint; may have no effect (§4.2)."""
+    return None
+
+
+@_shadows(CmdCfgiSte)
+def _cfgi_ste(vsmmu: VSmmu, command: CmdCfgiSte) -> Cerror | None:
+    stream = vsmmu.streams.get(command.sid)
+    if stream is not None:
+        vsmmu.mark(stream)
+    return None
+
+
+@_shadows(CmdCfgiSteRange)
+def _cfgi_ste_range(vsmmu: VSmmu, command: CmdCfgiSteRange) -> Cerror | None:
+    """The aligned block of 2^(Range+1) StreamIDs; Range 31 is CMD_CFGI_ALL (§4.3.2)."""
+    if command.range == CFGI_ALL_RANGE:
+        block = None
+    else:
+        block = command.sid >> command.range + 1
+    for sid, stream in vsmmu.streams.items():
+        if block is None or sid >> command.range + 1 == block:
+            vsmmu.mark(stream)
+    return None
+
+
+@_shadows(CmdCfgiCd, CmdCfgiCdAll)
+def _cfgi_cd(vsmmu: VSmmu, command: CmdCfgiCd | CmdCfgiCdAll) -> Cerror | None:
+    """The CD is the guest's own and cached by the hardware: same command, physical StreamID."""
+    stream = vsmmu.streams.get(command.sid)
+    if stream is not None:
+        vsmmu.issue(stream.host, command.replace(sid=stream.pmaster_id))
+    return None
+
+
+@_shadows(CmdTlbiNhAll, CmdTlbiNsnhAll)
+def _tlbi_all(vsmmu: VSmmu, command: Command) -> Cerror | None:
+    """All of the guest is all of its VMID, on the SMMUs that its streams use."""
+    for host in vsmmu.hosts:
+        vsmmu.issue(host, CmdTlbiNhAll.build(vmid=vsmmu.domain.vmid))
+    return None
+
+
+@_shadows(CmdTlbiNhAsid)
+def _tlbi_asid(vsmmu: VSmmu, command: CmdTlbiNhAsid) -> Cerror | None:
+    for host in vsmmu.hosts:
+        vsmmu.issue(host, CmdTlbiNhAsid.build(vmid=vsmmu.domain.vmid, asid=command.asid))
+    return None
+
+
+@_shadows(CmdTlbiNhVa, CmdTlbiNhVaa)
+def _tlbi_va(vsmmu: VSmmu, command: CmdTlbiNhVa | CmdTlbiNhVaa) -> Cerror | None:
+    """By address or range. Without IDR3.RIL the range fields are RES0 and not passed on."""
+    if not vsmmu.idr3.ril:
+        command = command.replace(num=0, scale=0, ttl=0, tg=0)
+    elif command.tg and not (command.num or command.scale or _effective_ttl(command)):
+        return Cerror.ILL
+    for host in vsmmu.hosts:
+        vsmmu.issue(host, command.replace(vmid=vsmmu.domain.vmid))
+    return None
+
+
+def _effective_ttl(command: CmdTlbiNhVa | CmdTlbiNhVaa) -> int:
+    """TTL 1 of the 16K granule needs IDR5.DS, which is not advertised (§4.4.1)."""
+    return 0 if command.tg == 2 and command.ttl == 1 else command.ttl
+
+
+@_shadows(CmdSync)
+def _sync(vsmmu: VSmmu, command: CmdSync) -> Cerror | None:
+    if command.cs > Cs.SEV:
+        return Cerror.ILL
+    vsmmu.begin_sync(command)
+    return None

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The hypervisor: domains, their streams, the one entry point for trapped accesses, events."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+from vsmmu.arch.commands import CmdTlbiS12Vmall
+from vsmmu.arch.events import Event
+from vsmmu.arch.stream_table import Ste, SteConfig
+from vsmmu.hypervisor.domain import Domain, GuestMemory, Stream
+from vsmmu.hypervisor.events import Kept, to_guest
+from vsmmu.hypervisor.features import advertise
+from vsmmu.hypervisor.host_smmu import HYPERVISOR, Hardware, HostSmmu
+from vsmmu.hypervisor.pages import PageAllocator
+from vsmmu.hypervisor.policy import Policy
+from vsmmu.hypervisor.stage2 import Stage2
+from vsmmu.hypervisor.vsmmu import VSmmu
+from vsmmu.memory import Memory
+from vsmmu.scheduler import Scheduler
+from vsmmu.trace import Trace
+
+_ABORT = Ste.build(v=1, config=SteConfig.ABORT)
+_BLOCK = 0x20_0000
+
+
+class HypercallError(Exception):
+    """A request of the toolstack that cannot be met; one line that says why."""
+
+
+class Hypervisor:
+    """Everything above the physical SMMUs.
+
+    Args:
+        memory: the machine's memory.
+        scheduler: where the drivers and vSMMUs are registered as engines.
+        hardware: physical SMMUs by the path of their node in the host tree.
+        policy: caps.
+        trace: where what happens is recorded.
+    """
+
+    def __init__(
+        self,
+        memory: Memory,
+        scheduler: Scheduler,
+        hardware: Mapping[str, Hardware],
+        policy: Policy | None = None,
+        trace: Trace | None = None,
+    ) -> None:
+        self.memory = memory
+        self.scheduler = scheduler
+        self.policy = policy or Policy()
+        self.pages = PageAllocator(memory.regions)
+        self.domains: dict[int, Domain] = {}
+        self.kept: Counter[str] = Counter()
+        self._trace = trace
+        self._owner: dict[tuple[str, int], tuple[VSmmu, Stream]] = {}
+        self.hosts = {
+            path: HostSmmu(path, hw, memory, self.pages, self.policy, self._event)
+            for path, hw in hardware.items()
+        }
+
+    def boot(self) -> None:
+        """Bring the physical SMMUs up and run until they are.
+
+        Raises:
+            HypercallError: an SMMU did not answer.
+        """
+        for host in self.hosts.values():
+            host.boot()
+            self.scheduler.add(host)
+        self._settle("the physical SMMUs did not come up")
+
+    # What the toolstack asks for.
+
+    def create_domain(
+        self, name: str, banks: Sequence[tuple[int, int]], *, ipa_bits: int = 40
+    ) -> Domain:
+        """A domain with RAM at these guest (base, size) banks, mapped in its stage 2.
+
+        The VMID is never used by another domain, nor is 0.
+
+        Raises:
+            OutOfMemoryError: the machine has not that much RAM.
+            HypercallError: no VMID is left.
+        """
+        domid = max(self.domains, default=HYPERVISOR) + 1
+        if domid >> (16 if all(h.idr0.vmid16 for h in self.hosts.values()) else 8):
+            raise HypercallError("no VMID is left")
+        oas = min((host.idr5.oas for host in self.hosts.values()), default=5)
+        stage2 = Stage2(self.memory, self.pages, ipa_bits=ipa_bits, oas=min(oas, 5))
+        domain = Domain(domid, name, domid, stage2, GuestMemory(self.memory, stage2))
+        for base, size in banks:
+            self._populate(domain, base, size)
+        self.domains[domid] = domain
+        return domain
+
+    def create_vsmmu(
+        self,
+        domain: Domain,
+        base: int,
+        size: int,
+        wanted: Mapping[str, Mapping[str, int]],
+        smmus: Sequence[str],
+        irq: Callable[[bool], None] | None = None,
+    ) -> VSmmu:
+        """A vSMMU in a domain's window, offering at most `wanted`.
+
+        Args:
+            smmus: paths of the physical SMMUs that will stand behind it.
+
+        Raises:
+            HypercallError: the window overlaps another vSMMU's, or an SMMU is unknown.
+            UnfitError: an SMMU cannot do nested translation.
+        """
+        for other in domain.vsmmus:
+            if base < other.base + other.size and other.base < base + size:
+                raise HypercallError(f"vSMMU window {base:#x} overlaps {other.name}")
+        hosts = [self._host(path) for path in smmus]
+        ids = advertise(wanted, hosts)
+        vsmmu = VSmmu(domain, base, size, ids, self.policy, irq=irq, trace=self._trace)
+        domain.vsmmus.append(vsmmu)
+        self.scheduler.add(vsmmu)
+        self.scheduler.add(vsmmu.event_writer)
+        return vsmmu
+
+    def assign(
+        self,
+        vsmmu: VSmmu,
+        vmaster_id: int,
+        smmu: str,
+        pmaster_id: int,
+        devices: tuple[str, ...] = (),
+    ) -> Stream:
+        """Give a guest the stream (SMMU, pMasterID) under the name vMasterID.
+
+        Raises:
+            HypercallError: already someone's, the vMasterID is taken or out of range, or the
+                pMasterID is beyond what the SMMU's stream table covers.
+        """
+        host = self._host(smmu)
+        owner = self._owner.get((smmu, pmaster_id))
+        if owner is not None:
+            raise HypercallError(
+                f"({smmu}, {pmaster_id:#x}) is already assigned to {owner[0].domain.name}"
+            )
+        if vmaster_id in vsmmu.streams or vmaster_id >> vsmmu.idr1.sidsize:
+            raise HypercallError(f"vMasterID {vmaster_id:#x} is taken or out of range")
+        if not host.cover(pmaster_id):
+            raise HypercallError(
+                f"{smmu}: StreamID {pmaster_id:#x} is beyond its {host.sid_bits} bits"
+            )
+        stream = Stream(vmaster_id, host, pmaster_id, devices)
+        self._owner[smmu, pmaster_id] = (vsmmu, stream)
+        vsmmu.assign(stream)
+        self._settle(f"({smmu}, {pmaster_id:#x}) could not be assigned")
+        return stream
+
+    def deassign(self, vsmmu: VSmmu, stream: Stream) -> None:
+        """Take a stream back: its DMA is stopped and nothing cached of it is left."""
+        vsmmu.withdraw(stream)
+        self._settle("an update of the stream's STE did not end")
+        host = stream.host
+        flush = [CmdTlbiS12Vmall.build(vmid=vsmmu.domain.vmid)]
+        host.update_ste(
+            HYPERVISOR, stream.pmaster_id, _ABORT, lambda: host.submit(HYPERVISOR, flush)
+        )
+        self._settle("the stream could not be stopped")
+        del self._owner[host.path, stream.pmaster_id]
+
+    # What guests do.
+
+    def trap(self, domain: Domain, ipa: int, size: int, value: int | None = None) -> int | None:
+        """A trapped access of a domain's vCPU: a read when `value` is None.
+
+        Returns:
+            The value read, 0 after a write; None when nothing is emulated at that address, which
+            the guest sees as an external abort.
+        """
+        for vsmmu in domain.vsmmus:
+            if vsmmu.base <= ipa < vsmmu.base + vsmmu.size:
+                offset = ipa - vsmmu.base
+                if value is None:
+                    return vsmmu.mmio_read(offset, size)
+                vsmmu.mmio_write(offset, size, value)
+                return 0
+        return None
+
+    # What the hardware reports.
+
+    def _event(self, host: HostSmmu, event: Event) -> None:
+        found = self._owner.get((host.path, event.sid))
+        if found is None:
+            self._keep(host, event, "unassigned StreamID")
+            return
+        vsmmu, stream = found
+        record = to_guest(event, stream, vsmmu.domain)
+        if isinstance(record, Kept):
+            self._keep(host, event, record.reason)
+        else:
+            vsmmu.raise_event(record)
+
+    def _keep(self, host: HostSmmu, event: Event, reason: str) -> None:
+        self.kept[f"{event.name}: {reason}"] += 1
+        if self._trace is not None:
+            self._trace("hyp_event_kept", host.path, repr(event), reason)
+
+    def _host(self, path: str) -> HostSmmu:
+        host = self.hosts.get(path)
+        if host is None:
+            raise HypercallError(f"{path} is not a physical SMMU of this machine")
+        return host
+
+    def _populate(self, domain: Domain, base: int, size: int) -> None:
+        align = _BLOCK if not (base | size) % _BLOCK else 0x1000
+        while size:
+            pa, taken = self.pages.allocate_some(size, align)
+            domain.owned.append((pa, taken))
+            domain.stage2.map(base, pa, taken)
+            base, size = base + taken, size - taken
+
+    def _settle(self, problem: str) -> None:
+        if not self.scheduler.run_until_idle():
+            raise HypercallError(problem)

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A domain's stage 2: real VMSAv8-64 tables in machine memory, shared with the CPU's p2m.
+
+4 KiB granule, fully populated when the domain is built, blocks where alignment allows. The
+tables are the only record: what the hypervisor itself reads for a guest goes through the same
+descriptors that the physical SMMU walks.
+"""
+
+from __future__ import annotations
+
+from vsmmu.arch.pagetable import G4K, TABLE, VALID, S2Leaf, output_address
+from vsmmu.arch.registers import OAS_BITS
+from vsmmu.hypervisor.pages import PageAllocator
+from vsmmu.memory import PAGE, Ipa, Memory, Pa
+
+_ENTRIES = 512
+_MEMATTR_WB = 0xF
+_MEMATTR_DEVICE = 0x1
+_MAX_CONCATENATED_BITS = 4
+
+
+class Stage2:
+    """Maps IPA to PA in tables of its own.
+
+    Args:
+        memory: the machine's memory, where the tables are built.
+        pages: where the tables' pages come from.
+        ipa_bits: size of the guest's address space, 32 to 48.
+        oas: IDR5.OAS code that the output must fit.
+    """
+
+    def __init__(self, memory: Memory, pages: PageAllocator, *, ipa_bits: int, oas: int) -> None:
+        self._memory = memory
+        self._pages = pages
+        self.ipa_bits = ipa_bits
+        self.oas = oas
+        # Up to 16 tables may stand side by side at the first level instead of one level more.
+        self.start = G4K.start_level(max(ipa_bits - _MAX_CONCATENATED_BITS, 13))
+        tables = 1 << max(0, ipa_bits - G4K.shift(self.start) - G4K.stride)
+        self.root = Pa(pages.allocate(tables * PAGE, tables * PAGE))
+        self._zero(self.root, tables)
+        self._leaves: list[tuple[int, int, int]] | None = None
+
+    @property
+    def ste_fields(self) -> dict[str, int]:
+        """The STE's stage 2 fields (IHI 0070 §5.2); S2R so that faults are recorded."""
+        return {
+            "s2t0sz": 64 - self.ipa_bits,
+            "s2sl0": 2 - self.start,
+            "s2ir0": 1,
+            "s2or0": 1,
+            "s2sh0": 3,
+            "s2tg": 0,
+            "s2ps": self.oas,
+            "s2aa64": 1,
+            "s2ptw": 1,
+            "s2r": 1,
+            "s2ttb": self.root,
+        }
+
+    def map(
+        self, ipa: int, pa: int, size: int, *, write: bool = True, device: bool = False
+    ) -> None:
+        """Map a page-aligned range, replacing what was there.
+
+        Raises:
+            ValueError: not page aligned, or outside the IPA or PA size.
+        """
+        if (ipa | pa | size) % PAGE or size <= 0:
+            raise ValueError(f"stage 2 maps pages: {ipa:#x} -> {pa:#x}+{size:#x}")
+        if (ipa + size) >> self.ipa_bits or (pa + size - 1) >> OAS_BITS[self.oas]:
+            raise ValueError(f"{ipa:#x} -> {pa:#x}+{size:#x} is out of range")
+        self._leaves = None
+        while size:
+            level = self._best_level(ipa, pa, size)
+            step = 1 << G4K.shift(level)
+            self._memory.write64(self._slot(ipa, level), _leaf(pa, level, write, device))
+            ipa, pa, size = ipa + step, pa + step, size - step
+
+    def unmap(self, ipa: int, size: int) -> None:
+        """Remove a page-aligned range; a block that it cuts is broken into smaller ones.
+
+        The caller invalidates: break before make needs it between the two halves of a split, and
+        no translation may be in use by then.
+        """
+        self._leaves = None
+        end = ipa + size
+        while ipa < end:
+            level, slot, word = self._find(ipa)
+            step = 1 << G4K.shift(level)
+            if word & VALID and (ipa % step or end - ipa < step):
+                self._split(slot, word, level)
+                continue
+            if word & VALID:
+                self._memory.write64(slot, 0)
+            ipa = (ipa // step + 1) * step
+
+    def to_pa(self, ipa: int, *, write: bool = False) -> Pa | None:
+        """Where an IPA lies in the machine; None when not mapped (or not writable)."""
+        if ipa < 0 or ipa >> self.ipa_bits:
+            return None
+        level, _, word = self._find(ipa)
+        leaf = S2Leaf(word)
+        if not leaf.valid or not (leaf.s2ap_w if write else leaf.s2ap_r):
+            return None
+        shift = G4K.shift(level)
+        return Pa(output_address(word, shift) | ipa & (1 << shift) - 1)
+
+    def mappings(self) -> list[tuple[int, int, int]]:
+        """Every leaf as (IPA, PA, size), in order of IPA."""
+        if self._leaves is not None:
+            return self._leaves
+        found = []
+        first = 1 << (self.ipa_bits - G4K.shift(self.start))
+        stack = [(self.root, self.start, 0, first)]
+        while stack:
+            table, level, ipa, entries = stack.pop()
+            step = 1 << G4K.shift(level)
+            for i in range(entries):
+                word = self._read(table + 8 * i)
+                if word & VALID and (level == 3 or not word & TABLE):
+                    found.append((ipa + i * step, output_address(word, G4K.shift(level)), step))
+                elif word & VALID:
+                    stack.append(
+                        (Pa(output_address(word, 12)), level + 1, ipa + i * step, _ENTRIES)
+                    )
+        self._leaves = sorted(found)
+        return self._leaves
+
+    def to_ipa(self, pa: int) -> Ipa | None:
+        """The lowest IPA that maps to a machine address; None when the domain has it not."""
+        for ipa, base, size in self.mappings():
+            if base <= pa < base + size:
+                return Ipa(ipa + pa - base)
+        return None
+
+    def _read(self, pa: int) -> int:
+        word = self._memory.read64(pa)
+        assert word is not None, "a stage 2 table lies in RAM"
+        return word
+
+    def _zero(self, pa: int, tables: int) -> None:
+        for i in range(tables * _ENTRIES):
+            if self._memory.read64(pa + 8 * i):
+                self._memory.write64(pa + 8 * i, 0)
+
+    def _best_level(self, ipa: int, pa: int, size: int) -> int:
+        for level in (1, 2):
+            step = 1 << G4K.shift(level)
+            if level >= self.start and not (ipa | pa) % step and size >= step:
+                return level
+        return 3
+
+    def _index(self, ipa: int, level: int) -> int:
+        index = ipa >> G4K.shift(level)
+        return index if level == self.start else index % _ENTRIES
+
+    def _find(self, ipa: int) -> tuple[int, int, int]:
+        """(level, address, descriptor) where the walk for `ipa` ends."""
+        table, level = int(self.root), self.start
+        while True:
+            slot = table + 8 * self._index(ipa, level)
+            word = self._read(slot)
+            if level == 3 or word & (VALID | TABLE) != VALID | TABLE:
+                return level, slot, word
+            table, level = output_address(word, 12), level + 1
+
+    def _slot(self, ipa: int, wanted: int) -> int:
+        """Address of the descriptor for `ipa` at a level, tables made on the way."""
+        while True:
+            level, slot, word = self._find(ipa)
+            if level > wanted:
+                return self._replace_table(ipa, wanted)
+            if level == wanted:
+                return slot
+            if word & VALID:
+                self._split(slot, word, level)
+            else:
+                table = self._pages.allocate(PAGE)
+                self._zero(table, 1)
+                self._memory.write64(slot, table | TABLE | VALID)
+
+    def _replace_table(self, ipa: int, wanted: int) -> int:
+        """The slot of a block that replaces a whole table; the table's pages stay allocated."""
+        table, level = int(self.root), self.start
+        while level < wanted:
+            table = output_address(self._read(table + 8 * self._index(ipa, level)), 12)
+            level += 1
+        return table + 8 * self._index(ipa, level)
+
+    def _split(self, slot: int, word: int, level: int) -> None:
+        """Replace a block by a table of the next level with the same mappings."""
+        step = 1 << G4K.shift(level + 1)
+        table = self._pages.allocate(PAGE)
+        base = output_address(word, G4K.shift(level))
+        attributes = word & ~(base | TABLE)
+        kind = TABLE if level + 1 == 3 else 0
+        for i in range(_ENTRIES):
+            self._memory.write64(table + 8 * i, base + i * step | attributes | kind)
+        self._memory.write64(slot, table | TABLE | VALID)
+
+
+def _leaf(pa: int, level: int, write: bool, device: bool) -> int:
+    fields = S2Leaf.build(
+        valid=1,
+        table=int(level == 3),
+        memattr=_MEMATTR_DEVICE if device else _MEMATTR_WB,
+        s2ap_r=1,
+        s2ap_w=int(write),
+        sh=0 if device else 3,
+        af=1,
+        xn1=1,
+    )
+    return fields.raw | pa

@@ -1,0 +1,415 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The vSMMU: trapped registers, a guest's command queue, shadow STEs, a guest's event queue.
+
+A trapped write only stores a value and notes what has to be done. The work is done by the two
+engines, a bounded number of units at a time: the drain, which takes guest commands and keeps the
+shadow STEs, and the event writer. A guest's CMD_SYNC completes when the physical CMD_SYNCs behind
+everything it waits for have completed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+
+from vsmmu.arch import commands as arch_commands
+from vsmmu.arch.commands import CmdCfgiSte, CmdSync, Command, Cs
+from vsmmu.arch.events import CBadSte, CBadStreamid, Event
+from vsmmu.arch.registers import (
+    Cerror,
+    CmdqCons,
+    Cr0,
+    Cr2,
+    EventqCons,
+    EventqProd,
+    Gbpa,
+    Idr1,
+    Idr3,
+    IrqCtrl,
+    QueueBase,
+)
+from vsmmu.arch.stream_table import Ste, SteConfig
+from vsmmu.hypervisor import commands
+from vsmmu.hypervisor.domain import Domain, Stream
+from vsmmu.hypervisor.guest_ste import StreamTable
+from vsmmu.hypervisor.host_smmu import HostSmmu
+from vsmmu.hypervisor.policy import Policy, Refusals
+from vsmmu.queue import Ring
+from vsmmu.smmu.features import Features
+from vsmmu.smmu.regfile import RegisterFile
+from vsmmu.smmu.ste import decode_ste
+from vsmmu.trace import Trace
+
+_ABORT = Ste.build(v=1, config=SteConfig.ABORT)
+_INVALID = Ste()
+Irq = Callable[[bool], None]
+
+
+class VSmmu:
+    """One vSMMU of a domain; its drain is an engine, `event_writer` is another.
+
+    Args:
+        domain: whose it is.
+        base, size: the trapped window in the domain's addresses, bytes.
+        ids: identification registers by name, from `features.advertise`.
+        irq: told the level of the combined wired interrupt when it changes.
+    """
+
+    def __init__(
+        self,
+        domain: Domain,
+        base: int,
+        size: int,
+        ids: Mapping[str, int],
+        policy: Policy,
+        *,
+        irq: Irq | None = None,
+        trace: Trace | None = None,
+    ) -> None:
+        self.name = f"vsmmu {domain.name}@{base:#x}"
+        self.domain = domain
+        self.base, self.size = base, size
+        self.regs = RegisterFile(ids, self._changed)
+        self.idr1, self.idr3 = Idr1(ids["IDR1"]), Idr3(ids["IDR3"])
+        self._features = Features.from_ids(**{n.lower(): v for n, v in ids.items()})
+        self.streams: dict[int, Stream] = {}
+        self.hosts: tuple[HostSmmu, ...] = ()
+        self.counters: Counter[str] = Counter()
+        self.physical: Counter[str] = Counter()
+        self.refusals = Refusals(policy.refusals_kept)
+        self.event_writer = EventWriter(self, policy.pending_events)
+        self.irq_level = False
+        self.sync_interrupts = 0
+        self._policy = policy
+        self._irq = irq
+        self._trace = trace
+        self._stale: deque[Stream] = deque()
+        self._pending: dict[HostSmmu, dict[Command, None]] = {}
+        self._outstanding = 0
+        self._sync: CmdSync | None = None
+        self._enabled = 0
+        self._edge = False
+
+    # Streams.
+
+    def assign(self, stream: Stream) -> None:
+        """Give the guest a stream; its first shadow follows the vSMMU's present state."""
+        self.streams[stream.vmaster_id] = stream
+        self._recount()
+        self.mark(stream)
+
+    def withdraw(self, stream: Stream) -> None:
+        """Take a stream away. The caller changes the physical STE and invalidates."""
+        del self.streams[stream.vmaster_id]
+        if stream in self._stale:
+            self._stale.remove(stream)
+        stream.stale = False
+        self._recount()
+
+    def _recount(self) -> None:
+        self.hosts = tuple(dict.fromkeys(s.host for s in self.streams.values()))
+
+    # The trap.
+
+    def mmio_read(self, offset: int, size: int) -> int:
+        """A trapped read; 0 for what is not a register."""
+        self.counters["trap read"] += 1
+        return self.regs.read(offset, size)
+
+    def mmio_write(self, offset: int, size: int, value: int) -> None:
+        """A trapped write. Constant work, whatever the value."""
+        self.counters["trap write"] += 1
+        self.regs.write(offset, size, value)
+
+    def _changed(self, name: str) -> None:
+        if self._trace is not None:
+            self._trace("vsmmu_mmio_write", self.name, name, self.regs[name])
+        if name == "CR0":
+            self._hold_smmuen()
+        elif name == "GBPA" and not self._enabled:
+            self.regs.set_fields("GBPA", update=1)
+            self._mark_all()
+        self.update_irq()
+
+    def _hold_smmuen(self) -> None:
+        """CR0ACK.SMMUEN follows once the shadow STEs do (§6.3.9.6)."""
+        wanted = Cr0(self.regs["CR0"]).smmuen
+        self.regs.set_fields("CR0ACK", smmuen=self._enabled)
+        if wanted != self._enabled or self._edge:
+            self._mark_all()
+
+    def _mark_all(self) -> None:
+        self._edge = True
+        for stream in self.streams.values():
+            self.mark(stream)
+
+    # What commands ask for.
+
+    def mark(self, stream: Stream) -> None:
+        """Have a stream's shadow made anew before the next command is taken."""
+        if not stream.stale:
+            stream.stale = True
+            self._stale.append(stream)
+
+    def issue(self, host: HostSmmu, command: Command) -> None:
+        """Queue a physical command for the next flush; a repeated one is sent once."""
+        self._pending.setdefault(host, {})[command] = None
+
+    def begin_sync(self, command: CmdSync) -> None:
+        """Flush; CONS passes this CMD_SYNC when the flush has completed."""
+        self._sync = command
+
+    # The drain.
+
+    def step(self, budget: int) -> int:
+        """Shadow stale streams, then take commands, until the budget or something to wait for."""
+        done = 0
+        while done < budget:
+            if self._stale and not self._stale[0].busy:
+                self._shadow(self._stale.popleft())
+            elif self._outstanding:
+                break
+            elif self._edge:
+                self._finish_edge()
+            elif self._flush_due():
+                self._flush()
+            elif self._sync is not None:
+                self._finish_sync()
+            elif self._runnable():
+                self._consume()
+            elif any(self._pending.values()):
+                self._flush()
+            else:
+                break
+            done += 1
+        return done
+
+    def _flush_due(self) -> bool:
+        waiting = sum(map(len, self._pending.values()))
+        return waiting >= self._policy.commands_per_flush or bool(waiting and self._sync)
+
+    def _flush(self) -> None:
+        for host, batch in self._pending.items():
+            if not batch:
+                continue
+            self._outstanding += 1
+            for command in batch:
+                self.physical[command.name] += 1
+                if self._trace is not None:
+                    self._trace("vsmmu_shadow_cmd", self.name, host.path, repr(command))
+            self.physical[CmdSync.name] += 1
+            host.submit(self.domain.domid, list(batch), self._landed)
+        self._pending = {}
+
+    def _landed(self) -> None:
+        self._outstanding -= 1
+
+    def _runnable(self) -> bool:
+        if not self.regs.cr0.cmdqen or self.regs.gerror_active & 1:
+            return False
+        return bool(self._cmdq.pending(self.regs["CMDQ_PROD"], self.regs["CMDQ_CONS"]))
+
+    @property
+    def _cmdq(self) -> Ring:
+        base = QueueBase(self.regs["CMDQ_BASE"])
+        return Ring.of(base.addr, base.log2size, self.idr1.cmdqs, 16)
+
+    def _consume(self) -> None:
+        ring = self._cmdq
+        words = self.domain.memory.read_words(ring.address(self.regs["CMDQ_CONS"]), 2)
+        if words is None:
+            self._stop(Cerror.ABT, "command queue outside the guest's memory")
+            return
+        command = arch_commands.decode(words)
+        self.counters[command.name] += 1
+        if self._trace is not None:
+            self._trace("vsmmu_cmd", self.name, repr(command))
+        error = commands.execute(self, command)
+        if error is not None:
+            self._stop(error, f"{command.name} {command.words[0]:#x} {command.words[1]:#x}")
+        elif self._sync is None:
+            self._advance()
+
+    def _advance(self) -> None:
+        cons = CmdqCons(self.regs["CMDQ_CONS"])
+        self.regs["CMDQ_CONS"] = cons.replace(rd=self._cmdq.advance(cons.rd)).raw
+
+    def _stop(self, error: Cerror, detail: str) -> None:
+        """CONS stays on the command; ERR is set before GERROR shows (§7.1)."""
+        self.refusals.add(f"CERROR_{error.name}", detail)
+        if self._trace is not None:
+            self._trace("vsmmu_refuse", self.name, f"CERROR_{error.name} {detail}")
+        self.regs.set_fields("CMDQ_CONS", err=error)
+        self.regs.raise_gerror("cmdq_err")
+        self.update_irq()
+
+    def _finish_sync(self) -> None:
+        sync, self._sync = self._sync, None
+        if not self.regs.cr0.cmdqen:
+            # Disabled while it waited: not consumed, so that it is taken again when enabled.
+            return
+        self._advance()
+        if sync is not None and sync.cs == Cs.IRQ:
+            # The combined line carries this completion as a pulse: nothing holds it up.
+            self.sync_interrupts += 1
+            if self._irq is not None and not self.irq_level:
+                self._irq(True)
+                self._irq(False)
+
+    def _finish_edge(self) -> None:
+        self._edge = False
+        self._enabled = Cr0(self.regs["CR0"]).smmuen
+        self.regs.set_fields("CR0ACK", smmuen=self._enabled)
+        self.regs.set_fields("GBPA", update=0)
+
+    # Shadowing.
+
+    def _shadow(self, stream: Stream) -> None:
+        stream.stale = False
+        target = self._target(stream)
+        if target == stream.host.read_ste(stream.pmaster_id):
+            # Nothing to write, but the CDs cached through this STE have to go as well (§4.3.1).
+            self.issue(stream.host, CmdCfgiSte.build(sid=stream.pmaster_id, leaf=1))
+            return
+        if self._trace is not None:
+            where = (stream.host.path, stream.vmaster_id, stream.pmaster_id)
+            config = Ste.fields["config"].show(target.config) if target.v else "invalid"
+            self._trace("vsmmu_shadow_ste", self.name, *where, config)
+        stream.busy = True
+        self._outstanding += 1
+        self.physical["STE update"] += 1
+        stream.host.update_ste(
+            self.domain.domid, stream.pmaster_id, target, lambda: self._shadowed(stream)
+        )
+
+    def _shadowed(self, stream: Stream) -> None:
+        stream.busy = False
+        self._outstanding -= 1
+
+    def _target(self, stream: Stream) -> Ste:
+        """The physical STE for a stream as the guest has configured it now."""
+        stream.raises = None
+        stream.s1ctxptr = 0
+        if not Cr0(self.regs["CR0"]).smmuen:
+            abort = Gbpa(self.regs["GBPA"]).abort
+            return _ABORT if abort else self.domain.stage2_ste()
+        found = StreamTable.of(self.regs, self.idr1).fetch(stream.vmaster_id, self.domain.memory)
+        if isinstance(found, Event):
+            stream.raises = found
+            return _INVALID
+        if decode_ste(found, self._features) is None:
+            self.refusals.add("C_BAD_STE", f"vMasterID {stream.vmaster_id:#x}: {found!r}")
+            stream.raises = CBadSte.build()
+            return _INVALID
+        if not found.config & SteConfig.BYPASS:
+            return _ABORT
+        if found.config == SteConfig.BYPASS:
+            return self.domain.stage2_ste()
+        stream.s1ctxptr = found.s1ctxptr
+        if not self.idr1.ssidsize:
+            # Ignored by the SMMU the guest sees, so the physical one must not act on them.
+            found = found.replace(s1cdmax=0, s1fmt=0, s1dss=0)
+        return self.domain.nested_ste(found, stall_disabled=stream.host.can_stall)
+
+    # Events and the interrupt.
+
+    def raise_event(self, event: Event) -> None:
+        """An event for the guest; C_BAD_STREAMID only with CR2.RECINVSID."""
+        if isinstance(event, CBadStreamid) and not Cr2(self.regs["CR2"]).recinvsid:
+            return
+        self.event_writer.add(event)
+
+    def update_irq(self) -> None:
+        """Set the combined line: high while an enabled cause stands (level triggered)."""
+        enabled = IrqCtrl(self.regs["IRQ_CTRLACK"])
+        level = bool(
+            (enabled.eventq_irqen and self.event_writer.unread)
+            or (enabled.gerror_irqen and self.regs.gerror_active)
+        )
+        if level != self.irq_level:
+            self.irq_level = level
+            if self._trace is not None:
+                self._trace("vsmmu_irq", self.name, int(level))
+            if self._irq is not None:
+                self._irq(level)
+
+    @property
+    def idle(self) -> bool:
+        """Whether the drain waits for nothing physical."""
+        return not self._outstanding and not self._stale and self._sync is None
+
+
+class EventWriter:
+    """Writes a vSMMU's pending events into the guest's queue; an engine.
+
+    Args:
+        vsmmu: whose queue.
+        cap: records that may wait. Past it the guest's queue counts as full.
+    """
+
+    def __init__(self, vsmmu: VSmmu, cap: int) -> None:
+        self.name = f"{vsmmu.name} events"
+        self._vsmmu = vsmmu
+        self._cap = cap
+        self._pending: deque[Event] = deque()
+
+    def add(self, event: Event) -> None:
+        """Queue a record, or count it as lost to overflow."""
+        if len(self._pending) >= self._cap:
+            self._overflow()
+        else:
+            self._pending.append(event)
+
+    @property
+    def _ring(self) -> Ring:
+        base = QueueBase(self._vsmmu.regs["EVENTQ_BASE"])
+        return Ring.of(base.addr, base.log2size, self._vsmmu.idr1.eventqs, 32)
+
+    @property
+    def unread(self) -> bool:
+        """Whether the guest's queue holds records."""
+        regs = self._vsmmu.regs
+        if not regs.cr0.eventqen:
+            return False
+        return bool(self._ring.used(regs["EVENTQ_PROD"], regs["EVENTQ_CONS"]))
+
+    def step(self, budget: int) -> int:
+        """Write at most `budget` records."""
+        done = 0
+        while done < budget and self._pending:
+            self._write(self._pending.popleft())
+            done += 1
+        if done:
+            self._vsmmu.update_irq()
+        return done
+
+    def _write(self, event: Event) -> None:
+        """§3.5.2, §7.2: dropped when disabled; OVFLG when full; EVENTQ_ABT_ERR on abort."""
+        vsmmu, regs, ring = self._vsmmu, self._vsmmu.regs, self._ring
+        if not regs.cr0.eventqen or self._aborted:
+            vsmmu.counters["event dropped"] += 1
+        elif ring.is_full(regs["EVENTQ_PROD"], regs["EVENTQ_CONS"]):
+            self._overflow()
+        elif not vsmmu.domain.memory.write_words(ring.address(regs["EVENTQ_PROD"]), event.words):
+            vsmmu.counters["event dropped"] += 1
+            regs.raise_gerror("eventq_abt_err")
+        else:
+            prod = EventqProd(regs["EVENTQ_PROD"])
+            regs["EVENTQ_PROD"] = prod.replace(wr=ring.advance(prod.wr)).raw
+            vsmmu.counters[event.name] += 1
+            if vsmmu._trace is not None:
+                vsmmu._trace("vsmmu_event", vsmmu.name, repr(event))
+
+    @property
+    def _aborted(self) -> bool:
+        return bool(self._vsmmu.regs.gerror_active & 4)
+
+    def _overflow(self) -> None:
+        """Toggle OVFLG unless an overflow is unacknowledged; only while the queue is enabled."""
+        regs = self._vsmmu.regs
+        self._vsmmu.counters["event overflow"] += 1
+        if not regs.cr0.eventqen:
+            return
+        prod, cons = EventqProd(regs["EVENTQ_PROD"]), EventqCons(regs["EVENTQ_CONS"])
+        if prod.ovflg == cons.ovackflg:
+            regs["EVENTQ_PROD"] = prod.replace(ovflg=1 - prod.ovflg).raw

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""System memory: an arena of 4 KiB pages with a page map.
+
+Scalar code reads 64-bit words, batches see the same arena as a numpy array (`Memory.arrays`).
+A page takes arena space when it is first written; before that it reads as zero. An access
+outside every RAM region is an external abort: a read returns None, a write False. Nothing here
+raises for an address a guest chose.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from bisect import bisect_right
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NewType
+
+if TYPE_CHECKING:
+    from numpy import uint64
+    from numpy.typing import NDArray
+
+# Address types that mypy keeps apart: physical, intermediate physical, device-side virtual.
+Pa = NewType("Pa", int)
+Ipa = NewType("Ipa", int)
+Iova = NewType("Iova", int)
+
+PAGE_SHIFT = 12
+PAGE = 1 << PAGE_SHIFT
+_WORDS = PAGE // 8
+_IN_PAGE = PAGE - 1
+
+if sys.byteorder != "little":  # pragma: no cover - word views are native-endian
+    raise ImportError("vsmmu.memory needs a little-endian host")
+
+
+class Memory:
+    """RAM of the machine.
+
+    Args:
+        regions: (base, size) in bytes, page aligned, disjoint.
+    """
+
+    def __init__(self, regions: Iterable[tuple[int, int]]) -> None:
+        self.regions = tuple(sorted(regions))
+        for base, size in self.regions:
+            if base % PAGE or size % PAGE or size <= 0:
+                raise ValueError(f"RAM {base:#x}+{size:#x} is not made of 4 KiB pages")
+        for (base, size), (after, _) in zip(self.regions, self.regions[1:], strict=False):
+            if base + size > after:
+                raise ValueError(f"RAM at {after:#x} overlaps RAM at {base:#x}")
+        self._bases = [base for base, _ in self.regions]
+        # Page frame number -> index of the page's first word. Word 0.._WORDS-1 is the zero page,
+        # which every RAM page that nobody wrote shares.
+        self._page: dict[int, int] = {}
+        self._used = 1
+        self._arena = bytearray(64 * PAGE)
+        self._words = memoryview(self._arena).cast("Q")
+
+    def is_ram(self, pa: int) -> bool:
+        """Whether the address lies in a RAM region."""
+        i = bisect_right(self._bases, pa) - 1
+        return i >= 0 and pa - self._bases[i] < self.regions[i][1]
+
+    def read64(self, pa: int) -> int | None:
+        """The aligned 64-bit word at `pa` (low three bits ignored); None on external abort."""
+        index = self._page.get(pa >> PAGE_SHIFT)
+        if index is None:
+            return 0 if self.is_ram(pa) else None
+        return self._words[index + ((pa & _IN_PAGE) >> 3)]
+
+    def write64(self, pa: int, value: int) -> bool:
+        """Store an aligned 64-bit word; False on external abort."""
+        index = self._page.get(pa >> PAGE_SHIFT)
+        if index is None:
+            if not self.is_ram(pa):
+                return False
+            index = self._allocate(pa >> PAGE_SHIFT)
+        self._words[index + ((pa & _IN_PAGE) >> 3)] = value
+        return True
+
+    def read_words(self, pa: int, count: int) -> tuple[int, ...] | None:
+        """`count` words from `pa`, each read once; None when any aborts."""
+        out = []
+        for i in range(count):
+            word = self.read64(pa + 8 * i)
+            if word is None:
+                return None
+            out.append(word)
+        return tuple(out)
+
+    def write_words(self, pa: int, words: Iterable[int]) -> bool:
+        """Store words one after the other; False at the first that aborts."""
+        return all(self.write64(pa + 8 * i, word) for i, word in enumerate(words))
+
+    def read(self, pa: int, size: int) -> bytes | None:
+        """`size` bytes; None when any of them aborts."""
+        out = bytearray()
+        while size:
+            offset = pa & _IN_PAGE
+            n = min(size, PAGE - offset)
+            index = self._page.get(pa >> PAGE_SHIFT)
+            if index is not None:
+                start = index * 8 + offset
+                out += self._arena[start : start + n]
+            elif self.is_ram(pa):
+                out += bytes(n)
+            else:
+                return None
+            pa, size = pa + n, size - n
+        return bytes(out)
+
+    def write(self, pa: int, data: bytes) -> bool:
+        """Store bytes; False, with nothing stored, when any of them would abort."""
+        if not self._all_ram(pa, len(data)):
+            return False
+        done = 0
+        while done < len(data):
+            offset = pa & _IN_PAGE
+            n = min(len(data) - done, PAGE - offset)
+            index = self._page.get(pa >> PAGE_SHIFT)
+            if index is None:
+                index = self._allocate(pa >> PAGE_SHIFT)
+            start = index * 8 + offset
+            self._arena[start : start + n] = data[done : done + n]
+            pa, done = pa + n, done + n
+        return True
+
+    def write32(self, pa: int, value: int) -> bool:
+        """Store a 32-bit word (an MSI); False on external abort."""
+        return self.write(pa, struct.pack("<I", value))
+
+    def arrays(self) -> tuple[NDArray[uint64], NDArray[uint64], NDArray[uint64]]:
+        """(arena words, sorted frame numbers, index of each frame's first word) for batches.
+
+        The arrays are a view of this moment: a first write to another page may move the arena.
+        """
+        import numpy as np
+
+        order = sorted(self._page)
+        frames = np.array(order, dtype=np.uint64)
+        index = np.array([self._page[f] for f in order], dtype=np.uint64)
+        return np.frombuffer(self._arena, dtype=np.uint64), frames, index
+
+    @property
+    def pages(self) -> int:
+        """Pages that hold data."""
+        return len(self._page)
+
+    def _all_ram(self, pa: int, size: int) -> bool:
+        end = pa + size
+        while pa < end:
+            if not self.is_ram(pa):
+                return False
+            pa = (pa | _IN_PAGE) + 1
+        return True
+
+    def _allocate(self, frame: int) -> int:
+        """Give a page arena space. The arena doubles, so the cost per page stays constant."""
+        if (self._used + 1) * PAGE > len(self._arena):
+            # A new arena rather than a resize: numpy views of the old one may be alive.
+            grown = bytearray(2 * len(self._arena))
+            grown[: len(self._arena)] = self._arena
+            self._arena = grown
+            self._words = memoryview(grown).cast("Q")
+        index = self._used * _WORDS
+        self._used += 1
+        self._page[frame] = index
+        return index

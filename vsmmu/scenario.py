@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Scenario files: a machine, its guests, what they do, what is expected (TOML).
+
+    schema = "vsmmu.scenario/1"
+    title  = "one line"
+    host   = "board.dtb"            # relative to the scenario file
+    seed   = 1                      # 0: round robin; any other number: that interleaving
+
+    [machine]                       # optional
+    ram     = ["0x80000000+0x40000000"]   # instead of the tree's memory nodes
+    caching = "normal"              # or "none"
+
+    [[guest]]
+    config = "guest.cfg"            # xl.cfg; the guest is called by its `name`
+    events = 1                      # optional: events the guest has seen at the end
+    gerrors = 0                     # optional: global errors likewise
+
+    [[step]]
+    guest  = "guest"                # or guests = ["a", "b"], interleaved
+    do     = "dma"
+    device = "/soc/dma@1000"        # path in the host tree
+    ...
+
+`ACTIONS` lists what a step can do and the fields each action takes. Numbers may be integers or
+strings such as "0x1000".
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+SCHEMA = "vsmmu.scenario/1"
+_STEPS_MAX = 10_000
+_SIZE_MAX = 1 << 30
+
+# Action -> (required fields, optional fields); see docs/scenarios.md for their meaning.
+ACTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "boot": ((), ()),
+    "attach": (("device",), ()),
+    "detach": (("device",), ()),
+    "bypass": (("device",), ()),
+    "map": (("device", "iova", "size"), ("ipa", "readonly")),
+    "unmap": (("device", "iova", "size"), ()),
+    "dma": (("device", "iova"), ("op", "size", "stream")),
+    "mmio": (("offset", "value"), ("size",)),
+    "poke": (("ipa", "words"), ()),
+    "ste": (("device", "words"), ()),
+    "command": (("words",), ("count",)),
+}
+_COMMON = ("guest", "guests", "do", "note", "expect", "events")
+_NUMBERS = ("iova", "size", "ipa", "offset", "value", "stream", "count")
+OUTCOMES = ("ok", "fault", "abort", "error")
+
+
+class ScenarioError(Exception):
+    """A scenario file that cannot be used: one line with the file, the place and the fix."""
+
+    exit_code = 2
+
+    def __init__(self, source: str, where: str, reason: str) -> None:
+        super().__init__(f"{source}: {where}: {reason}" if where else f"{source}: {reason}")
+
+
+@dataclass(frozen=True, slots=True)
+class GuestSpec:
+    """A guest: its config file, and what it must have seen at the end (None: not checked)."""
+
+    config: str
+    events: int | None = None
+    gerrors: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedEvent:
+    """An event the guest must see: its name and, if given, its vMasterID."""
+
+    type: str
+    vmaster_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step. `events` are those its guest sees during it; None when not checked."""
+
+    number: int
+    guests: tuple[str, ...]
+    do: str
+    fields: Mapping[str, Any]
+    expect: str = "ok"
+    events: tuple[ExpectedEvent, ...] | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A scenario file, checked."""
+
+    source: str
+    title: str
+    host: str
+    seed: int
+    guests: tuple[GuestSpec, ...]
+    steps: tuple[Step, ...]
+    ram: tuple[tuple[int, int], ...] = ()
+    caching: str = "normal"
+    comments: tuple[str, ...] = field(default=())
+
+
+def parse(data: bytes, source: str) -> Scenario:
+    """Read and check a scenario. Raises ScenarioError."""
+    try:
+        table = tomllib.loads(data.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ScenarioError(source, "", f"not a TOML file: {error}") from None
+    reader = _Reader(source)
+    known = ("schema", "title", "host", "seed", "machine", "guest", "step")
+    reader.keys(table, known, "")
+    if table.get("schema") != SCHEMA:
+        raise ScenarioError(source, "schema", f'expected "{SCHEMA}"')
+    machine = reader.table(table.get("machine", {}), "machine")
+    reader.keys(machine, ("ram", "caching"), "machine")
+    steps = reader.tables(table.get("step", []), "step")
+    if len(steps) > _STEPS_MAX:
+        raise ScenarioError(source, "step", f"more than {_STEPS_MAX} steps")
+    return Scenario(
+        source=source,
+        title=reader.string(table.get("title", ""), "title"),
+        host=reader.string(table.get("host"), "host"),
+        seed=reader.number(table.get("seed", 0), "seed"),
+        guests=tuple(
+            reader.guest(g, f"guest {i}")
+            for i, g in enumerate(reader.tables(table.get("guest", []), "guest"), 1)
+        ),
+        steps=tuple(reader.step(s, i) for i, s in enumerate(steps, 1)),
+        ram=tuple(reader.ram(r) for r in reader.items(machine.get("ram", []), "machine.ram")),
+        caching=reader.one_of(machine.get("caching", "normal"), ("normal", "none"), "caching"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Typed access to the TOML table; every complaint names the place."""
+
+    source: str
+
+    def fail(self, where: str, reason: str) -> ScenarioError:
+        return ScenarioError(self.source, where, reason)
+
+    def keys(self, table: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+        for key in table:
+            if key not in known:
+                place = f"{where}: {key}" if where else key
+                raise self.fail(place, f"not a known field; known are {', '.join(known)}")
+
+    def table(self, value: Any, where: str) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise self.fail(where, "expected a table")
+        return value
+
+    def items(self, value: Any, where: str) -> list[Any]:
+        if not isinstance(value, list):
+            raise self.fail(where, "expected a list")
+        return value
+
+    def tables(self, value: Any, where: str) -> list[dict[str, Any]]:
+        return [self.table(item, where) for item in self.items(value, where)]
+
+    def string(self, value: Any, where: str) -> str:
+        if not isinstance(value, str):
+            raise self.fail(where, "expected a string")
+        return value
+
+    def one_of(self, value: Any, known: tuple[str, ...], where: str) -> str:
+        if value not in known:
+            raise self.fail(where, f"expected one of {', '.join(known)}, not {value!r}")
+        return str(value)
+
+    def number(self, value: Any, where: str) -> int:
+        if isinstance(value, str):
+            try:
+                value = int(value, 0)
+            except ValueError:
+                raise self.fail(
+                    where, f'expected a number such as "0x1000", not {value!r}'
+                ) from None
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 64:
+            raise self.fail(where, f"expected a number from 0 to 2^64-1, not {value!r}")
+        return value
+
+    def ram(self, value: Any) -> tuple[int, int]:
+        base, plus, size = self.string(value, "machine.ram").partition("+")
+        if not plus:
+            raise self.fail("machine.ram", f'expected "BASE+SIZE", not {value!r}')
+        region = self.number(base, "machine.ram"), self.number(size, "machine.ram")
+        if region[0] % 4096 or region[1] % 4096 or not region[1]:
+            raise self.fail("machine.ram", f"{value} is not made of 4 KiB pages")
+        return region
+
+    def guest(self, table: dict[str, Any], where: str) -> GuestSpec:
+        self.keys(table, ("config", "events", "gerrors"), where)
+        counts = {
+            k: self.number(table[k], f"{where}: {k}") for k in ("events", "gerrors") if k in table
+        }
+        return GuestSpec(self.string(table.get("config"), f"{where}: config"), **counts)
+
+    def step(self, table: dict[str, Any], number: int) -> Step:
+        where = f"step {number}"
+        do = self.one_of(table.get("do"), tuple(ACTIONS), f"{where}: do")
+        required, optional = ACTIONS[do]
+        self.keys(table, (*_COMMON, *required, *optional), f"{where} ({do})")
+        for name in required:
+            if name not in table:
+                raise self.fail(f"{where} ({do})", f"needs {name}")
+        fields = {n: self._field(table[n], n, where) for n in (*required, *optional) if n in table}
+        return Step(
+            number=number,
+            guests=self._guests(table, where),
+            do=do,
+            fields=fields,
+            expect=self.one_of(table.get("expect", "ok"), OUTCOMES, f"{where}: expect"),
+            events=self._events(table, where),
+            note=self.string(table.get("note", ""), f"{where}: note"),
+        )
+
+    def _guests(self, table: dict[str, Any], where: str) -> tuple[str, ...]:
+        if ("guest" in table) == ("guests" in table):
+            raise self.fail(where, "needs either guest or guests")
+        if "guest" in table:
+            return (self.string(table["guest"], f"{where}: guest"),)
+        names = self.items(table["guests"], f"{where}: guests")
+        return tuple(self.string(n, f"{where}: guests") for n in names)
+
+    def _field(self, value: Any, name: str, where: str) -> Any:
+        place = f"{where}: {name}"
+        if name in _NUMBERS:
+            number = self.number(value, place)
+            if name == "size" and number > _SIZE_MAX:
+                raise self.fail(place, f"larger than {_SIZE_MAX:#x}")
+            return number
+        if name == "words":
+            return tuple(self.number(w, place) for w in self.items(value, place))
+        if name == "op":
+            return self.one_of(value, ("read", "write"), place)
+        if name == "readonly":
+            if not isinstance(value, bool):
+                raise self.fail(place, "expected true or false")
+            return value
+        return self.string(value, place)
+
+    def _events(self, table: dict[str, Any], where: str) -> tuple[ExpectedEvent, ...] | None:
+        if "events" not in table:
+            return None
+        out = []
+        for item in self.tables(table["events"], f"{where}: events"):
+            self.keys(item, ("type", "vmaster_id"), f"{where}: events")
+            vmaster_id = item.get("vmaster_id")
+            if vmaster_id is not None:
+                vmaster_id = self.number(vmaster_id, f"{where}: events: vmaster_id")
+            out.append(
+                ExpectedEvent(self.string(item.get("type"), f"{where}: events: type"), vmaster_id)
+            )
+        return tuple(out)
