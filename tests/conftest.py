@@ -34,3 +34,13 @@ def corpus() -> Path:
 @pytest.fixture(scope="session")
 def samples() -> Path:
     return ROOT / "samples"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the full counts of the fuzzers for `make soak`."""
+    if os.environ.get("VSMMU_SOAK"):
+        return
+    full = [item for item in items if item.get_closest_marker("soak")]
+    if full:
+        config.hook.pytest_deselected(items=full)
+        items[:] = [item for item in items if item not in full]

@@ -45,7 +45,7 @@ def phases(old: Ste, new: Ste) -> list[list[tuple[int, int]]]:
     used_old, used_new = used(old), used(new)
     # Everything the old entry does not use can take its new value first, unseen.
     unseen = tuple(o & u | n & ~u for o, n, u in zip(old.words, new.words, used_old, strict=True))
-    critical = [i for i in range(8) if (unseen[i] ^ new.words[i]) & (used_new[i] | used_old[i])]
+    critical = [i for i in range(8) if (unseen[i] ^ new.words[i]) & used_new[i]]
     if not critical:
         steps = [new.words]
     elif len(critical) == 1:

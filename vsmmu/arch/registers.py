@@ -201,7 +201,7 @@ class IrqCtrl(Layout, width=32, spec="IHI 0070 §6.3.16"):
     eventq_irqen = bit(2)
 
 
-class Gerror(Layout, width=32, spec="IHI 0070 §6.3.18"):
+class Gerror(Layout, width=32, spec="IHI 0070 §6.3.19"):
     """Global errors; one is active where GERROR and GERRORN differ."""
 
     cmdq_err = bit(0)
@@ -214,33 +214,33 @@ class Gerror(Layout, width=32, spec="IHI 0070 §6.3.18"):
     sfm_err = bit(8)
 
 
-class IrqCfg0(Layout, spec="IHI 0070 §6.3.20"):
+class IrqCfg0(Layout, spec="IHI 0070 §6.3.21"):
     """MSI address; 0 means none."""
 
     addr = addr(55, 2)
 
 
-class IrqCfg1(Layout, width=32, spec="IHI 0070 §6.3.21"):
+class IrqCfg1(Layout, width=32, spec="IHI 0070 §6.3.22"):
     """MSI payload."""
 
     data = bits(31, 0)
 
 
-class IrqCfg2(Layout, width=32, spec="IHI 0070 §6.3.22"):
+class IrqCfg2(Layout, width=32, spec="IHI 0070 §6.3.23"):
     """MSI attributes."""
 
     memattr = bits(3, 0)
     sh = bits(5, 4)
 
 
-class StrtabBase(Layout, spec="IHI 0070 §6.3.23"):
+class StrtabBase(Layout, spec="IHI 0070 §6.3.24"):
     """Stream table base."""
 
     addr = addr(55, 6)
     ra = bit(62)
 
 
-class StrtabBaseCfg(Layout, width=32, spec="IHI 0070 §6.3.24"):
+class StrtabBaseCfg(Layout, width=32, spec="IHI 0070 §6.3.25"):
     """Stream table format."""
 
     log2size = bits(5, 0)
@@ -248,7 +248,7 @@ class StrtabBaseCfg(Layout, width=32, spec="IHI 0070 §6.3.24"):
     fmt = choice(17, 16, StrtabFmt)
 
 
-class QueueBase(Layout, spec="IHI 0070 §6.3.25"):
+class QueueBase(Layout, spec="IHI 0070 §6.3.26"):
     """CMDQ_BASE, EVENTQ_BASE and PRIQ_BASE."""
 
     log2size = bits(4, 0)
@@ -256,27 +256,27 @@ class QueueBase(Layout, spec="IHI 0070 §6.3.25"):
     hint = bit(62)
 
 
-class CmdqProd(Layout, width=32, spec="IHI 0070 §6.3.26"):
+class CmdqProd(Layout, width=32, spec="IHI 0070 §6.3.27"):
     """Command queue producer: index and wrap bit."""
 
     wr = bits(19, 0)
 
 
-class CmdqCons(Layout, width=32, spec="IHI 0070 §6.3.27"):
+class CmdqCons(Layout, width=32, spec="IHI 0070 §6.3.28"):
     """Command queue consumer and error."""
 
     rd = bits(19, 0)
     err = choice(30, 24, Cerror)
 
 
-class EventqProd(Layout, width=32, spec="IHI 0070 §6.3.29"):
+class EventqProd(Layout, width=32, spec="IHI 0070 §6.2.2"):
     """Event queue producer and overflow flag."""
 
     wr = bits(19, 0)
     ovflg = bit(31)
 
 
-class EventqCons(Layout, width=32, spec="IHI 0070 §6.3.30"):
+class EventqCons(Layout, width=32, spec="IHI 0070 §6.2.2"):
     """Event queue consumer and overflow acknowledgement."""
 
     rd = bits(19, 0)

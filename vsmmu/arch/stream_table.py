@@ -165,5 +165,5 @@ SPLITS = (6, 8, 10)
 
 
 def effective_split(split: int) -> int:
-    """STRTAB_BASE_CFG.SPLIT as used: a reserved value behaves as 6 (§6.3.24)."""
+    """STRTAB_BASE_CFG.SPLIT as used: a reserved value behaves as 6 (§6.3.25)."""
     return split if split in SPLITS else 6

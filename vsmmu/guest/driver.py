@@ -89,6 +89,8 @@ class SmmuDriver:
         self._memory = vcpu.memory
         self._l2: dict[int, int] = {}
         self._asid = 0
+        self._prod = 0
+        self._queue: Ring | None = None
 
     # Probe and reset.
 
@@ -102,7 +104,7 @@ class SmmuDriver:
         )
         self._write("CR2", Cr2.build(ptm=1, recinvsid=1).raw)
         self._make_stream_table()
-        self._cmdq = self._make_queue("CMDQ", _CMDQ_LOG2, self.idr1.cmdqs, 16)
+        self._queue = self._make_queue("CMDQ", _CMDQ_LOG2, self.idr1.cmdqs, 16)
         self._prod = 0
         self._write("CMDQ_PROD", 0)
         self._write("CMDQ_CONS", 0)
@@ -156,6 +158,12 @@ class SmmuDriver:
         self._write(f"{name}_BASE", QueueBase.build(log2size=log2, addr=ring.base, hint=1).raw)
         return ring
 
+    @property
+    def _cmdq(self) -> Ring:
+        if self._queue is None:
+            raise GuestError("the SMMU is not booted")
+        return self._queue
+
     # Commands.
 
     def issue(self, *commands: Command) -> Program:
@@ -204,6 +212,8 @@ class SmmuDriver:
     def detach(self, *sids: int) -> Program:
         """Block these StreamIDs, then drop what the TLB holds of their address space."""
         for sid in sids:
+            if sid not in self.contexts:
+                raise GuestError(f"StreamID {sid:#x} is not attached")
             yield from self._write_ste(sid, _ABORT)
             context = self.contexts.pop(sid)
             context.sids.remove(sid)
@@ -254,7 +264,7 @@ class SmmuDriver:
 
     def _populate(self, sid: int) -> None:
         """Make the STE exist. As Linux, no command for the changed L1STD."""
-        if sid >> self.idr1.sidsize:
+        if not self._cmdq.size or sid >> self.idr1.sidsize:
             raise GuestError(f"StreamID {sid:#x} is out of range")
         index = sid >> _SPLIT
         if not self._two_level or index in self._l2:
@@ -267,7 +277,9 @@ class SmmuDriver:
         self._memory.write64(self._strtab + 8 * index, l1std.raw)
 
     def ste_address(self, sid: int) -> int:
-        """Where the STE of a populated StreamID lies in guest memory."""
+        """Where the STE of a populated StreamID lies in guest memory. Raises GuestError."""
+        if self._queue is None or (self._two_level and sid >> _SPLIT not in self._l2):
+            raise GuestError(f"StreamID {sid:#x} has no STE yet")
         if self._two_level:
             return self._l2[sid >> _SPLIT] + 64 * (sid % (1 << _SPLIT))
         return self._strtab + 64 * sid

@@ -13,6 +13,7 @@ from vsmmu.hypervisor.domain import Domain
 from vsmmu.hypervisor.hypervisor import Hypervisor
 
 Program = Generator[None, None, None]
+_SPURIOUS_MAX = 100
 
 
 class GuestError(Exception):
@@ -37,6 +38,7 @@ class VCpu:
         self._domain = domain
         self._running: list[Program] = []
         self._in_handler = False
+        self._spurious = 0
 
     def start(self, program: Program) -> None:
         """Run a program after those already started."""
@@ -77,8 +79,10 @@ class VCpu:
         self._running.pop()
         if self._in_handler:
             self._in_handler = False
-            # A handler that left its cause standing would be entered for ever.
-            if self.line and self.on_interrupt is not None:
+            # A level line whose handler cannot clear the cause would be entered for ever; like
+            # an operating system, give it up after a while.
+            self._spurious = self._spurious + 1 if self.line else 0
+            if self._spurious >= _SPURIOUS_MAX:
                 self.on_interrupt = None
 
     # Trapped accesses.

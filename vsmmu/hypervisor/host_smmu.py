@@ -18,7 +18,6 @@ from vsmmu.arch.commands import (
     CFGI_ALL_RANGE,
     CmdCfgiSte,
     CmdCfgiSteRange,
-    CmdPrefetchConfig,
     CmdSync,
     CmdTlbiEl2All,
     CmdTlbiNsnhAll,
@@ -315,8 +314,6 @@ class HostSmmu:
     ) -> None:
         phase = next(rest, None)
         if phase is None:
-            # The entry is in place and synchronised; the prefetch is a hint nobody waits for.
-            self.submit(owner, [CmdPrefetchConfig.build(sid=sid)])
             done()
             return
         address = self._ste_address(sid)

@@ -9,7 +9,7 @@ Handshakes complete in the write itself, which §6.3.9 allows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from vsmmu.arch.registers import (
     BY_NAME,
@@ -29,6 +29,9 @@ from vsmmu.arch.registers import (
     QueueBase,
     Register,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 _BY_OFFSET = {r.offset: r for r in REGISTERS}
 _ACK = {"CR0": "CR0ACK", "IRQ_CTRL": "IRQ_CTRLACK"}
@@ -62,12 +65,21 @@ class RegisterFile:
     Args:
         ids: values of IDR0..IDR5, IIDR, AIDR by name; others read 0.
         changed: called with a register's name after a write took effect.
+        page0_alias: whether EVENTQ_PROD and EVENTQ_CONS answer at their page 0 offsets too, which
+            some drivers need; the architecture leaves it open (§6.2).
     """
 
-    def __init__(self, ids: Mapping[str, int], changed: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        ids: Mapping[str, int],
+        changed: Callable[[str], None],
+        *,
+        page0_alias: bool = True,
+    ) -> None:
         self.values = {r.name: ids.get(r.name, 0) for r in REGISTERS}
         self.values["GBPA"] = Gbpa.build(shcfg=1).raw
         self._changed = changed
+        self._aliases = PAGE0_ALIASES if page0_alias else {}
         idr0 = Idr0(self.values["IDR0"])
         self._cr0_mask = Cr0.mask("smmuen", "eventqen", "cmdqen")[0]
         self._irq_mask = IrqCtrl.mask("gerror_irqen", "eventq_irqen")[0]
@@ -97,7 +109,7 @@ class RegisterFile:
         if size not in (4, 8) or offset % size:
             return
         value &= (1 << (8 * size)) - 1
-        reg = _BY_OFFSET.get(PAGE0_ALIASES.get(offset, offset))
+        reg = _BY_OFFSET.get(self._aliases.get(offset, offset))
         if size == 4:
             self._write32(offset, value)
         elif reg is not None and reg.width == 64:
@@ -108,7 +120,7 @@ class RegisterFile:
             self._write32(offset + 4, value >> 32)
 
     def _write32(self, offset: int, value: int) -> None:
-        offset = PAGE0_ALIASES.get(offset, offset)
+        offset = self._aliases.get(offset, offset)
         reg = _BY_OFFSET.get(offset)
         if reg is not None:
             self._store(reg, self.values[reg.name] >> 32 << 32 | value)
@@ -118,7 +130,7 @@ class RegisterFile:
             self._store(low, value << 32 | self.values[low.name] & 0xFFFF_FFFF)
 
     def _read32(self, offset: int) -> int:
-        offset = PAGE0_ALIASES.get(offset, offset)
+        offset = self._aliases.get(offset, offset)
         reg = _BY_OFFSET.get(offset)
         if reg is not None:
             return self._visible(reg.name) & 0xFFFF_FFFF
@@ -128,7 +140,7 @@ class RegisterFile:
         return CORESIGHT.get(offset, 0)
 
     def _visible(self, name: str) -> int:
-        """A register as software reads it: index bits above the wrap bit are zero (§6.3.26)."""
+        """A register as software reads it: index bits above the wrap bit are zero (§6.3.27)."""
         value = self.values[name]
         if name not in _INDEX:
             return value

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The command `vsmmu`: one module for each subcommand.
+
+Exit codes: 0 done; 1 usage, or a file that cannot be read or written; 2 malformed input or an
+unknown path; 3 an expectation or a check does not hold; 4 refused by policy. Data goes to stdout,
+everything else to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+from vsmmu import __version__
+
+_COMMANDS = {
+    "inspect": "print the SMMUs and masters of a board",
+    "guest-dtb": "build a guest's device tree and its vMasterID map",
+    "dom0-dtb": "build dom0's device tree, a vSMMU for each physical SMMU",
+    "run": "run a scenario on the emulator",
+    "completion": "print a shell completion script",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with this project's exit code for a usage error: 1."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print usage and the message, exit 1."""
+        self.print_usage(sys.stderr)
+        self.exit(1, f"{self.prog}: {message}\n")
+
+
+def build_parser(only: str | None = None) -> Parser:
+    """The parser; with `only`, just that subcommand is filled in, to keep the start fast."""
+    parser = Parser(
+        prog="vsmmu",
+        description="Give a Xen guest its own SMMUv3: device trees and an emulator.",
+        epilog=(
+            "exit codes: 0 done, 1 usage or a file that cannot be read or written, "
+            "2 malformed input or an unknown path, 3 an expectation does not hold, "
+            "4 refused by policy"
+        ),
+    )
+    parser.add_argument("--version", action="version", version=f"vsmmu {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, summary in _COMMANDS.items():
+        sub = commands.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
+        if only is None or only == name:
+            module(name).add_arguments(sub)
+    return parser
+
+
+def module(name: str) -> object:
+    """The module of a subcommand."""
+    return import_module(f"vsmmu.cli.{name.replace('-', '_')}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    named = next((a for a in arguments if a in _COMMANDS), None)
+    parsed = build_parser(named or "").parse_args(arguments)
+    from vsmmu.cli.files import guarded
+
+    return guarded(lambda: int(module(parsed.command).run(parsed)))

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""`vsmmu run`: a scenario on the emulator."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vsmmu.cli.files import FileError, read, say, write
+from vsmmu.cli.inputs import load_config, load_partial, load_platform
+
+if TYPE_CHECKING:
+    from vsmmu.runner import Report
+    from vsmmu.trace import Trace
+
+EXPECTATION_FAILED = 3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("scenario", metavar="SCENARIO.toml", nargs="?", help="what to run")
+    parser.add_argument("--seed", metavar="N", type=int, help="another interleaving of the engines")
+    parser.add_argument("--json", action="store_true", help="the report as one JSON object")
+    parser.add_argument("--trace", metavar="FILE", help="write every trace event as JSON Lines")
+    parser.add_argument(
+        "--policy", action="store_true", help="print the limits guests are held to, as JSON"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run and print; 3 when an expectation does not hold."""
+    if arguments.policy:
+        from vsmmu.hypervisor.policy import Policy
+
+        print(json.dumps({"schema": "vsmmu.policy/1", **Policy().to_json()}, indent=2))
+        if arguments.scenario is None:
+            return 0
+    if arguments.scenario is None:
+        raise FileError("run: which scenario? give SCENARIO.toml")
+    report = execute(arguments.scenario, arguments.seed)
+    if arguments.trace:
+        write({arguments.trace: _trace_lines(report.machine.trace)})
+    if arguments.json:
+        from vsmmu.runner import describe
+
+        print(json.dumps(describe(report), indent=2))
+    else:
+        from vsmmu.cli.run_text import print_report
+
+        print_report(report)
+    return 0 if report.ok else EXPECTATION_FAILED
+
+
+def execute(name: str, seed: int | None = None) -> Report:
+    """Build the machine and the guests of a scenario file and run it.
+
+    Raises:
+        FileError, ScenarioError, DtError, ConfigRejectedError: each one line.
+    """
+    from vsmmu import scenario as scenarios
+    from vsmmu.runner import Runner
+    from vsmmu.toolstack import build_machine, create_guest
+
+    scenario = scenarios.parse(read(name), name)
+    if seed is not None:
+        scenario = dataclasses.replace(scenario, seed=seed)
+    folder = Path(name).parent if name != "-" else Path()
+    machine = build_machine(
+        load_platform(str(folder / scenario.host)),
+        seed=scenario.seed,
+        ram=scenario.ram,
+        caching=scenario.caching,
+    )
+    for spec in scenario.guests:
+        config = load_config(str(folder / spec.config))
+        guest = create_guest(machine, config, load_partial(config))
+        for notice in guest.built.notices:
+            say(f"vsmmu: notice: {config.name}: {notice}")
+    return Runner(scenario, machine, _progress(len(scenario.steps))).run()
+
+
+def _progress(steps: int):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    """A counter on a terminal's stderr for long scenarios; nothing elsewhere."""
+    if steps < 100 or not sys.stderr.isatty():
+        return None
+
+    def show(step) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        end = "\n" if step.number == steps else ""
+        print(f"\rstep {step.number}/{steps}", end=end, file=sys.stderr, flush=True)
+
+    return show
+
+
+def _trace_lines(trace: Trace) -> bytes:
+    from vsmmu.trace import EVENTS
+
+    lines = []
+    for record in trace.records:
+        fields = dict(zip(EVENTS[record.name], record.args, strict=True))
+        lines.append(json.dumps({"time": record.time, "event": record.name, **fields}))
+    if trace.dropped:
+        say(f"vsmmu: notice: the first {trace.dropped} trace events were dropped")
+    return "".join(line + "\n" for line in lines).encode()

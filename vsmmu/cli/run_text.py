@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A scenario's report for a terminal: plain lines, coloured only where a terminal is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from vsmmu.runner import Report, StepResult
+
+_STYLES = {"ok": "green", "fault": "yellow", "abort": "yellow", "error": "yellow"}
+
+
+def print_report(report: Report) -> None:
+    """Print guests, steps, events, commands and the verdict to stdout."""
+    console = Console(highlight=False, soft_wrap=True)
+    scenario = report.scenario
+    console.print(Text(f"{scenario.title} (seed {scenario.seed})", style="bold"))
+    _guests(report, console)
+    console.print()
+    for result in report.steps:
+        _step(result, console)
+    _commands(report, console)
+    _translations(report, console)
+    console.print()
+    problems = report.problems + [
+        f"step {s.step.number}: {p}" for s in report.steps for p in s.problems
+    ]
+    for problem in problems:
+        console.print(Text(f"FAILED {problem}", style="red"))
+    held = len(report.steps) - sum(bool(s.problems) for s in report.steps)
+    verdict = "every expectation holds" if report.ok else f"{len(problems)} do not hold"
+    console.print(f"{held} of {len(report.steps)} steps as expected; {verdict}")
+
+
+def _guests(report: Report, console: Console) -> None:
+    names = _labels(report)
+    for path, label in names.items():
+        console.print(f"{label} = {path}")
+    for guest in report.machine.guests.values():
+        window = guest.view.vsmmu
+        vsmmu = f"vSMMU {window[0]:#x} SPI {guest.view.spi}" if window else "no vSMMU"
+        console.print(f"guest {guest.name}: domid {guest.domain.domid}, {vsmmu}")
+        for entry in guest.bindings.entries:
+            users = ", ".join(entry.devices)
+            console.print(
+                f"  vMasterID {entry.vmaster_id:#x} = {names[entry.smmu]} "
+                f"StreamID {entry.pmaster_id:#x}  {users}"
+            )
+
+
+def _step(result: StepResult, console: Console) -> None:
+    step = result.step
+    what = [step.do]
+    if "device" in step.fields:
+        what.append(step.fields["device"])
+    if "iova" in step.fields:
+        what.append(f"iova {step.fields['iova']:#x}")
+    if step.do == "mmio":
+        what.append(f"{step.fields['offset']:#x} <- {step.fields['value']:#x}")
+    line = Text(f"{step.number:3} {','.join(step.guests)}: {' '.join(what)}: ")
+    line.append(result.outcome, style=_STYLES[result.outcome])
+    if result.problems:
+        line.append(" UNEXPECTED", style="red")
+    console.print(line)
+    if step.note:
+        console.print(Text(f"      {step.note}", style="dim"))
+    if result.detail:
+        console.print(f"      {result.detail}")
+    for name, seen in result.events.items():
+        for event in seen[:8]:
+            address = getattr(event, "inputaddr", None)
+            where = "" if address is None else f" InputAddr {address:#x}"
+            console.print(f"      {name} sees {event.name} vMasterID {event.sid:#x}{where}")
+        if len(seen) > 8:
+            console.print(f"      and {len(seen) - 8} more")
+
+
+def _commands(report: Report, console: Console) -> None:
+    """What each guest asked, what was issued for it, what reached each physical queue."""
+    names = _labels(report)
+    columns = []
+    for guest in report.machine.guests.values():
+        if guest.vsmmu is not None:
+            columns.append((guest.name, guest.vsmmu.counters))
+    for path, host in report.machine.hypervisor.hosts.items():
+        columns.append((names[path], host.counters))
+    rows = sorted({n for _, c in columns for n in c if n.startswith("CMD_")})
+    if not rows:
+        return
+    console.print("\ncommands a guest put into its queue, and that reached each physical queue")
+    widths = [max(len(title), 6) for title, _ in columns]
+    width = max(map(len, rows))
+    heads = "  ".join(t.rjust(w) for (t, _), w in zip(columns, widths, strict=True))
+    console.print(f"  {'':{width}}  {heads}")
+    for row in rows:
+        cells = "  ".join(
+            str(c[row] or "-").rjust(w) for (_, c), w in zip(columns, widths, strict=True)
+        )
+        console.print(f"  {row:{width}}  {cells}")
+
+
+def _translations(report: Report, console: Console) -> None:
+    names = _labels(report)
+    for path, smmu in report.machine.smmus.items():
+        fates = [
+            f"{name.partition('.')[2]} {count}"
+            for name, count in sorted(smmu.counters.items())
+            if name.startswith("txn.")
+        ]
+        if fates:
+            console.print(f"\n{names[path]} transactions: {', '.join(fates)}")
+    for guest in report.machine.guests.values():
+        if guest.vsmmu is not None:
+            counters = guest.vsmmu.counters
+            traps = counters["trap read"] + counters["trap write"]
+            console.print(
+                f"{guest.name}: {traps} traps, {guest.vcpu.interrupts} interrupts, "
+                f"{len(guest.driver.events) if guest.driver else 0} events"
+            )
+            for reason, count in sorted(guest.vsmmu.refusals.by_reason.items()):
+                console.print(f"  refused {count} x {reason}")
+    for reason, count in sorted(report.machine.hypervisor.kept.items()):
+        console.print(f"kept by the hypervisor: {count} x {reason}")
+
+
+def _labels(report: Report) -> dict[str, str]:
+    return {path: f"p{i}" for i, path in enumerate(report.machine.hypervisor.hosts)}

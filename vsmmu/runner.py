@@ -1,0 +1,386 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Carries out a scenario step by step and keeps what happened."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from dt_tools.errors import UserError
+from vsmmu.arch.commands import Command
+from vsmmu.arch.events import Event
+from vsmmu.guest.driver import SmmuDriver
+from vsmmu.guest.vcpu import GuestError, Program
+from vsmmu.scenario import Scenario, ScenarioError, Step
+from vsmmu.smmu.port import DevicePort, Request
+from vsmmu.toolstack import Guest, Machine
+
+_TURNS = 2_000_000
+_COMMANDS_MAX = 1 << 20
+
+
+@dataclass(slots=True)
+class StepResult:
+    """What a step did. `problems` is empty when its expectations hold."""
+
+    step: Step
+    outcome: str = "ok"
+    detail: str = ""
+    events: dict[str, list[Event]] = field(default_factory=dict)
+    units: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Report:
+    """A scenario's run."""
+
+    scenario: Scenario
+    machine: Machine
+    steps: list[StepResult] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every expectation held."""
+        return not self.problems and not any(s.problems for s in self.steps)
+
+
+class Runner:
+    """Runs one scenario on a machine whose guests exist.
+
+    Args:
+        progress: called before each step.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        machine: Machine,
+        progress: Callable[[Step], None] | None = None,
+    ) -> None:
+        self._scenario = scenario
+        self._machine = machine
+        self._progress = progress
+        self._maps: dict[tuple[str, str], dict[int, int]] = {}
+
+    def run(self) -> Report:
+        """All steps in order, each until the machine is idle; then the end's expectations."""
+        report = Report(self._scenario, self._machine)
+        self._check_names()
+        for step in self._scenario.steps:
+            if self._progress is not None:
+                self._progress(step)
+            report.steps.append(self._step(step))
+        self._check_end(report)
+        return report
+
+    def _check_names(self) -> None:
+        """Every guest and device a step names must exist, before anything runs."""
+        for step in self._scenario.steps:
+            where = f"step {step.number}"
+            for name in step.guests:
+                guest = self._machine.guests.get(name)
+                if guest is None:
+                    known = ", ".join(self._machine.guests)
+                    raise self._bad(where, f"no guest {name!r}; guests are {known}")
+                if guest.driver is None:
+                    raise self._bad(where, f'guest {name!r} has no vSMMU (viommu = "smmuv3")')
+                device = step.fields.get("device")
+                if device is not None and not guest.ports.get(device):
+                    known = ", ".join(guest.ports) or "none"
+                    raise self._bad(where, f"{name} has no device {device}; it has {known}")
+
+    def _bad(self, where: str, reason: str) -> ScenarioError:
+        return ScenarioError(self._scenario.source, where, reason)
+
+    # One step.
+
+    def _step(self, step: Step) -> StepResult:
+        result = StepResult(step)
+        guests = self._machine.guests
+        seen = {name: len(_driver(g).events) for name, g in guests.items() if g.driver}
+        before = self._machine.scheduler.now
+        action = getattr(self, f"_do_{step.do}")
+        finishers = [action(guests[name], step, result) for name in step.guests]
+        if not self._machine.scheduler.run_until_idle(_TURNS):
+            result.problems.append("the machine did not come to rest")
+        for name in step.guests:
+            failure = guests[name].vcpu.failure
+            if failure is not None:
+                result.outcome, result.detail = "error", f"{name}: {failure}"
+        for finish in finishers:
+            if finish is not None:
+                finish()
+        result.units = self._machine.scheduler.now - before
+        for name, start in seen.items():
+            result.events[name] = _driver(guests[name]).events[start:]
+        self._check(step, result)
+        return result
+
+    def _check(self, step: Step, result: StepResult) -> None:
+        if result.outcome != step.expect:
+            detail = f" ({result.detail})" if result.detail else ""
+            result.problems.append(f"expected {step.expect}, got {result.outcome}{detail}")
+        for name, seen in result.events.items():
+            if name not in step.guests and seen:
+                result.problems.append(f"{name} got {_events(seen)} of a step that is not its own")
+        if step.events is None:
+            return
+        for name in step.guests:
+            seen = result.events.get(name, [])
+            wanted = [(e.type, e.vmaster_id) for e in step.events]
+            got = [(e.name, e.sid) for e in seen]
+            matches = len(wanted) == len(got) and all(
+                w[0] == g[0] and w[1] in (None, g[1]) for w, g in zip(wanted, got, strict=True)
+            )
+            if not matches:
+                text = ", ".join(_expected(t, v) for t, v in wanted) or "none"
+                result.problems.append(f"{name}: expected events {text}; got {_events(seen)}")
+
+    def _check_end(self, report: Report) -> None:
+        for spec, guest in zip(self._scenario.guests, self._machine.guests.values(), strict=True):
+            if guest.driver is None:
+                continue
+            counts = (
+                ("events", spec.events, len(guest.driver.events)),
+                ("gerrors", spec.gerrors, len(guest.driver.gerrors)),
+            )
+            for what, wanted, got in counts:
+                if wanted is not None and wanted != got:
+                    report.problems.append(f"{guest.name}: expected {wanted} {what}, got {got}")
+
+    # Actions. Each starts its work; what it returns runs when the machine is idle again.
+
+    def _do_boot(self, guest: Guest, step: Step, result: StepResult) -> None:
+        guest.vcpu.start(_driver(guest).boot())
+
+    def _do_attach(self, guest: Guest, step: Step, result: StepResult) -> None:
+        guest.vcpu.start(_driver(guest).attach(*_ids(guest, step)))
+
+    def _do_detach(self, guest: Guest, step: Step, result: StepResult) -> None:
+        guest.vcpu.start(_driver(guest).detach(*_ids(guest, step)))
+
+    def _do_bypass(self, guest: Guest, step: Step, result: StepResult) -> None:
+        guest.vcpu.start(_driver(guest).bypass(*_ids(guest, step)))
+
+    def _do_map(self, guest: Guest, step: Step, result: StepResult) -> None:
+        f, driver = step.fields, _driver(guest)
+        maps = self._maps.setdefault((guest.name, f["device"]), {})
+
+        def program() -> Program:
+            ipa = f.get("ipa")
+            if ipa is None:
+                ipa = guest.heap.allocate(f["size"], min(f["size"], 0x20_0000))
+            sid = _ids(guest, step)[0]
+            if sid not in driver.contexts:
+                raise GuestError(f"{f['device']} is not attached")
+            driver.map(sid, f["iova"], ipa, f["size"], write=not f.get("readonly", False))
+            for offset in range(0, f["size"], 4096):
+                maps[f["iova"] + offset] = ipa + offset
+            result.detail = f"IPA {ipa:#x}"
+            yield
+
+        guest.vcpu.start(program())
+
+    def _do_unmap(self, guest: Guest, step: Step, result: StepResult) -> None:
+        f, driver = step.fields, _driver(guest)
+        maps = self._maps.setdefault((guest.name, f["device"]), {})
+
+        def program() -> Program:
+            sid = _ids(guest, step)[0]
+            if sid not in driver.contexts:
+                raise GuestError(f"{f['device']} is not attached")
+            yield from driver.unmap(sid, f["iova"], f["size"])
+            for offset in range(0, f["size"], 4096):
+                maps.pop(f["iova"] + offset, None)
+
+        guest.vcpu.start(program())
+
+    def _do_dma(self, guest: Guest, step: Step, result: StepResult) -> Callable[[], None]:
+        f = step.fields
+        ports, index = guest.ports[f["device"]], f.get("stream", 0)
+        if index >= len(ports):
+            raise self._bad(f"step {step.number}", f"{f['device']} has {len(ports)} streams")
+        iova, size = f["iova"], f.get("size", 64)
+        data = bytes((step.number + i) & 0xFF for i in range(size))
+        try:
+            if f.get("op", "write") == "write":
+                request = ports[index].write(iova, data)
+            else:
+                request = ports[index].read(iova, size)
+        except (ValueError, BufferError) as error:
+            raise self._bad(f"step {step.number}", str(error)) from None
+        return lambda: self._dma_done(guest, step, result, ports[index], request)
+
+    def _dma_done(
+        self, guest: Guest, step: Step, result: StepResult, port: DevicePort, request: Request
+    ) -> None:
+        if not request.done:
+            result.problems.append("the DMA did not finish")
+            return
+        statuses = [o.status for o in request.outcomes]
+        result.outcome = next((s for s in ("fault", "abort") if s in statuses), "ok")
+        first = request.outcomes[0]
+        where = f"{port.smmu.name} StreamID {port.sid:#x} iova {request.iova:#x}"
+        pa = "" if first.pa is None else f" -> PA {first.pa:#x}"
+        result.detail = f"{where}{pa}" + ("" if first.event is None else f" {first.event.name}")
+        if result.outcome == "ok":
+            self._verify(guest, step, result, request)
+
+    def _verify(self, guest: Guest, step: Step, result: StepResult, request: Request) -> None:
+        """A DMA that went through must have met exactly the page the guest mapped there."""
+        maps = self._maps.get((guest.name, step.fields["device"]), {})
+        iova, end = request.iova, request.iova + request.size
+        stage2 = guest.domain.stage2
+        for outcome in request.outcomes:
+            page, offset = iova & ~0xFFF, iova & 0xFFF
+            ipa = maps.get(page, page) + offset
+            if outcome.pa is None or outcome.pa != stage2.to_pa(ipa):
+                result.problems.append(f"iova {iova:#x} reached PA {outcome.pa}, not IPA {ipa:#x}")
+                return
+            n = min(end - iova, 4096 - offset)
+            memory = guest.domain.memory.read(ipa, n)
+            start = iova - request.iova
+            moved = request.payload if request.write else request.data
+            if memory != moved[start : start + n]:
+                result.problems.append(f"the data at IPA {ipa:#x} is not what the DMA moved")
+                return
+            if iova == request.iova:
+                result.detail = result.detail.replace(" -> PA", f" -> IPA {ipa:#x} -> PA", 1)
+            iova += n
+
+    # What a guest that misbehaves does.
+
+    def _do_mmio(self, guest: Guest, step: Step, result: StepResult) -> None:
+        f, base = step.fields, _driver(guest).base
+        _once(guest, lambda: guest.vcpu.write(base + f["offset"], f["value"], f.get("size", 4)))
+
+    def _do_poke(self, guest: Guest, step: Step, result: StepResult) -> None:
+        f = step.fields
+        _once(guest, lambda: _store(guest, f["ipa"], f["words"]))
+
+    def _do_ste(self, guest: Guest, step: Step, result: StepResult) -> None:
+        """Overwrite STEs in the guest's table without any command."""
+        words = (*step.fields["words"], *(0,) * 8)[:8]
+
+        def write() -> None:
+            for sid in _ids(guest, step):
+                _store(guest, _driver(guest).ste_address(sid), words)
+
+        _once(guest, write)
+
+    def _do_command(self, guest: Guest, step: Step, result: StepResult) -> None:
+        words, count = step.fields["words"], step.fields.get("count", 1)
+        if len(words) != 2 or count > _COMMANDS_MAX:
+            raise self._bad(f"step {step.number}", "a command is two words, at most 2^20 times")
+
+        def program() -> Program:
+            for _ in range(count):
+                yield from _driver(guest).post(Command(words))
+
+        guest.vcpu.start(program())
+
+
+def describe(report: Report) -> dict[str, Any]:
+    """A report as JSON values (`vsmmu.run/1`): numbers that can be large as hex strings."""
+    return {
+        "schema": "vsmmu.run/1",
+        "scenario": report.scenario.source,
+        "title": report.scenario.title,
+        "seed": report.scenario.seed,
+        "ok": report.ok,
+        "problems": report.problems,
+        "guests": [_guest_json(g) for g in report.machine.guests.values()],
+        "steps": [_step_json(s) for s in report.steps],
+        "physical": [
+            {
+                "smmu": path,
+                "commands": dict(sorted(_commands(host.counters).items())),
+                "events": host.counters["events"],
+            }
+            for path, host in report.machine.hypervisor.hosts.items()
+        ],
+        "kept_events": dict(sorted(report.machine.hypervisor.kept.items())),
+        "units": report.machine.scheduler.now,
+    }
+
+
+def _guest_json(guest: Guest) -> dict[str, Any]:
+    vsmmu = guest.vsmmu
+    out: dict[str, Any] = {
+        "name": guest.name,
+        "domid": guest.domain.domid,
+        "vmid": guest.domain.vmid,
+        "bindings": [
+            {"vmaster_id": e.vmaster_id, "smmu": e.smmu, "pmaster_id": hex(e.pmaster_id)}
+            for e in guest.bindings.entries
+        ],
+    }
+    if vsmmu is not None and guest.driver is not None:
+        out |= {
+            "traps": vsmmu.counters["trap read"] + vsmmu.counters["trap write"],
+            "commands": dict(sorted(_commands(vsmmu.counters).items())),
+            "physical_commands": dict(sorted(_commands(vsmmu.physical).items())),
+            "ste_updates": vsmmu.physical["STE update"],
+            "interrupts": guest.vcpu.interrupts,
+            "events": [e.to_json() | {"name": e.name} for e in guest.driver.events],
+            "gerrors": [hex(g) for g in guest.driver.gerrors],
+            "refusals": dict(sorted(vsmmu.refusals.by_reason.items())),
+        }
+    return out
+
+
+def _step_json(result: StepResult) -> dict[str, Any]:
+    return {
+        "step": result.step.number,
+        "guests": list(result.step.guests),
+        "do": result.step.do,
+        "outcome": result.outcome,
+        "detail": result.detail,
+        "events": {n: [_event(e) for e in seen] for n, seen in result.events.items() if seen},
+        "units": result.units,
+        "problems": result.problems,
+    }
+
+
+def _commands(counters: Counter[str]) -> dict[str, int]:
+    return {name: n for name, n in counters.items() if name.startswith("CMD_")}
+
+
+def _driver(guest: Guest) -> SmmuDriver:
+    if guest.driver is None:
+        raise UserError(guest.name, "viommu", "the guest has no vSMMU", 'set viommu = "smmuv3"')
+    return guest.driver
+
+
+def _ids(guest: Guest, step: Step) -> tuple[int, ...]:
+    """The vMasterIDs of a step's device as the guest's own tree has them."""
+    return guest.view.masters[guest.paths[step.fields["device"]]]
+
+
+def _once(guest: Guest, action: Callable[[], None]) -> None:
+    def program() -> Program:
+        action()
+        yield
+
+    guest.vcpu.start(program())
+
+
+def _store(guest: Guest, ipa: int, words: tuple[int, ...]) -> None:
+    if not guest.domain.memory.write_words(ipa, words):
+        raise GuestError(f"IPA {ipa:#x} is not RAM")
+
+
+def _event(event: Event) -> str:
+    return f"{event.name} vMasterID {event.sid:#x}"
+
+
+def _events(seen: list[Event]) -> str:
+    return ", ".join(map(_event, seen)) or "none"
+
+
+def _expected(kind: str, vmaster_id: int | None) -> str:
+    return kind if vmaster_id is None else f"{kind} vMasterID {vmaster_id:#x}"

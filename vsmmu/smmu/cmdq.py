@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The command queue's consumer (IHI 0070 §3.5, §4.8, §7.1)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vsmmu.arch.commands import Command, decode
+from vsmmu.arch.registers import Cerror, CmdqCons, Cr0, Gerror, Idr1, QueueBase
+from vsmmu.queue import Ring
+from vsmmu.smmu.commands import ILL, SIGNAL, WAIT, Unit, execute
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Callable
+
+    from vsmmu.memory import Memory
+    from vsmmu.smmu.regfile import RegisterFile
+    from vsmmu.trace import Trace
+
+_CMDQEN = Cr0.mask("cmdqen")[0]
+_CMDQ_ERR = Gerror.mask("cmdq_err")[0]
+_RD = CmdqCons.mask("rd")[0]
+
+
+class CommandQueue:
+    """Engine that consumes commands; one unit of budget is one command.
+
+    It works while CMDQEN is set, the queue is not empty and CMDQ_ERR is not active. A bad command
+    stops it: CONS stays on it, CONS.ERR says why, and GERROR.CMDQ_ERR follows.
+
+    Args:
+        name: engine name; `smmu` is the SMMU's, for the trace.
+        unit: what commands act on.
+        regs: CMDQ_* and GERROR.
+        memory: where the queue is.
+        counters: takes `cmd.<name>`, `cmd.error`.
+        gerror: called to raise a GERROR field.
+        irq: called with "cmdq-sync" when a CMD_SYNC asks for an interrupt.
+    """
+
+    def __init__(
+        self, name: str, smmu: str, unit: Unit, regs: RegisterFile, memory: Memory,
+        counters: Counter[str], gerror: Callable[[str], None], irq: Callable[[str], None],
+        trace: Trace | None,
+    ) -> None:  # fmt: skip
+        self.name = name
+        self._smmu = smmu
+        self._unit = unit
+        self._regs = regs
+        self._memory = memory
+        self._counters = counters
+        self._gerror = gerror
+        self._irq = irq
+        self._trace = trace
+
+    def step(self, budget: int) -> int:
+        """Consume up to `budget` commands; a command that fails counts."""
+        done = 0
+        while done < budget and self._consume():
+            done += 1
+        return done
+
+    def _consume(self) -> bool:
+        regs = self._regs
+        if not regs["CR0ACK"] & _CMDQEN or regs.gerror_active & _CMDQ_ERR:
+            return False
+        ring = self._ring()
+        cons = regs["CMDQ_CONS"] & _RD
+        if not ring.pending(regs["CMDQ_PROD"], cons):
+            return False
+        words = self._memory.read_words(ring.address(cons), Command.dwords)
+        if words is None:
+            return self._stop("fetch", Cerror.ABT)
+        command = decode(words)
+        if self._trace is not None:
+            self._trace("smmuv3_cmdq_opcode", self._smmu, command.name)
+        result = execute(self._unit, command)
+        if result == WAIT:
+            return False
+        if result == ILL:
+            return self._stop(command.name, Cerror.ILL)
+        self._counters["cmd." + command.name] += 1
+        regs["CMDQ_CONS"] = regs["CMDQ_CONS"] & ~_RD | ring.advance(cons)
+        if result == SIGNAL:
+            self._irq("cmdq-sync")
+        return True
+
+    def _stop(self, command: str, error: Cerror) -> bool:
+        self._counters["cmd.error"] += 1
+        if self._trace is not None:
+            self._trace("smmuv3_cmdq_error", self._smmu, command, error.name)
+        self._regs.set_fields("CMDQ_CONS", err=error)
+        self._gerror("cmdq_err")
+        return True
+
+    def _ring(self) -> Ring:
+        base = QueueBase(self._regs["CMDQ_BASE"])
+        max_log2 = Idr1.cmdqs.of((self._regs["IDR1"],))
+        address = base.addr & ((1 << self._unit.features.oas) - 1)
+        return Ring.of(address, base.log2size, max_log2, Command.size)

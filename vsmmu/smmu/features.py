@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What an SMMU says about itself: the identification registers (IHI 0070 §6.3.1 to §6.3.8).
+
+Advertise little: a feature that this model lacks is refused here, with its name, so that it is
+absent from the ID registers and everything that depends on it is illegal to use.
+
+Not modelled, hence refused: AArch32 tables, substreams, ATS, PRI, stalling, HTTU, MSI, SEV, BTM,
+ATOS, EL2 contexts (Hyp), MPAM, 52-bit addresses, small translation tables, ECMDQ, preset bases,
+attribute overrides. SMMUv3.2 demands Hyp of an SMMU with both stages; this model leaves it out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Self
+
+from vsmmu.arch.registers import (
+    OAS_BITS,
+    Aidr,
+    Idr0,
+    Idr1,
+    Idr3,
+    Idr5,
+    Iidr,
+    StallModel,
+    TtEndian,
+    Ttf,
+)
+
+if TYPE_CHECKING:
+    from vsmmu.arch.layout import Layout
+
+_LAYOUTS: dict[str, type[Layout]] = {
+    "idr0": Idr0,
+    "idr1": Idr1,
+    "idr3": Idr3,
+    "idr5": Idr5,
+    "iidr": Iidr,
+    "aidr": Aidr,
+}
+_REGISTER_OF = {field: reg for reg, layout in _LAYOUTS.items() for field in layout.fields}
+
+# The values this model can act on; a field that is not listed must be 0.
+_MODELLED: dict[str, range] = {
+    "s2p": range(2),
+    "s1p": range(2),
+    "ttf": range(Ttf.AARCH64, Ttf.AARCH64 + 1),
+    "cohacc": range(2),
+    "asid16": range(2),
+    "vmid16": range(2),
+    "ttendian": range(TtEndian.LITTLE, TtEndian.LITTLE + 1),
+    "stall_model": range(StallModel.TERMINATE_ONLY, StallModel.TERMINATE_ONLY + 1),
+    "term_model": range(1, 2),
+    "st_level": range(2),
+    "sidsize": range(33),
+    "eventqs": range(20),
+    "cmdqs": range(20),
+    "attr_perms_ovr": range(2),
+    "had": range(2),
+    "xnx": range(2),
+    "fwb": range(2),
+    "ril": range(2),
+    "bbml": range(3),
+    "oas": range(6),
+    "gran4k": range(2),
+    "gran16k": range(2),
+    "gran64k": range(2),
+    "implementer": range(1 << 12),
+    "revision": range(1 << 4),
+    "variant": range(1 << 4),
+    "productid": range(1 << 12),
+    "archminrev": range(3),
+}
+
+# What a refused field stands for, where its name alone does not say.
+_FEATURE = {
+    "ttf": "AArch32 tables",
+    "ttendian": "big-endian tables",
+    "stall_model": "stall",
+    "stall_max": "stall",
+    "term_model": "RAZ/WI termination",
+    "hyp": "EL2 contexts",
+    "httu": "HTTU",
+    "ssidsize": "substreams",
+    "cd2l": "substreams",
+    "priqs": "PRI",
+    "ds": "52-bit addresses",
+    "vax": "52-bit addresses",
+    "oas": "52-bit addresses",
+}
+
+
+@dataclass(frozen=True)
+class Features:
+    """Identification registers of one SMMU.
+
+    Raises:
+        ValueError: a feature that is not modelled, or fields that contradict each other (§6.3).
+    """
+
+    idr0: Idr0
+    idr1: Idr1
+    idr3: Idr3
+    idr5: Idr5
+    iidr: Iidr
+    aidr: Aidr
+
+    def __post_init__(self) -> None:
+        for name, layout in _LAYOUTS.items():
+            _refuse_unmodelled(name, layout, getattr(self, name))
+        self._check_consistency()
+
+    @classmethod
+    def from_ids(
+        cls, *, idr0: int, idr1: int, idr3: int, idr5: int, iidr: int = 0, aidr: int = 0
+    ) -> Self:
+        """From register values. Raises ValueError as the constructor does."""
+        return cls(Idr0(idr0), Idr1(idr1), Idr3(idr3), Idr5(idr5), Iidr(iidr), Aidr(aidr))
+
+    @classmethod
+    def default(
+        cls, *, stages: str = "nested", sidsize: int = 20, oas: int = 48, aidr: int = 2
+    ) -> Self:
+        """A machine with everything this model has.
+
+        Args:
+            stages: "1", "2" or "nested".
+            sidsize: StreamID bits, 0 to 32.
+            oas: output address bits: 32, 36, 40, 42, 44 or 48.
+            aidr: architecture minor revision: 2 is SMMUv3.2, with IDR3.FWB if there is stage 2.
+        """
+        if stages not in ("1", "2", "nested"):
+            raise ValueError(f'stages are "1", "2" or "nested", not {stages!r}')
+        if oas not in OAS_BITS:
+            raise ValueError(f"OAS is one of {OAS_BITS}, not {oas}")
+        s1, s2 = int(stages != "2"), int(stages != "1")
+        return cls(
+            Idr0.build(
+                s1p=s1, s2p=s2, ttf=Ttf.AARCH64, cohacc=1, asid16=1, vmid16=1,
+                ttendian=TtEndian.LITTLE, stall_model=StallModel.TERMINATE_ONLY, term_model=1,
+                st_level=1,
+            ),
+            Idr1.build(sidsize=sidsize, eventqs=19, cmdqs=19),
+            Idr3.build(had=s1, xnx=s2, fwb=int(s2 and aidr >= 2), ril=1, bbml=2),
+            Idr5.build(oas=OAS_BITS.index(oas), gran4k=1, gran16k=1, gran64k=1),
+            Iidr(),
+            Aidr.build(archminrev=aidr),
+        )  # fmt: skip
+
+    def replace(self, **fields: int) -> Self:
+        """A copy with these register fields changed, named as in the layouts.
+
+        Raises:
+            ValueError: a value that does not fit, or a result the constructor refuses.
+            TypeError: a name that no identification register has.
+        """
+        changes: dict[str, dict[str, int]] = {name: {} for name in _LAYOUTS}
+        for field, value in fields.items():
+            if field not in _REGISTER_OF:
+                raise TypeError(f"no identification register has a field {field}")
+            changes[_REGISTER_OF[field]][field] = value
+        return type(self)(
+            self.idr0.replace(**changes["idr0"]),
+            self.idr1.replace(**changes["idr1"]),
+            self.idr3.replace(**changes["idr3"]),
+            self.idr5.replace(**changes["idr5"]),
+            self.iidr.replace(**changes["iidr"]),
+            self.aidr.replace(**changes["aidr"]),
+        )
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """Register values by name, for a `RegisterFile`."""
+        return {name.upper(): getattr(self, name).raw for name in _LAYOUTS}
+
+    @cached_property
+    def s1p(self) -> bool:
+        """Stage 1 is implemented."""
+        return bool(self.idr0.s1p)
+
+    @cached_property
+    def s2p(self) -> bool:
+        """Stage 2 is implemented."""
+        return bool(self.idr0.s2p)
+
+    @cached_property
+    def oas(self) -> int:
+        """Output address bits. The IPA size is the same: AArch32 tables are not modelled."""
+        return OAS_BITS[self.idr5.oas]
+
+    @cached_property
+    def granules(self) -> frozenset[str]:
+        """Names of the granules."""
+        have = {"4K": self.idr5.gran4k, "16K": self.idr5.gran16k, "64K": self.idr5.gran64k}
+        return frozenset(name for name, bit in have.items() if bit)
+
+    def _check_consistency(self) -> None:
+        idr0, idr1, idr3, v = self.idr0, self.idr1, self.idr3, self.aidr.archminrev
+        rules = (
+            (idr0.s1p or idr0.s2p, "neither stage is implemented: IDR0.S1P=0 and IDR0.S2P=0"),
+            (self.granules, "IDR5 has no granule"),
+            (idr0.s1p or not idr3.had, "IDR3.HAD=1 needs IDR0.S1P=1"),
+            (idr0.s2p or not idr3.xnx, "IDR3.XNX=1 needs IDR0.S2P=1"),
+            (idr0.s2p or not idr3.fwb, "IDR3.FWB=1 needs IDR0.S2P=1"),
+            (idr1.sidsize < 7 or idr0.st_level, "IDR1.SIDSIZE>=7 needs IDR0.ST_LEVEL=1"),
+            (v < 1 or not idr0.s1p or idr3.had, "SMMUv3.1 with stage 1 needs IDR3.HAD=1"),
+            (v < 1 or not idr0.s2p or idr3.xnx, "SMMUv3.1 with stage 2 needs IDR3.XNX=1"),
+            (v < 2 or idr3.ril, "SMMUv3.2 needs IDR3.RIL=1"),
+            (v < 2 or idr3.bbml, "SMMUv3.2 needs IDR3.BBML>=1"),
+            (v < 2 or not idr0.s2p or idr3.fwb, "SMMUv3.2 with stage 2 needs IDR3.FWB=1"),
+        )
+        for holds, message in rules:
+            if not holds:
+                raise ValueError(message)
+
+
+def _refuse_unmodelled(name: str, layout: type[Layout], register: Layout) -> None:
+    if any(register.reserved()):
+        raise ValueError(f"{name.upper()} sets reserved bits {register.reserved()[0]:#x}")
+    for field in layout.fields:
+        value = layout.fields[field].of(register.words)
+        if value not in _MODELLED.get(field, range(1)):
+            feature = _FEATURE.get(field, field.upper())
+            raise ValueError(f"{name.upper()}.{field.upper()}={value}: not modelled ({feature})")

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A device's side of the bus: DMA requests that pass an SMMU piece by piece."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from vsmmu.memory import PAGE
+from vsmmu.smmu.transaction import Access, Outcome
+
+if TYPE_CHECKING:
+    from vsmmu.smmu.smmu import Smmu
+
+# Requests that may wait in one port; further ones are refused.
+PENDING_REQUESTS = 256
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One DMA request.
+
+    `done` once every piece went through; then `ok` says whether all of them did their work,
+    `outcomes` has one entry for each piece and `data` what a read got, zeros where it failed.
+    """
+
+    iova: int
+    size: int
+    write: bool
+    payload: bytes = b""
+    instr: bool = False
+    priv: bool = False
+    ssid: int | None = None
+    outcomes: list[Outcome] = field(default_factory=list)
+    position: int = 0
+    _read: bytearray = field(default_factory=bytearray)
+
+    @property
+    def done(self) -> bool:
+        """Whether every piece went through."""
+        return self.position >= self.size
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is done and every piece reached memory."""
+        return self.done and all(o.status in ("ok", "bypass") for o in self.outcomes)
+
+    @property
+    def data(self) -> bytes:
+        """What was read so far."""
+        return bytes(self._read)
+
+
+class DevicePort:
+    """A device behind an SMMU with one StreamID; one unit of budget is one piece of a request.
+
+    A piece lies in one 4 KiB page. While the SMMU has no room for an event the port waits.
+
+    Args:
+        name: engine name.
+        smmu: the SMMU in front of the device.
+        sid: its StreamID there.
+    """
+
+    def __init__(self, name: str, smmu: Smmu, sid: int) -> None:
+        if not 0 <= sid < 1 << 32:
+            raise ValueError(f"StreamID {sid:#x} has more than 32 bits")
+        self.name = name
+        self.smmu = smmu
+        self.sid = sid
+        self._queue: deque[Request] = deque()
+
+    def read(
+        self, iova: int, size: int, *, instr: bool = False, priv: bool = False,
+        ssid: int | None = None,
+    ) -> Request:  # fmt: skip
+        """Queue a read of `size` bytes. Raises ValueError, BufferError as `write` does."""
+        return self._submit(Request(iova, size, False, b"", instr, priv, ssid))
+
+    def write(
+        self, iova: int, data: bytes, *, priv: bool = False, ssid: int | None = None
+    ) -> Request:
+        """Queue a write.
+
+        Raises:
+            ValueError: no bytes, or an address range that does not fit 64 bits.
+            BufferError: PENDING_REQUESTS are waiting.
+        """
+        return self._submit(Request(iova, len(data), True, bytes(data), False, priv, ssid))
+
+    @property
+    def pending(self) -> int:
+        """Requests that wait."""
+        return len(self._queue)
+
+    def step(self, budget: int) -> int:
+        """Put up to `budget` pieces through; returns how many."""
+        done = 0
+        while done < budget and self._queue and self.smmu.ready:
+            request = self._queue[0]
+            self._piece(request)
+            if request.done:
+                self._queue.popleft()
+            done += 1
+        return done
+
+    def _submit(self, request: Request) -> Request:
+        if request.size <= 0 or request.iova < 0 or request.iova + request.size > 1 << 64:
+            raise ValueError(
+                f"DMA of {request.size} bytes at {request.iova:#x} is no address range"
+            )
+        if len(self._queue) >= PENDING_REQUESTS:
+            raise BufferError(f"{self.name} has {PENDING_REQUESTS} DMA requests waiting")
+        self._queue.append(request)
+        return request
+
+    def _piece(self, request: Request) -> None:
+        iova = request.iova + request.position
+        size = min(request.size - request.position, PAGE - iova % PAGE)
+        outcome = self.smmu.translate(
+            Access(self.sid, iova, request.write, request.instr, request.priv, request.ssid)
+        )
+        data = None
+        if outcome.pa is not None:
+            data = self._transfer(request, outcome.pa, size)
+            if data is None:
+                # Nothing answers at that address: the bus aborts, the SMMU knows nothing of it.
+                outcome = Outcome("abort", outcome.pa)
+        request.outcomes.append(outcome)
+        if not request.write:
+            request._read += data if data is not None else bytes(size)
+        request.position += size
+
+    def _transfer(self, request: Request, pa: int, size: int) -> bytes | None:
+        memory = self.smmu.memory
+        if not request.write:
+            return memory.read(pa, size)
+        piece = request.payload[request.position : request.position + size]
+        return b"" if memory.write(pa, piece) else None

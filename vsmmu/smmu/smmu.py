@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""One SMMUv3: registers, engines, translation, wired together (IHI 0070).
+
+A register write only stores and enables. Commands are consumed and events written when the
+engines are stepped, so a driver and its SMMU can be interleaved in any order.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from vsmmu.arch.registers import Cr0, Gerror, IrqCtrl
+from vsmmu.smmu.cmdq import CommandQueue
+from vsmmu.smmu.config import CONFIG_ENTRIES, Config
+from vsmmu.smmu.eventq import EventQueue
+from vsmmu.smmu.regfile import RegisterFile, register_at
+from vsmmu.smmu.tlb import TLB_ENTRIES, Tlb
+from vsmmu.smmu.transaction import Access, Outcome
+from vsmmu.smmu.translate import Translator
+from vsmmu.smmu.walk import Walker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vsmmu.memory import Memory
+    from vsmmu.scheduler import Engine
+    from vsmmu.smmu.features import Features
+    from vsmmu.trace import Trace
+
+__all__ = ["Access", "Outcome", "Smmu"]
+
+_CMDQEN = Cr0.mask("cmdqen")[0]
+_EVENTQEN = Cr0.mask("eventqen")[0]
+_GERROR_IRQEN = IrqCtrl.mask("gerror_irqen")[0]
+_NO_IRQ = Gerror.mask("msi_gerror_abt_err")[0]
+
+
+class Smmu:
+    """A physical SMMU.
+
+    Args:
+        name: in traces and engine names.
+        memory: system memory, which may be shared with other SMMUs.
+        features: what the ID registers say.
+        trace: sink of trace records.
+        irq: called with "eventq", "gerror" or "cmdq-sync" for an edge on that line.
+        caching: "normal", or "none" for an SMMU that looks everything up every time.
+        page0_alias: as in `RegisterFile`.
+
+    Attributes:
+        counters: `cmd.<CMD name>`, `cmd.error`; `tlb.hit`, `tlb.miss`, `tlb.evicted`,
+            `tlb.invalidated`; `config.hit`, `config.miss`, `config.invalidated`; descriptors read:
+            `walk.ste`, `walk.l1std`, `walk.cd`, `walk.s1`, `walk.s2`; `event.recorded`,
+            `event.dropped`, `event.overflow`; `txn.ok`, `txn.bypass`, `txn.abort`, `txn.fault`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        memory: Memory,
+        features: Features,
+        *,
+        trace: Trace | None = None,
+        irq: Callable[[str], None] | None = None,
+        caching: str = "normal",
+        page0_alias: bool = True,
+    ) -> None:
+        if caching not in ("normal", "none"):
+            raise ValueError(f'caching is "normal" or "none", not {caching!r}')
+        self.name = name
+        self.memory = memory
+        self.features = features
+        self.counters: Counter[str] = Counter()
+        self.regs = RegisterFile(features.ids, self._changed, page0_alias=page0_alias)
+        cached = caching == "normal"
+        self.tlb = Tlb(self.counters, TLB_ENTRIES if cached else 0)
+        walker = Walker(memory, self.tlb, self.counters)
+        self.config = Config(
+            self.regs, memory, features, walker, self.counters, CONFIG_ENTRIES if cached else 0
+        )
+        self._translator = Translator(
+            self.regs, features, self.config, self.tlb, walker, self.counters
+        )
+        self._trace = trace
+        self._irq = irq
+        self.eventq = EventQueue(
+            f"{name}.eventq", name, self.regs, memory, features.oas, self.counters,
+            self._raise_gerror, self._pulse, trace,
+        )  # fmt: skip
+        self.cmdq = CommandQueue(
+            f"{name}.cmdq", name, self, self.regs, memory, self.counters,
+            self._raise_gerror, self._pulse, trace,
+        )  # fmt: skip
+        self._sync_mark: int | None = None
+
+    @property
+    def engines(self) -> tuple[Engine, ...]:
+        """The command consumer and the event writer."""
+        return self.cmdq, self.eventq
+
+    @property
+    def ready(self) -> bool:
+        """Whether a device may start a transaction: there is room for the event it could cause."""
+        return self.eventq.room
+
+    def mmio_read(self, offset: int, size: int) -> int:
+        """A register's value; 0 where there is none. Never raises."""
+        value = self.regs.read(offset, size)
+        if self._trace is not None:
+            self._trace("smmu_mmio_read", self.name, register_at(offset), value)
+        return value
+
+    def mmio_write(self, offset: int, size: int, value: int) -> None:
+        """Store to a register; ignored where §6.2 says so. Never raises, consumes nothing."""
+        if self._trace is not None:
+            self._trace("smmu_mmio_write", self.name, register_at(offset), value)
+        self.regs.write(offset, size, value)
+
+    def translate(self, access: Access) -> Outcome:
+        """What becomes of one access; its event waits for the event writer.
+
+        Ask `ready` first: without room for another record, the record is dropped and counted.
+        """
+        outcome = self._translator.translate(access)
+        if outcome.event is not None:
+            self.eventq.record(outcome.event)
+        if self._trace is not None:
+            self._trace_outcome(access, outcome)
+        return outcome
+
+    def events_settled(self) -> bool:
+        """For CMD_SYNC: whether the events taken before it was first seen have left the list.
+
+        Later events do not delay it, however many there are.
+        """
+        if self._sync_mark is None:
+            self._sync_mark = self.eventq.accepted
+        if self.eventq.retired < self._sync_mark:
+            return False
+        self._sync_mark = None
+        return True
+
+    def _changed(self, name: str) -> None:
+        if name != "CR0":
+            return
+        enables = self.regs["CR0ACK"]
+        if not enables & _EVENTQEN:
+            self.eventq.drop_uncommitted()
+        if not enables & _CMDQEN:
+            self._sync_mark = None
+
+    def _raise_gerror(self, field: str) -> None:
+        if not self.regs.raise_gerror(field) or Gerror.mask(field)[0] & _NO_IRQ:
+            return
+        if self.regs["IRQ_CTRLACK"] & _GERROR_IRQEN:
+            self._pulse("gerror")
+
+    def _pulse(self, line: str) -> None:
+        self.counters["irq." + line] += 1
+        if self._trace is not None:
+            self._trace("smmuv3_trigger_irq", self.name, line)
+        if self._irq is not None:
+            self._irq(line)
+
+    def _trace_outcome(self, access: Access, outcome: Outcome) -> None:
+        assert self._trace is not None
+        if outcome.pa is not None:
+            self._trace(
+                "smmuv3_translate_success",
+                self.name, access.sid, access.iova, outcome.pa, outcome.perms,
+            )  # fmt: skip
+        else:
+            event = outcome.event.name if outcome.event is not None else outcome.status
+            self._trace("smmuv3_translate_fault", self.name, access.sid, access.iova, event)

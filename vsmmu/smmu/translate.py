@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What becomes of an access: the decision order of IHI 0070 §3.3.3, §3.4 and §7.3.
+
+GBPA while SMMUEN is 0; else StreamID, STE, SubstreamID, CD, stage 1, stage 2.
+
+Limits: substreams, ATS and stalling are not modelled; output memory attributes are not computed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vsmmu.arch.events import (
+    TRANSLATION_FAULTS,
+    CBadStreamid,
+    CBadSubstreamid,
+    Event,
+    FAddrSize,
+    FPermission,
+    FTranslation,
+)
+from vsmmu.arch.registers import Cr0, Cr2, Gbpa
+from vsmmu.arch.stream_table import SteConfig
+from vsmmu.smmu.tlb import VA_MASK, Entry, Tlb
+from vsmmu.smmu.transaction import (
+    ALL_PERMS,
+    EXEC,
+    MASK64,
+    PRIV_SHIFT,
+    READ,
+    WRITE,
+    Access,
+    Fault,
+    Outcome,
+    record,
+)
+
+if TYPE_CHECKING:
+    from collections import Counter
+
+    from vsmmu.smmu.cd import Context
+    from vsmmu.smmu.config import Config
+    from vsmmu.smmu.features import Features
+    from vsmmu.smmu.regfile import RegisterFile
+    from vsmmu.smmu.ste import Stream
+    from vsmmu.smmu.walk import Walker
+
+_SMMUEN = Cr0.mask("smmuen")[0]
+_ABORT = Gbpa.mask("abort")[0]
+_RECINVSID = Cr2.mask("recinvsid")[0]
+_TRANSLATES = int(SteConfig.BYPASS)
+_TTB_SELECT = 55
+_RIGHTS = READ | WRITE | EXEC
+
+_SILENT_ABORT = Outcome("abort")
+
+
+class Translator:
+    """Translates accesses of one SMMU; records nothing and touches no data."""
+
+    def __init__(
+        self,
+        regs: RegisterFile,
+        features: Features,
+        config: Config,
+        tlb: Tlb,
+        walker: Walker,
+        counters: Counter[str],
+    ) -> None:
+        self._values = regs.values
+        self._address_bits = features.oas
+        self._config = config
+        self._tlb = tlb
+        self._walker = walker
+        self._counters = counters
+
+    def translate(self, access: Access) -> Outcome:
+        """The outcome of an access; a record that is due is in `Outcome.event`."""
+        outcome = self._translate(access)
+        self._counters["txn." + outcome.status] += 1
+        return outcome
+
+    def _translate(self, access: Access) -> Outcome:
+        iova = access.iova & MASK64
+        if not self._values["CR0ACK"] & _SMMUEN:
+            return self._global_bypass(iova)
+        stream = self._config.stream(access.sid)
+        if isinstance(stream, Fault):
+            return self._fault(access, stream, None, None)
+        if not stream.config & _TRANSLATES:
+            return _SILENT_ABORT
+        if access.ssid is not None:
+            return self._fault(access, Fault(CBadSubstreamid), None, None)
+        if stream.config == SteConfig.BYPASS:
+            return self._bypass(access, iova)
+        priv, instr = _overridden(access, stream)
+        shift = PRIV_SHIFT if priv else 0
+        need = (WRITE if access.write else EXEC if instr else READ) << shift
+        context = None
+        if stream.stage1:
+            found = self._config.context(access.sid, stream)
+            if isinstance(found, Fault):
+                return self._fault(access, found, stream, None)
+            context = found
+            entry = self._stage1(stream, context, iova, need)
+        else:
+            entry = self._stage2_only(stream, iova, need)
+        if isinstance(entry, Fault):
+            return self._fault(access, entry, stream, context)
+        rights = (entry.perms & entry.perms2) >> shift & _RIGHTS
+        return Outcome("ok", entry.pa | iova & entry.mask, None, rights)
+
+    def _global_bypass(self, iova: int) -> Outcome:
+        """SMMUEN=0: GBPA decides; nothing is recorded (§6.3.14)."""
+        if self._values["GBPA"] & _ABORT or iova >> self._address_bits:
+            return _SILENT_ABORT
+        return Outcome("bypass", iova, None, _RIGHTS)
+
+    def _bypass(self, access: Access, iova: int) -> Outcome:
+        if iova >> self._address_bits:
+            return self._fault(access, Fault(FAddrSize), None, None)
+        return Outcome("bypass", iova, None, _RIGHTS)
+
+    def _stage2_only(self, stream: Stream, iova: int, need: int) -> Entry | Fault:
+        # The size check belongs to the stage 1 that is bypassed: S2=0 in the record (§3.4).
+        if iova >> self._address_bits:
+            return Fault(FAddrSize)
+        assert stream.stage2 is not None
+        entry = self._walker.stage2(stream.stage2, stream.vmid, iova)
+        if isinstance(entry, Fault) or entry.perms & need:
+            return entry
+        return Fault(FPermission, s2=1, ipa=iova)
+
+    def _stage1(self, stream: Stream, context: Context, iova: int, need: int) -> Entry | Fault:
+        """Stage 1, and stage 2 behind it where the stream has it."""
+        high = iova >> _TTB_SELECT & 1
+        table = context.stage1.tables[high]
+        if table is None or iova & table.range_mask != (table.range_mask if high else 0):
+            return Fault(FTranslation)
+        va = iova & VA_MASK
+        entry = self._tlb.find_stage1(stream.vmid, context.asid, context.aset, va)
+        if entry is None:
+            found = self._fill(stream, context, va, need, high)
+            if isinstance(found, Fault):
+                return found
+            entry = found
+        if not entry.perms & need:
+            return Fault(FPermission)
+        if not entry.perms2 & need:
+            return Fault(FPermission, s2=1, ipa=entry.ipa | va & entry.mask)
+        return entry
+
+    def _fill(
+        self, stream: Stream, context: Context, va: int, need: int, high: int
+    ) -> Entry | Fault:
+        """Walk, and keep what was found even if it lacks the permission: it is a valid entry."""
+        table, stage2 = context.stage1.tables[high], stream.stage2
+        assert table is not None
+        leaf = self._walker.stage1(context.stage1, table, va, stage2, stream.vmid)
+        if isinstance(leaf, Fault):
+            return leaf
+        offset = (1 << leaf.shift) - 1
+        shift, pa, perms2 = leaf.shift, leaf.address, ALL_PERMS
+        if stage2 is not None:
+            if not leaf.perms & need:
+                # A stage 1 permission fault comes before anything stage 2 has to say.
+                return Fault(FPermission)
+            ipa = leaf.address | va & offset
+            under = self._walker.stage2(stage2, stream.vmid, ipa)
+            if isinstance(under, Fault):
+                return under
+            shift = min(shift, under.mask.bit_length())
+            offset = (1 << shift) - 1
+            pa, perms2 = (under.pa | ipa & under.mask) & ~offset, under.perms
+        page_ipa = (leaf.address | va & ((1 << leaf.shift) - 1)) & ~offset
+        entry = Entry(pa, offset, leaf.perms, perms2, page_ipa)
+        self._tlb.add_stage1(
+            stream.vmid, context.asid, context.aset, va, shift, leaf.shift, entry,
+            is_global=leaf.is_global,
+        )  # fmt: skip
+        return entry
+
+    def _fault(
+        self, access: Access, fault: Fault, stream: Stream | None, context: Context | None
+    ) -> Outcome:
+        if self._suppressed(fault, stream, context):
+            return Outcome("fault")
+        priv, instr = _overridden(access, stream)
+        event: Event = record(fault, access, priv=priv, instr=instr)
+        return Outcome("fault", None, event)
+
+    def _suppressed(self, fault: Fault, stream: Stream | None, context: Context | None) -> bool:
+        """CR2.RECINVSID, CD.R and STE.S2R; the last two only for translation faults (§7.3)."""
+        if fault.kind is CBadStreamid:
+            return not self._values["CR2"] & _RECINVSID
+        if fault.kind.number not in TRANSLATION_FAULTS:
+            return False
+        if fault.s2:
+            return stream is not None and not stream.record2
+        return context is not None and not context.record1
+
+
+def _overridden(access: Access, stream: Stream | None) -> tuple[bool, bool]:
+    """(privileged, instruction) after STE.PRIVCFG and STE.INSTCFG; 1x overrides (§5.2)."""
+    priv, instr = access.priv, access.instr
+    if stream is not None:
+        if stream.privcfg & 2:
+            priv = bool(stream.privcfg & 1)
+        if stream.instcfg & 2:
+            instr = bool(stream.instcfg & 1)
+    return priv, instr and not access.write
