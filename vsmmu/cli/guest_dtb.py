@@ -15,7 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("config", metavar="GUEST.cfg", help="guest configuration (- for stdin)")
     parser.add_argument(
-        "overrides", metavar="KEY=VALUE", nargs="*", help="settings appended to it, as xl does"
+        "overrides",
+        metavar="KEY=VALUE",
+        nargs="*",
+        default=[],
+        help="settings appended to it, as xl does",
     )
     parser.add_argument(
         "--host", metavar="HOST.dtb", help="the board; needed for a guest with devices"
@@ -46,6 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output == arguments.bindings:
         raise FileError(f"{arguments.output}: --output and --bindings name the same file")
     config = load_config(arguments.config, arguments.overrides)
+    if config.dtdev and not arguments.host:
+        raise FileError(f"{arguments.config}: the guest has devices (dtdev); give --host HOST.dtb")
     platform = load_platform(arguments.host) if arguments.host else None
     built = build_guest(
         config,

@@ -14,7 +14,10 @@ from vsmmu.cli.files import FileError, read, say, write
 from vsmmu.cli.inputs import load_config, load_partial, load_platform
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vsmmu.runner import Report
+    from vsmmu.scenario import Step
     from vsmmu.trace import Trace
 
 EXPECTATION_FAILED = 3
@@ -83,12 +86,12 @@ def execute(name: str, seed: int | None = None) -> Report:
     return Runner(scenario, machine, _progress(len(scenario.steps))).run()
 
 
-def _progress(steps: int):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _progress(steps: int) -> Callable[[Step], None] | None:
     """A counter on a terminal's stderr for long scenarios; nothing elsewhere."""
     if steps < 100 or not sys.stderr.isatty():
         return None
 
-    def show(step) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    def show(step: Step) -> None:
         end = "\n" if step.number == steps else ""
         print(f"\rstep {step.number}/{steps}", end=end, file=sys.stderr, flush=True)
 
