@@ -153,7 +153,8 @@ def build_machine(
     found = [s for s in platform.smmus if s.kind == SMMU_V3 and s.status == "okay"]
     if not found:
         raise Refusal("MC102", "/", "no enabled arm,smmu-v3", "take another board")
-    memory, scheduler, trace = Memory(regions), Scheduler(seed), Trace()
+    memory, scheduler = Memory(regions), Scheduler(seed)
+    trace = Trace(clock=lambda: scheduler.now)
     bits = max(16, _stream_id_bits(platform))
     smmus: dict[str, Smmu] = {}
     for node in found:

@@ -6,6 +6,7 @@ Names follow QEMU's where QEMU has one, because people grep for them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 EVENTS: dict[str, tuple[str, ...]] = {
@@ -46,12 +47,15 @@ class Record:
 
 @dataclass
 class Trace:
-    """A bounded list of records; the oldest half is dropped when full and counted."""
+    """A bounded list of records; the oldest half is dropped when full and counted.
+
+    `clock` tells the virtual time.
+    """
 
     limit: int = 200_000
     records: list[Record] = field(default_factory=list)
     dropped: int = 0
-    time: int = 0
+    clock: Callable[[], int] = lambda: 0
 
     def __call__(self, name: str, *args: object) -> None:
         """Append a record. The name must be in the table."""
@@ -61,7 +65,7 @@ class Trace:
             half = len(self.records) // 2
             del self.records[:half]
             self.dropped += half
-        self.records.append(Record(self.time, name, args))
+        self.records.append(Record(self.clock(), name, args))
 
 
 def _show(value: object) -> str:

@@ -12,7 +12,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from vsmmu import __version__
 
@@ -54,8 +54,8 @@ def build_parser(only: str | None = None) -> Parser:
     return parser
 
 
-def module(name: str) -> object:
-    """The module of a subcommand."""
+def module(name: str) -> Any:
+    """The module of a subcommand: it has `add_arguments(parser)` and `run(arguments) -> int`."""
     return import_module(f"vsmmu.cli.{name.replace('-', '_')}")
 
 

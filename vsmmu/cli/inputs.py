@@ -48,7 +48,7 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> GuestConfig:
     except ConfigError as error:
         raise ConfigRejectedError(str(error)) from None
     for warning in config.warnings:
-        say(f"vsmmu: {name}: {warning}")
+        say(f"vsmmu: {name}:{warning.line}: warning {warning.id}: {warning.message}")
     return config
 
 

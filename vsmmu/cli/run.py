@@ -103,8 +103,9 @@ def _trace_lines(trace: Trace) -> bytes:
 
     lines = []
     for record in trace.records:
-        fields = dict(zip(EVENTS[record.name], record.args, strict=True))
-        lines.append(json.dumps({"time": record.time, "event": record.name, **fields}))
+        shown = (hex(a) if isinstance(a, int) else str(a) for a in record.args)
+        fields = dict(zip(EVENTS[record.name], shown, strict=True))
+        lines.append(json.dumps({"time": record.time, "name": record.name, **fields}))
     if trace.dropped:
         say(f"vsmmu: notice: the first {trace.dropped} trace events were dropped")
     return "".join(line + "\n" for line in lines).encode()

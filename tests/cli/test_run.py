@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""`vsmmu run`: the sample scenarios under several interleavings, reports, refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vsmmu.cli import main
+from vsmmu.cli.run import execute
+
+SAMPLES = ("one-guest", "two-guests", "hostile")
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+@pytest.mark.parametrize("seed", [None, 0, 1, 2, 99, 12345])
+def test_samples_hold_in_any_order(name, seed, samples):
+    report = execute(str(samples / f"{name}.toml"), seed)
+    assert [(s.step.number, s.problems) for s in report.steps if s.problems] == []
+    assert report.problems == []
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_same_seed_same_bytes(name, samples, capsys):
+    outputs = []
+    for _ in range(2):
+        assert main(["run", "--json", str(samples / f"{name}.toml")]) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1]
+    assert json.loads(outputs[0])["schema"] == "vsmmu.run/1"
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_text_report_is_golden(name, samples, capsys, monkeypatch, update_goldens):
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert main(["run", str(samples / f"{name}.toml")]) == 0
+    out = capsys.readouterr().out
+    golden = Path(__file__).parent.parent / "golden" / f"run-{name}.txt"
+    if update_goldens:
+        golden.write_text(out)
+    assert out == golden.read_text()
+
+
+def test_a_physical_id_never_reaches_a_guest(samples):
+    """The sample board's StreamIDs that are no vMasterID must not be in any guest's event."""
+    report = execute(str(samples / "one-guest.toml"))
+    guest = report.machine.guests["crypto"]
+    assert guest.driver is not None
+    ids = {event.sid for event in guest.driver.events}
+    assert ids <= {entry.vmaster_id for entry in guest.bindings.entries}
+    assert 0x600 not in ids
+
+
+def test_trace_is_json_lines(samples, tmp_path, capsys):
+    trace = tmp_path / "trace.jsonl"
+    assert main(["run", "--trace", str(trace), str(samples / "two-guests.toml")]) == 0
+    records = [json.loads(line) for line in trace.read_text().splitlines()]
+    assert {"vsmmu_cmd", "vsmmu_shadow_ste", "vsmmu_event"} <= {r["name"] for r in records}
+
+
+def test_policy(capsys):
+    assert main(["run", "--policy"]) == 0
+    policy = json.loads(capsys.readouterr().out)
+    assert policy["schema"] == "vsmmu.policy/1"
+    assert "s1ctxptr" in policy["guest_ste_fields"]
+
+
+HEAD = 'schema = "vsmmu.scenario/1"\nhost = "board.dtb"\n'
+GUEST = '[[guest]]\nconfig = "crypto.cfg"\n'
+BOOT = '[[step]]\nguest = "crypto"\ndo = "boot"\n'
+
+
+@pytest.fixture
+def scenario(tmp_path, samples):
+    for name in ("board.dtb", "crypto.cfg", "media.cfg"):
+        (tmp_path / name).write_bytes((samples / name).read_bytes())
+
+    def write(text: str) -> str:
+        (tmp_path / "s.toml").write_text(text)
+        return str(tmp_path / "s.toml")
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("x = ", "not a TOML file: Invalid value (at end of document)"),
+        ("", 'schema: expected "vsmmu.scenario/1"'),
+        ('schema = "vsmmu.scenario/2"', 'schema: expected "vsmmu.scenario/1"'),
+        ('schema = "vsmmu.scenario/1"', "host: expected a string"),
+        (
+            HEAD + "sed = 1",
+            "sed: not a known field; known are schema, title, host, seed, machine, guest, step",
+        ),
+        (HEAD + "seed = -1", "seed: expected a number from 0 to 2^64-1, not -1"),
+        (HEAD + '[machine]\nram = ["1"]', "machine.ram: expected \"BASE+SIZE\", not '1'"),
+        (
+            HEAD + '[machine]\nram = ["1+0x1000"]',
+            "machine.ram: 1+0x1000 is not made of 4 KiB pages",
+        ),
+        (HEAD + GUEST + "[[step]]\ndo = 'boot'", "step 1: needs either guest or guests"),
+        (
+            HEAD + GUEST + "[[step]]\nguest = 'crypto'\ndo = 'fly'",
+            "step 1: do: expected one of boot, attach, detach, bypass, map, unmap, dma, mmio, "
+            "poke, ste, command, not 'fly'",
+        ),
+        (
+            HEAD + GUEST + "[[step]]\nguest = 'crypto'\ndo = 'attach'",
+            "step 1 (attach): needs device",
+        ),
+        (
+            HEAD + GUEST + "[[step]]\nguest = 'crypto'\ndo = 'boot'\niova = 1",
+            "step 1 (boot): iova: not a known field; known are guest, guests, do, note, expect, "
+            "events",
+        ),
+        (
+            HEAD + GUEST + "[[step]]\nguest = 'x'\ndo = 'boot'",
+            "step 1: no guest 'x'; guests are crypto",
+        ),
+        (
+            HEAD
+            + GUEST
+            + "[[step]]\nguest = 'crypto'\ndo = 'attach'\ndevice = '/soc/usb@60050000'",
+            "step 1: crypto has no device /soc/usb@60050000; it has /soc/crypto@60000000, "
+            "/soc/crypto@61000000, /soc/ethernet@60010000",
+        ),
+        (
+            HEAD
+            + GUEST
+            + "[[step]]\nguest='crypto'\ndo='dma'\ndevice='/soc/crypto@60000000'\niova='0x1'\nsize=0",
+            "step 1: DMA of 0 bytes at 0x1 is no address range",
+        ),
+        (
+            HEAD
+            + GUEST
+            + "[[step]]\nguest='crypto'\ndo='dma'\ndevice='/soc/crypto@60000000'\niova=1\nstream=9",
+            "step 1: /soc/crypto@60000000 has 1 streams",
+        ),
+    ],
+)
+def test_a_bad_scenario_is_one_line(text, line, scenario, capsys):
+    name = scenario(text)
+    assert main(["run", name]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"vsmmu: {name}: {line}"
+
+
+def test_expectations_that_fail_are_exit_3(scenario, capsys):
+    text = HEAD + GUEST + "events = 5\n" + BOOT + 'expect = "fault"\n'
+    assert main(["run", scenario(text)]) == 3
+    out = capsys.readouterr().out
+    assert "FAILED crypto: expected 5 events, got 0" in out
+    assert "FAILED step 1: expected fault, got ok" in out
+    assert out.endswith("0 of 1 steps as expected; 2 do not hold\n")
+
+
+def test_a_wrong_event_is_told(scenario, capsys):
+    text = HEAD + GUEST + BOOT + "events = [{ type = 'C_BAD_STE', vmaster_id = 1 }]\n"
+    assert main(["run", scenario(text)]) == 3
+    line = "FAILED step 1: crypto: expected events C_BAD_STE vMasterID 0x1; got none"
+    assert line in capsys.readouterr().out
+
+
+def test_a_driver_that_gives_up_is_an_error_outcome(scenario, capsys):
+    step = "[[step]]\nguest = 'crypto'\ndo = 'attach'\ndevice = '/soc/crypto@60000000'\n"
+    assert main(["run", scenario(HEAD + GUEST + step)]) == 3
+    out = capsys.readouterr().out
+    assert "FAILED step 1: expected ok, got error (crypto: the SMMU is not booted)" in out
+    assert main(["run", scenario(HEAD + GUEST + step + "expect = 'error'\n")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (HEAD + GUEST + GUEST, "MC204: /: two guests are called crypto; rename one"),
+        (
+            HEAD + '[machine]\nram = ["0x80000000+0x1000000"]\n' + GUEST,
+            "MC201: /: 0xf000000 bytes wanted, 0x0 bytes of machine RAM left; lower memory or "
+            "give machine.ram",
+        ),
+    ],
+)
+def test_refusals_are_exit_4(text, line, scenario, capsys):
+    assert main(["run", scenario(text)]) == 4
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("vsmmu: MC20")
+    if "MC204" in line:
+        assert error == f"vsmmu: {line}"
+
+
+def test_a_stream_in_two_guests_is_refused(scenario, tmp_path, capsys):
+    other = (tmp_path / "crypto.cfg").read_text().replace('"crypto"', '"other"')
+    (tmp_path / "other.cfg").write_text(other)
+    text = HEAD + GUEST + '[[guest]]\nconfig = "other.cfg"\n'
+    assert main(["run", scenario(text)]) == 4
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "vsmmu: MC203: /soc/iommu@50000000: (/soc/iommu@50000000, 0x600) is already assigned to "
+        "crypto; assign it to one guest"
+    )

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Rules of the house that a test can hold: arrows between packages, bit numbers, documents."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from vsmmu.cli import build_parser
+from vsmmu.scenario import _COMMON, ACTIONS
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = sorted(
+    p for top in ("vsmmu", "dt_tools", "xl_configs") for p in (ROOT / top).rglob("*.py")
+)
+
+# Package -> packages of ours it may import (itself included).
+MAY = {
+    "xl_configs": {"xl_configs"},
+    "dt_tools": {"dt_tools", "xl_configs"},
+    "vsmmu.arch": {"vsmmu.arch"},
+    "vsmmu.smmu": {"vsmmu.arch", "vsmmu.smmu", "vsmmu.memory", "vsmmu.queue", "vsmmu.trace",
+                   "vsmmu.scheduler"},
+    "vsmmu.hypervisor": {"vsmmu.arch", "vsmmu.smmu", "vsmmu.hypervisor", "vsmmu.memory",
+                         "vsmmu.queue", "vsmmu.scheduler", "vsmmu.ste_update", "vsmmu.trace"},
+    "vsmmu.guest": {"vsmmu.arch", "vsmmu.guest", "vsmmu.hypervisor", "vsmmu.memory", "vsmmu.queue",
+                    "vsmmu.ste_update"},
+}  # fmt: skip
+# Third-party modules, and where they may be imported at the top of a module.
+HEAVY = {"rich": {"vsmmu/cli/run_text.py"}, "lark": set(), "numpy": set(), "fdt": set()}
+
+
+def _module(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def _imports(path: Path) -> set[str]:
+    package = _module(path).split(".")
+    if path.name != "__init__.py":
+        package = package[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            found.add(".".join([*base, *((node.module or "").split("."))]).rstrip("."))
+    return found
+
+
+def _room(name: str) -> str:
+    return max((m for m in MAY if name == m or name.startswith(m + ".")), key=len, default="")
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if _room(_module(p))], ids=_module)
+def test_arrows_point_one_way(path):
+    allowed = MAY[_room(_module(path))]
+    for name in _imports(path):
+        if name.split(".")[0] in ("vsmmu", "dt_tools", "xl_configs"):
+            assert any(name == a or name.startswith(a + ".") for a in allowed), name
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=_module)
+def test_heavy_imports_are_lazy(path):
+    relative = str(path.relative_to(ROOT))
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module]
+            for name in names:
+                top = (name or "").split(".")[0]
+                assert top not in HEAVY or relative in HEAVY[top], name
+
+
+def test_only_blob_touches_fdt():
+    users = [_module(p) for p in SOURCES if any(n.split(".")[0] == "fdt" for n in _imports(p))]
+    assert users == ["dt_tools.blob"]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=_module)
+def test_spdx_line(path):
+    assert path.read_text().startswith("# SPDX-License-Identifier: BSD-2-Clause\n")
+
+
+def _subparsers() -> dict[str, argparse.ArgumentParser]:
+    parser = build_parser()
+    action = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    return dict(action.choices)
+
+
+def test_the_manual_names_every_command_and_option():
+    source = (ROOT / "docs/man/vsmmu.1").read_text()
+    manual = re.sub(r"\\f[A-Z]", "", source).replace("\\", "")
+    sections = dict(re.findall(r"\.SS vsmmu (\S+)(.*?)(?=\n\.S[SH] )", manual, re.DOTALL))
+    parsers = _subparsers()
+    assert set(sections) == set(parsers)
+    for name, parser in parsers.items():
+        options = {o for a in parser._actions for o in a.option_strings} - {"-h", "--help"}
+        named = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", sections[name]))
+        assert named == options, name
+
+
+def test_the_scenario_document_names_every_action_and_field():
+    text = (ROOT / "docs/scenarios.md").read_text()
+    for action, (required, optional) in ACTIONS.items():
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{action}` |"))
+        assert set(re.findall(r"`([a-z]+)`", row.split("|")[2])) == {*required, *optional}
+    for field in _COMMON:
+        assert f"`{field}`" in text
+
+
+def test_the_readme_shows_the_commands_that_exist():
+    text = (ROOT / "README.md").read_text()
+    shown = set(re.findall(r"^vsmmu ([a-z0-9-]+)", text, re.MULTILINE))
+    assert shown == set(_subparsers()) - {"completion"}
