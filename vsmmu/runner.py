@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dt_tools.errors import UserError
 from vsmmu.arch.commands import Command
 from vsmmu.arch.events import Event
 from vsmmu.guest.driver import SmmuDriver
 from vsmmu.guest.vcpu import GuestError, Program
+from vsmmu.hypervisor.vsmmu import VSmmu
 from vsmmu.scenario import Scenario, ScenarioError, Step
 from vsmmu.smmu.port import DevicePort, Request
 from vsmmu.toolstack import Guest, Machine
@@ -52,6 +52,7 @@ class Runner:
     """Runs one scenario on a machine whose guests exist.
 
     Args:
+        guests: the guests in the order of the scenario's.
         progress: called before each step.
     """
 
@@ -59,10 +60,12 @@ class Runner:
         self,
         scenario: Scenario,
         machine: Machine,
+        guests: Sequence[Guest],
         progress: Callable[[Step], None] | None = None,
     ) -> None:
         self._scenario = scenario
         self._machine = machine
+        self._guests = tuple(guests)
         self._progress = progress
         self._maps: dict[tuple[str, str], dict[int, int]] = {}
 
@@ -86,7 +89,7 @@ class Runner:
                 if guest is None:
                     known = ", ".join(self._machine.guests)
                     raise self._bad(where, f"no guest {name!r}; guests are {known}")
-                if guest.driver is None:
+                if not guest.drivers:
                     raise self._bad(where, f'guest {name!r} has no vSMMU (viommu = "smmuv3")')
                 device = step.fields.get("device")
                 if device is not None and not guest.ports.get(device):
@@ -101,7 +104,7 @@ class Runner:
     def _step(self, step: Step) -> StepResult:
         result = StepResult(step)
         guests = self._machine.guests
-        seen = {name: len(_driver(g).events) for name, g in guests.items() if g.driver}
+        seen = {name: len(guest.events) for name, guest in guests.items()}
         before = self._machine.scheduler.now
         action = getattr(self, f"_do_{step.do}")
         finishers = [action(guests[name], step, result) for name in step.guests]
@@ -116,7 +119,7 @@ class Runner:
                 finish()
         result.units = self._machine.scheduler.now - before
         for name, start in seen.items():
-            result.events[name] = _driver(guests[name]).events[start:]
+            result.events[name] = guests[name].events[start:]
         self._check(step, result)
         return result
 
@@ -141,12 +144,10 @@ class Runner:
                 result.problems.append(f"{name}: expected events {text}; got {_events(seen)}")
 
     def _check_end(self, report: Report) -> None:
-        for spec, guest in zip(self._scenario.guests, self._machine.guests.values(), strict=True):
-            if guest.driver is None:
-                continue
+        for spec, guest in zip(self._scenario.guests, self._guests, strict=True):
             counts = (
-                ("events", spec.events, len(guest.driver.events)),
-                ("gerrors", spec.gerrors, len(guest.driver.gerrors)),
+                ("events", spec.events, len(guest.events)),
+                ("gerrors", spec.gerrors, len(guest.gerrors)),
             )
             for what, wanted, got in counts:
                 if wanted is not None and wanted != got:
@@ -155,29 +156,32 @@ class Runner:
     # Actions. Each starts its work; what it returns runs when the machine is idle again.
 
     def _do_boot(self, guest: Guest, step: Step, result: StepResult) -> None:
-        guest.vcpu.start(_driver(guest).boot())
+        for driver in guest.drivers.values():
+            guest.vcpu.start(driver.boot())
 
     def _do_attach(self, guest: Guest, step: Step, result: StepResult) -> None:
-        guest.vcpu.start(_driver(guest).attach(*_ids(guest, step)))
+        for driver, ids in guest.streams(step.fields["device"]):
+            guest.vcpu.start(driver.attach(*ids))
 
     def _do_detach(self, guest: Guest, step: Step, result: StepResult) -> None:
-        guest.vcpu.start(_driver(guest).detach(*_ids(guest, step)))
+        for driver, ids in guest.streams(step.fields["device"]):
+            guest.vcpu.start(driver.detach(*ids))
 
     def _do_bypass(self, guest: Guest, step: Step, result: StepResult) -> None:
-        guest.vcpu.start(_driver(guest).bypass(*_ids(guest, step)))
+        for driver, ids in guest.streams(step.fields["device"]):
+            guest.vcpu.start(driver.bypass(*ids))
 
     def _do_map(self, guest: Guest, step: Step, result: StepResult) -> None:
-        f, driver = step.fields, _driver(guest)
+        f = step.fields
         maps = self._maps.setdefault((guest.name, f["device"]), {})
 
         def program() -> Program:
             ipa = f.get("ipa")
             if ipa is None:
                 ipa = guest.heap.allocate(f["size"], min(f["size"], 0x20_0000))
-            sid = _ids(guest, step)[0]
-            if sid not in driver.contexts:
-                raise GuestError(f"{f['device']} is not attached")
-            driver.map(sid, f["iova"], ipa, f["size"], write=not f.get("readonly", False))
+            for driver, ids in guest.streams(f["device"]):
+                write = not f.get("readonly", False)
+                driver.map(_attached(driver, ids), f["iova"], ipa, f["size"], write=write)
             for offset in range(0, f["size"], 4096):
                 maps[f["iova"] + offset] = ipa + offset
             result.detail = f"IPA {ipa:#x}"
@@ -186,14 +190,12 @@ class Runner:
         guest.vcpu.start(program())
 
     def _do_unmap(self, guest: Guest, step: Step, result: StepResult) -> None:
-        f, driver = step.fields, _driver(guest)
+        f = step.fields
         maps = self._maps.setdefault((guest.name, f["device"]), {})
 
         def program() -> Program:
-            sid = _ids(guest, step)[0]
-            if sid not in driver.contexts:
-                raise GuestError(f"{f['device']} is not attached")
-            yield from driver.unmap(sid, f["iova"], f["size"])
+            for driver, ids in guest.streams(f["device"]):
+                yield from driver.unmap(_attached(driver, ids), f["iova"], f["size"])
             for offset in range(0, f["size"], 4096):
                 maps.pop(f["iova"] + offset, None)
 
@@ -255,7 +257,7 @@ class Runner:
     # What a guest that misbehaves does.
 
     def _do_mmio(self, guest: Guest, step: Step, result: StepResult) -> None:
-        f, base = step.fields, _driver(guest).base
+        f, base = step.fields, _first(guest).base
         _once(guest, lambda: guest.vcpu.write(base + f["offset"], f["value"], f.get("size", 4)))
 
     def _do_poke(self, guest: Guest, step: Step, result: StepResult) -> None:
@@ -267,8 +269,9 @@ class Runner:
         words = (*step.fields["words"], *(0,) * 8)[:8]
 
         def write() -> None:
-            for sid in _ids(guest, step):
-                _store(guest, _driver(guest).ste_address(sid), words)
+            for driver, ids in guest.streams(step.fields["device"]):
+                for sid in ids:
+                    _store(guest, driver.ste_address(sid), words)
 
         _once(guest, write)
 
@@ -279,7 +282,7 @@ class Runner:
 
         def program() -> Program:
             for _ in range(count):
-                yield from _driver(guest).post(Command(words))
+                yield from _first(guest).post(Command(words))
 
         guest.vcpu.start(program())
 
@@ -309,28 +312,34 @@ def describe(report: Report) -> dict[str, Any]:
 
 
 def _guest_json(guest: Guest) -> dict[str, Any]:
-    vsmmu = guest.vsmmu
-    out: dict[str, Any] = {
+    return {
         "name": guest.name,
         "domid": guest.domain.domid,
         "vmid": guest.domain.vmid,
-        "bindings": [
-            {"vmaster_id": e.vmaster_id, "smmu": e.smmu, "pmaster_id": hex(e.pmaster_id)}
-            for e in guest.bindings.entries
-        ],
+        "interrupts": guest.vcpu.interrupts,
+        "events": [e.to_json() | {"name": e.name} for e in guest.events],
+        "gerrors": [hex(g) for g in guest.gerrors],
+        "vsmmus": [_vsmmu_json(vsmmu) for vsmmu in guest.vsmmus.values()],
     }
-    if vsmmu is not None and guest.driver is not None:
-        out |= {
-            "traps": vsmmu.counters["trap read"] + vsmmu.counters["trap write"],
-            "commands": dict(sorted(_commands(vsmmu.counters).items())),
-            "physical_commands": dict(sorted(_commands(vsmmu.physical).items())),
-            "ste_updates": vsmmu.physical["STE update"],
-            "interrupts": guest.vcpu.interrupts,
-            "events": [e.to_json() | {"name": e.name} for e in guest.driver.events],
-            "gerrors": [hex(g) for g in guest.driver.gerrors],
-            "refusals": dict(sorted(vsmmu.refusals.by_reason.items())),
-        }
-    return out
+
+
+def _vsmmu_json(vsmmu: VSmmu) -> dict[str, Any]:
+    return {
+        "base": hex(vsmmu.base),
+        "bindings": [
+            {
+                "vmaster_id": stream.vmaster_id,
+                "smmu": stream.host.path,
+                "pmaster_id": hex(stream.pmaster_id),
+            }
+            for stream in vsmmu.streams.values()
+        ],
+        "traps": vsmmu.counters["trap read"] + vsmmu.counters["trap write"],
+        "commands": dict(sorted(_commands(vsmmu.counters).items())),
+        "physical_commands": dict(sorted(_commands(vsmmu.physical).items())),
+        "ste_updates": vsmmu.physical["STE update"],
+        "refusals": dict(sorted(vsmmu.refusals.by_reason.items())),
+    }
 
 
 def _step_json(result: StepResult) -> dict[str, Any]:
@@ -350,15 +359,16 @@ def _commands(counters: Counter[str]) -> dict[str, int]:
     return {name: n for name, n in counters.items() if name.startswith("CMD_")}
 
 
-def _driver(guest: Guest) -> SmmuDriver:
-    if guest.driver is None:
-        raise UserError(guest.name, "viommu", "the guest has no vSMMU", 'set viommu = "smmuv3"')
-    return guest.driver
+def _first(guest: Guest) -> SmmuDriver:
+    """The driver of a guest's first vSMMU, for raw register and queue access."""
+    return next(iter(guest.drivers.values()))
 
 
-def _ids(guest: Guest, step: Step) -> tuple[int, ...]:
-    """The vMasterIDs of a step's device as the guest's own tree has them."""
-    return guest.view.masters[guest.paths[step.fields["device"]]]
+def _attached(driver: SmmuDriver, ids: tuple[int, ...]) -> int:
+    """One of a device's streams, which share an address space. Raises GuestError."""
+    if ids[0] not in driver.contexts:
+        raise GuestError(f"vMasterID {ids[0]:#x} is not attached")
+    return ids[0]
 
 
 def _once(guest: Guest, action: Callable[[], None]) -> None:

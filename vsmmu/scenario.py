@@ -12,6 +12,7 @@
 
     [[guest]]
     config = "guest.cfg"            # xl.cfg; the guest is called by its `name`
+                                    # or dom0 = true, memory = 256 (MiB); called "dom0"
     events = 1                      # optional: events the guest has seen at the end
     gerrors = 0                     # optional: global errors likewise
 
@@ -66,9 +67,13 @@ class ScenarioError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class GuestSpec:
-    """A guest: its config file, and what it must have seen at the end (None: not checked)."""
+    """A guest: its config file, and what it must have seen at the end (None: not checked).
 
-    config: str
+    dom0 has no config file; `memory` is its RAM in MiB.
+    """
+
+    config: str | None
+    memory: int = 256
     events: int | None = None
     gerrors: int | None = None
 
@@ -200,10 +205,18 @@ class _Reader:
         return region
 
     def guest(self, table: dict[str, Any], where: str) -> GuestSpec:
-        self.keys(table, ("config", "events", "gerrors"), where)
+        self.keys(table, ("config", "dom0", "memory", "events", "gerrors"), where)
         counts = {
-            k: self.number(table[k], f"{where}: {k}") for k in ("events", "gerrors") if k in table
+            k: self.number(table[k], f"{where}: {k}")
+            for k in ("memory", "events", "gerrors")
+            if k in table
         }
+        if "dom0" in table:
+            if table["dom0"] is not True or "config" in table:
+                raise self.fail(f"{where}: dom0", "dom0 = true stands for a config")
+            return GuestSpec(None, **counts)
+        if "memory" in table:
+            raise self.fail(f"{where}: memory", "belongs to dom0; a guest's is in its config")
         return GuestSpec(self.string(table.get("config"), f"{where}: config"), **counts)
 
     def step(self, table: dict[str, Any], number: int) -> Step:

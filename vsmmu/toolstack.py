@@ -7,16 +7,18 @@ the hypervisor, and gives a guest's driver nothing but what the guest's own tree
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial as partial_of
 
 from dt_tools import blob
-from dt_tools.binding import Bindings
+from dt_tools.dom0 import build_dom0
 from dt_tools.errors import Refusal
-from dt_tools.guest import GuestTree, build_guest
-from dt_tools.platform import Platform
+from dt_tools.guest import build_guest
+from dt_tools.platform import Master, Platform
 from dt_tools.profiles import DEFAULT, Profile
-from dt_tools.tree import Node, Tree, join_cells
+from dt_tools.tree import Node, Tree, join_cells, split_cells
+from vsmmu.arch.events import Event
 from vsmmu.guest.driver import SmmuDriver
 from vsmmu.guest.tables import Heap
 from vsmmu.guest.vcpu import VCpu
@@ -40,64 +42,82 @@ _HEAP_OFFSET = 0x10_0000
 _HEAP_SHARE = 4
 
 
-class GuestTreeError(Exception):
-    """A guest's tree lacks what its driver needs; the guest's Linux would not find it either."""
+@dataclass(frozen=True, slots=True)
+class VsmmuView:
+    """A vSMMU as a guest's tree describes it: node, window, first interrupt (GIC id)."""
+
+    path: str
+    base: int
+    size: int
+    spi: int
 
 
 @dataclass(frozen=True, slots=True)
 class GuestView:
     """What a guest reads in its own device tree.
 
-    `vsmmu` is (base, size) or None; `spi` its interrupt; `masters` the vMasterIDs by node path;
-    `ram` the memory banks.
+    `masters` holds for each node path its streams as (path of the vSMMU, vMasterID); `ram` the
+    memory banks as (base, size).
     """
 
-    vsmmu: tuple[int, int] | None
-    spi: int
-    masters: dict[str, tuple[int, ...]]
+    vsmmus: dict[str, VsmmuView]
+    masters: dict[str, tuple[tuple[str, int], ...]]
     ram: tuple[tuple[int, int], ...]
 
     @staticmethod
-    def of(tree: Tree) -> GuestView:
-        """Read a guest tree. Raises GuestTreeError."""
-        smmus = [n for n in tree.walk() if n.is_compatible(SMMU_V3)]
-        if len(smmus) > 1:
-            raise GuestTreeError("more than one vSMMU is not supported by the model driver")
-        ram = [r for n in tree.root.children.values() if _is_memory(n) for r in _reg22(n)]
-        if not ram:
-            raise GuestTreeError("the tree has no memory node")
-        if not smmus:
-            return GuestView(None, 0, {}, tuple(ram))
-        smmu = smmus[0]
-        masters = {
-            node.path: _ids(node, smmu.phandle)
-            for node in tree.walk()
-            if node.cells("iommus") and node.status == "okay"
+    def of(data: bytes, name: str) -> GuestView:
+        """Read a guest's blob. Raises DtError."""
+        platform = Platform.from_tree(blob.read(data, name), name)
+        found = [s for s in platform.smmus if s.kind == SMMU_V3 and s.status == "okay"]
+        vsmmus = {
+            s.path: VsmmuView(s.path, s.base, s.size, s.interrupts[0].number or 0)
+            for s in found
+            if s.base is not None and s.size is not None and s.interrupts
         }
-        cells = smmu.cells("interrupts") or (0, 0, 0)
-        return GuestView(_reg22(smmu)[0], cells[1] + 32, masters, tuple(ram))
+        masters = {
+            m.path: tuple((s.smmu_path, s.stream_id) for s in m.streams)
+            for m in platform.masters
+            if m.status == "okay"
+        }
+        return GuestView(vsmmus, masters, tuple(host_ram(platform.tree)))
 
 
 @dataclass(slots=True)
 class Guest:
     """A domain that runs: its parts on both sides of the trap.
 
-    `ports` are its devices' DMA ports by host path, one for each stream; `paths` maps a device's
-    host path to its path in the guest tree.
+    `vsmmus` and `drivers` are keyed by the node's path in the guest's tree. `ports` has the DMA
+    ports of its devices by host path, one for each stream; `paths` maps a device's host path to
+    its path in the guest's tree. `notices` are lines for the user.
     """
 
     name: str
-    config: GuestConfig
-    bindings: Bindings
-    built: GuestTree
     view: GuestView
     domain: Domain
     vcpu: VCpu
-    vsmmu: VSmmu | None
-    driver: SmmuDriver | None
     heap: Heap
+    notices: tuple[str, ...] = ()
+    vsmmus: dict[str, VSmmu] = field(default_factory=dict)
+    drivers: dict[str, SmmuDriver] = field(default_factory=dict)
     ports: dict[str, list[DevicePort]] = field(default_factory=dict)
     paths: dict[str, str] = field(default_factory=dict)
+
+    def streams(self, device: str) -> list[tuple[SmmuDriver, tuple[int, ...]]]:
+        """The vMasterIDs of a device by driver, as the guest's own tree has them."""
+        out: dict[str, tuple[int, ...]] = {}
+        for path, vmaster_id in self.view.masters[self.paths[device]]:
+            out[path] = (*out.get(path, ()), vmaster_id)
+        return [(self.drivers[path], ids) for path, ids in out.items()]
+
+    @property
+    def events(self) -> list[Event]:
+        """What its drivers took from their event queues, vSMMU by vSMMU."""
+        return [event for driver in self.drivers.values() for event in driver.events]
+
+    @property
+    def gerrors(self) -> list[int]:
+        """Active global errors that its drivers acknowledged."""
+        return [error for driver in self.drivers.values() for error in driver.gerrors]
 
 
 @dataclass(slots=True)
@@ -174,57 +194,146 @@ def create_guest(machine: Machine, config: GuestConfig, partial: Tree | None = N
         UserError, Refusal: from the tree builder; MC201 no RAM left, MC202 an SMMU that cannot
             serve, MC203 a stream that is taken, MC204 a name that is taken.
     """
-    if config.name in machine.guests:
-        raise Refusal("MC204", "/", f"two guests are called {config.name}", "rename one")
     built = build_guest(config, machine.profile, machine.platform, partial)
     # The guest is given bytes, and reads them itself.
-    view = GuestView.of(blob.read(blob.write(built.tree), f"{config.name}'s tree"))
-    hypervisor = machine.hypervisor
-    try:
-        domain = hypervisor.create_domain(config.name, view.ram)
-    except OutOfMemoryError as error:
-        raise Refusal("MC201", "/", str(error), "lower memory or give machine.ram") from None
-    vcpu = VCpu(hypervisor, domain)
-    machine.scheduler.add(vcpu)
-    base, size = view.ram[0]
-    heap = Heap(domain.memory, base + _HEAP_OFFSET, size // _HEAP_SHARE)
-    guest = Guest(config.name, config, built.bindings, built, view, domain, vcpu, None, None, heap)
-    if view.vsmmu is not None:
-        guest.vsmmu = _add_vsmmu(machine, guest, view.vsmmu)
-        guest.driver = SmmuDriver(vcpu, view.vsmmu[0], heap)
-    _add_ports(machine, guest)
-    machine.guests[config.name] = guest
+    view = GuestView.of(blob.write(built.tree), f"{config.name}'s tree")
+    notices = tuple(str(notice) for notice in built.notices)
+    guest = _create(machine, config.name, view, notices)
+    bindings = built.bindings
+    for window in view.vsmmus.values():
+        smmus = list(dict.fromkeys(entry.smmu for entry in bindings.entries))
+        vsmmu = _add_vsmmu(machine, guest, window, smmus, machine.profile.vsmmu.idr)
+        for entry in bindings.entries:
+            key = (entry.smmu, entry.pmaster_id)
+            _assign(machine, vsmmu, entry.vmaster_id, key, entry.devices)
+    for device in bindings.devices:
+        entries = [bindings.entries[vmaster_id] for vmaster_id in device.vmaster_ids]
+        guest.paths[device.path] = device.guest_path
+        _add_ports(machine, guest, device.path, [(e.smmu, e.pmaster_id) for e in entries])
     return guest
 
 
-def _add_vsmmu(machine: Machine, guest: Guest, window: tuple[int, int]) -> VSmmu:
-    bindings, hypervisor = guest.bindings, machine.hypervisor
-    smmus = list(dict.fromkeys(entry.smmu for entry in bindings.entries))
+def create_dom0(machine: Machine, memory_mib: int) -> Guest:
+    """dom0: RAM at its own machine addresses, one vSMMU for each physical SMMU, ids unchanged.
+
+    It gets every stream that an enabled node's `iommus` names and no guest has; create the guests
+    before it. Streams of an `iommu-map` are not assigned.
+
+    Raises:
+        Refusal: as `create_guest`.
+    """
+    pages = machine.hypervisor.pages
+    tree = build_dom0(machine.platform)
     try:
-        vsmmu = hypervisor.create_vsmmu(
-            guest.domain, *window, machine.profile.vsmmu.idr, smmus, irq=guest.vcpu.interrupt
+        base, size = pages.allocate_some(memory_mib << 20, 0x20_0000)
+    except OutOfMemoryError as error:
+        raise Refusal("MC201", "/", str(error), "lower memory or give machine.ram") from None
+    pages.free(base, size)
+    _set_memory(tree, base, size)
+    view = GuestView.of(blob.write(tree), "dom0's tree")
+    guest = _create(machine, "dom0", view, tuple(str(n) for n in tree.notices), direct=True)
+    for path, host in machine.hypervisor.hosts.items():
+        sizes = {**machine.profile.vsmmu.idr["IDR1"], "sidsize": host.sid_bits}
+        wanted = {**machine.profile.vsmmu.idr, "IDR1": sizes}
+        _add_vsmmu(machine, guest, view.vsmmus[path], [path], wanted)
+    for master in machine.platform.masters:
+        if master.status == "okay":
+            _give_dom0(machine, guest, master)
+    return guest
+
+
+def _give_dom0(machine: Machine, guest: Guest, master: Master) -> None:
+    """A master's streams, unless another guest has one of them."""
+    keys = [(s.smmu_path, s.stream_id) for s in master.streams]
+    taken = [key for key in keys if machine.hypervisor.owner(*key) not in (None, "dom0")]
+    if not keys or taken or any(path not in guest.vsmmus for path, _ in keys):
+        return
+    for path, stream_id in keys:
+        vsmmu = guest.vsmmus[path]
+        if stream_id not in vsmmu.streams:
+            _assign(machine, vsmmu, stream_id, (path, stream_id), (master.path,))
+    guest.paths[master.path] = master.path
+    _add_ports(machine, guest, master.path, keys)
+
+
+def _create(
+    machine: Machine,
+    name: str,
+    view: GuestView,
+    notices: tuple[str, ...],
+    *,
+    direct: bool = False,
+) -> Guest:
+    """The domain, its vCPU and heap."""
+    if name in machine.guests:
+        raise Refusal("MC204", "/", f"two guests are called {name}", "rename one")
+    end = max(base + size for base, size in view.ram)
+    try:
+        domain = machine.hypervisor.create_domain(
+            name, view.ram, ipa_bits=max(40, (end - 1).bit_length()), direct=direct
+        )
+    except OutOfMemoryError as error:
+        raise Refusal("MC201", "/", str(error), "lower memory or give machine.ram") from None
+    vcpu = VCpu(machine.hypervisor, domain)
+    machine.scheduler.add(vcpu)
+    base, size = view.ram[0]
+    heap = Heap(domain.memory, base + _HEAP_OFFSET, size // _HEAP_SHARE)
+    guest = machine.guests[name] = Guest(name, view, domain, vcpu, heap, notices)
+    return guest
+
+
+def _add_vsmmu(
+    machine: Machine,
+    guest: Guest,
+    window: VsmmuView,
+    smmus: list[str],
+    wanted: Mapping[str, Mapping[str, int]],
+) -> VSmmu:
+    """A vSMMU and the driver that the guest's tree calls for."""
+    irq = partial_of(guest.vcpu.interrupt, window.spi)
+    try:
+        vsmmu = machine.hypervisor.create_vsmmu(
+            guest.domain, window.base, window.size, wanted, smmus, irq=irq
         )
     except UnfitError as error:
         raise Refusal("MC202", error.path, error.reason, "assign other devices") from None
-    for entry in bindings.entries:
-        try:
-            hypervisor.assign(vsmmu, entry.vmaster_id, entry.smmu, entry.pmaster_id, entry.devices)
-        except HypercallError as error:
-            raise Refusal("MC203", entry.smmu, str(error), "assign it to one guest") from None
+    guest.vsmmus[window.path] = vsmmu
+    guest.drivers[window.path] = SmmuDriver(guest.vcpu, window.base, window.spi, guest.heap)
     return vsmmu
 
 
-def _add_ports(machine: Machine, guest: Guest) -> None:
-    for device in guest.bindings.devices:
-        guest.paths[device.path] = device.guest_path
-        ports = []
-        for vmaster_id in device.vmaster_ids:
-            entry = guest.bindings.resolve(vmaster_id)
-            assert entry is not None, "a device's ids are in its bindings"
-            name = f"{device.path}#{entry.pmaster_id:#x}"
-            ports.append(DevicePort(name, machine.smmus[entry.smmu], entry.pmaster_id))
-            machine.scheduler.add(ports[-1])
-        guest.ports[device.path] = ports
+def _assign(
+    machine: Machine,
+    vsmmu: VSmmu,
+    vmaster_id: int,
+    key: tuple[str, int],
+    devices: tuple[str, ...],
+) -> None:
+    try:
+        machine.hypervisor.assign(vsmmu, vmaster_id, *key, devices)
+    except HypercallError as error:
+        raise Refusal("MC203", key[0], str(error), "assign it to one guest") from None
+
+
+def _add_ports(
+    machine: Machine, guest: Guest, device: str, keys: Sequence[tuple[str, int]]
+) -> None:
+    """DMA ports of a device, one for each (SMMU, pMasterID)."""
+    ports = [DevicePort(f"{device}#{sid:#x}", machine.smmus[smmu], sid) for smmu, sid in keys]
+    for port in ports:
+        machine.scheduler.add(port)
+    guest.ports[device] = ports
+
+
+def _set_memory(tree: Tree, base: int, size: int) -> None:
+    """Leave one memory node with one bank, as Xen does for dom0."""
+    root = tree.root
+    for name in [n.name for n in root.children.values() if _is_memory(n)]:
+        root.remove(name)
+    node = root.add(f"memory@{base:x}")
+    node.set_strings("device_type", "memory")
+    cells = (root.u32("#address-cells") or 2, root.u32("#size-cells") or 1)
+    node.set_cells("reg", *split_cells(base, cells[0]), *split_cells(size, cells[1]))
 
 
 def _stream_id_bits(platform: Platform) -> int:
@@ -248,16 +357,3 @@ def _memory_reg(node: Node) -> list[tuple[int, int]]:
         (join_cells(cells[i : i + address]), join_cells(cells[i + address : i + step]))
         for i in range(0, len(cells) - step + 1, step)
     ]
-
-
-def _reg22(node: Node) -> list[tuple[int, int]]:
-    cells = node.cells("reg") or ()
-    return [
-        (join_cells(cells[i : i + 2]), join_cells(cells[i + 2 : i + 4]))
-        for i in range(0, len(cells) - 3, 4)
-    ]
-
-
-def _ids(node: Node, phandle: int | None) -> tuple[int, ...]:
-    cells = node.cells("iommus") or ()
-    return tuple(cells[i + 1] for i in range(0, len(cells) - 1, 2) if cells[i] == phandle)

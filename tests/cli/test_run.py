@@ -47,9 +47,9 @@ def test_a_physical_id_never_reaches_a_guest(samples):
     """The sample board's StreamIDs that are no vMasterID must not be in any guest's event."""
     report = execute(str(samples / "one-guest.toml"))
     guest = report.machine.guests["crypto"]
-    assert guest.driver is not None
-    ids = {event.sid for event in guest.driver.events}
-    assert ids <= {entry.vmaster_id for entry in guest.bindings.entries}
+    ids = {event.sid for event in guest.events}
+    (vsmmu,) = guest.vsmmus.values()
+    assert ids <= set(vsmmu.streams)
     assert 0x600 not in ids
 
 
@@ -84,6 +84,28 @@ def scenario(tmp_path, samples):
     return write
 
 
+def test_dom0_has_a_vsmmu_for_each_physical_smmu(scenario):
+    """dom0 beside a guest: same ids, same bases, RAM at machine addresses, the rest of the devices."""
+    text = HEAD + GUEST + "[[guest]]\ndom0 = true\nmemory = 128\nevents = 1\ngerrors = 0\n"
+    text += '[[step]]\nguests = ["crypto", "dom0"]\ndo = "boot"\n'
+    for do in ("attach", "map", "dma", "unmap", "dma"):
+        text += f'[[step]]\nguest = "dom0"\ndo = "{do}"\ndevice = "/soc/usb@60050000"\n'
+        text += "" if do == "attach" else 'iova = "0x10000"\n'
+        text += 'size = "0x1000"\n' if do in ("map", "unmap") else ""
+    text += 'expect = "fault"\nevents = [{ type = "F_TRANSLATION", vmaster_id = 0x30 }]\n'
+    report = execute(scenario(text))
+    assert [(s.step.number, s.problems) for s in report.steps if s.problems] == []
+    assert report.problems == []
+    dom0 = report.machine.guests["dom0"]
+    assert [(v.base, sorted(v.streams)) for v in dom0.vsmmus.values()] == [
+        (0x50000000, [0x20, 0x21, 0x50]),
+        (0x51000000, [0x2, 0x8, 0x30, 0x60]),
+        (0x52000000, []),
+    ]
+    assert all(ipa == pa for ipa, pa, _ in dom0.domain.stage2.mappings())
+    assert "/soc/crypto@60000000" not in dom0.ports
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [
@@ -102,6 +124,11 @@ def scenario(tmp_path, samples):
             "machine.ram: 1+0x1000 is not made of 4 KiB pages",
         ),
         (HEAD + GUEST + "[[step]]\ndo = 'boot'", "step 1: needs either guest or guests"),
+        (HEAD + GUEST + "dom0 = true\n", "guest 1: dom0: dom0 = true stands for a config"),
+        (
+            HEAD + GUEST + "memory = 64\n",
+            "guest 1: memory: belongs to dom0; a guest's is in its config",
+        ),
         (
             HEAD + GUEST + "[[step]]\nguest = 'crypto'\ndo = 'fly'",
             "step 1: do: expected one of boot, attach, detach, bypass, map, unmap, dma, mmio, "

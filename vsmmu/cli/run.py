@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vsmmu.runner import Report
-    from vsmmu.scenario import Step
+    from vsmmu.scenario import Scenario, Step
+    from vsmmu.toolstack import Guest, Machine
     from vsmmu.trace import Trace
 
 EXPECTATION_FAILED = 3
@@ -66,7 +67,7 @@ def execute(name: str, seed: int | None = None) -> Report:
     """
     from vsmmu import scenario as scenarios
     from vsmmu.runner import Runner
-    from vsmmu.toolstack import build_machine, create_guest
+    from vsmmu.toolstack import build_machine
 
     scenario = scenarios.parse(read(name), name)
     if seed is not None:
@@ -78,12 +79,26 @@ def execute(name: str, seed: int | None = None) -> Report:
         ram=scenario.ram,
         caching=scenario.caching,
     )
-    for spec in scenario.guests:
-        config = load_config(str(folder / spec.config))
-        guest = create_guest(machine, config, load_partial(config))
-        for notice in guest.built.notices:
-            say(f"vsmmu: notice: {config.name}: {notice}")
-    return Runner(scenario, machine, _progress(len(scenario.steps))).run()
+    guests = _guests(machine, scenario, folder)
+    return Runner(scenario, machine, guests, _progress(len(scenario.steps))).run()
+
+
+def _guests(machine: Machine, scenario: Scenario, folder: Path) -> list[Guest]:
+    """The guests in the scenario's order; dom0 is made last, of what the others leave."""
+    from vsmmu.toolstack import create_dom0, create_guest
+
+    made: dict[int, Guest] = {}
+    for index, spec in enumerate(scenario.guests):
+        if spec.config is not None:
+            config = load_config(str(folder / spec.config))
+            made[index] = create_guest(machine, config, load_partial(config))
+    for index, spec in enumerate(scenario.guests):
+        if spec.config is None:
+            made[index] = create_dom0(machine, spec.memory)
+    for guest in made.values():
+        for notice in guest.notices:
+            say(f"vsmmu: notice: {guest.name}: {notice}")
+    return [made[index] for index in range(len(scenario.guests))]
 
 
 def _progress(steps: int) -> Callable[[Step], None] | None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -41,15 +42,15 @@ def _guests(report: Report, console: Console) -> None:
     for path, label in names.items():
         console.print(f"{label} = {path}")
     for guest in report.machine.guests.values():
-        window = guest.view.vsmmu
-        vsmmu = f"vSMMU {window[0]:#x} SPI {guest.view.spi}" if window else "no vSMMU"
-        console.print(f"guest {guest.name}: domid {guest.domain.domid}, {vsmmu}")
-        for entry in guest.bindings.entries:
-            users = ", ".join(entry.devices)
-            console.print(
-                f"  vMasterID {entry.vmaster_id:#x} = {names[entry.smmu]} "
-                f"StreamID {entry.pmaster_id:#x}  {users}"
-            )
+        console.print(f"guest {guest.name}: domid {guest.domain.domid}")
+        for path, vsmmu in guest.vsmmus.items():
+            spi = guest.view.vsmmus[path].spi
+            console.print(f"  vSMMU {vsmmu.base:#x} SPI {spi}")
+            for stream in vsmmu.streams.values():
+                console.print(
+                    f"    vMasterID {stream.vmaster_id:#x} = {names[stream.host.path]} "
+                    f"StreamID {stream.pmaster_id:#x}  {', '.join(stream.devices)}"
+                )
 
 
 def _step(result: StepResult, console: Console) -> None:
@@ -82,10 +83,13 @@ def _step(result: StepResult, console: Console) -> None:
 def _commands(report: Report, console: Console) -> None:
     """What each guest asked, what was issued for it, what reached each physical queue."""
     names = _labels(report)
-    columns = []
+    columns: list[tuple[str, Counter[str]]] = []
     for guest in report.machine.guests.values():
-        if guest.vsmmu is not None:
-            columns.append((guest.name, guest.vsmmu.counters))
+        if guest.vsmmus:
+            total: Counter[str] = Counter()
+            for vsmmu in guest.vsmmus.values():
+                total += vsmmu.counters
+            columns.append((guest.name, total))
     for path, host in report.machine.hypervisor.hosts.items():
         columns.append((names[path], host.counters))
     rows = sorted({n for _, c in columns for n in c if n.startswith("CMD_")})
@@ -114,14 +118,14 @@ def _translations(report: Report, console: Console) -> None:
         if fates:
             console.print(f"\n{names[path]} transactions: {', '.join(fates)}")
     for guest in report.machine.guests.values():
-        if guest.vsmmu is not None:
-            counters = guest.vsmmu.counters
-            traps = counters["trap read"] + counters["trap write"]
-            console.print(
-                f"{guest.name}: {traps} traps, {guest.vcpu.interrupts} interrupts, "
-                f"{len(guest.driver.events) if guest.driver else 0} events"
-            )
-            for reason, count in sorted(guest.vsmmu.refusals.by_reason.items()):
+        vsmmus = guest.vsmmus.values()
+        traps = sum(v.counters["trap read"] + v.counters["trap write"] for v in vsmmus)
+        console.print(
+            f"{guest.name}: {traps} traps, {guest.vcpu.interrupts} interrupts, "
+            f"{len(guest.events)} events"
+        )
+        for vsmmu in vsmmus:
+            for reason, count in sorted(vsmmu.refusals.by_reason.items()):
                 console.print(f"  refused {count} x {reason}")
     for reason, count in sorted(report.machine.hypervisor.kept.items()):
         console.print(f"kept by the hypervisor: {count} x {reason}")

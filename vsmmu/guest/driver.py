@@ -76,12 +76,14 @@ class SmmuDriver:
     Args:
         vcpu: the CPU it runs on.
         base: the vSMMU's registers in guest addresses, from the guest's device tree.
+        spi: its interrupt, a GIC id.
         heap: pages for its queues and tables.
     """
 
-    def __init__(self, vcpu: VCpu, base: int, heap: Heap) -> None:
+    def __init__(self, vcpu: VCpu, base: int, spi: int, heap: Heap) -> None:
         self.vcpu = vcpu
         self.base = base
+        self.spi = spi
         self.heap = heap
         self.events: list[Event] = []
         self.gerrors: list[int] = []
@@ -120,7 +122,7 @@ class SmmuDriver:
         yield from self._write_acked("IRQ_CTRL", 0)
         for name in ("GERROR_IRQ_CFG0", "EVENTQ_IRQ_CFG0"):
             self._write(name, 0)
-        self.vcpu.on_interrupt = self.interrupt
+        self.vcpu.handlers[self.spi] = self.interrupt
         irqs = IrqCtrl.build(gerror_irqen=1, eventq_irqen=1)
         yield from self._write_acked("IRQ_CTRL", irqs.raw)
         yield from self._write_acked("CR0", enables.replace(smmuen=1).raw)

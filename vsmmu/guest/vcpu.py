@@ -23,21 +23,20 @@ class GuestError(Exception):
 class VCpu:
     """One vCPU; an engine of the scheduler.
 
-    Args:
-        on_interrupt: makes the handler that runs while the interrupt line is high.
+    `handlers` makes, for a GIC interrupt id, the program that runs while that line is high.
     """
 
     def __init__(self, hypervisor: Hypervisor, domain: Domain) -> None:
         self.name = f"vcpu {domain.name}"
         self.memory = domain.memory
-        self.on_interrupt: Callable[[], Program] | None = None
+        self.handlers: dict[int, Callable[[], Program]] = {}
         self.interrupts = 0
-        self.line = False
+        self.lines: dict[int, bool] = {}
         self.failure: GuestError | None = None
         self._hypervisor = hypervisor
         self._domain = domain
         self._running: list[Program] = []
-        self._in_handler = False
+        self._handling: int | None = None
         self._spurious = 0
 
     def start(self, program: Program) -> None:
@@ -50,21 +49,28 @@ class VCpu:
         """Whether a program has not ended."""
         return bool(self._running)
 
-    def interrupt(self, level: bool) -> None:
-        """The interrupt line changed; a rising edge counts as one interrupt."""
-        self.line = level
+    def interrupt(self, spi: int, level: bool) -> None:
+        """An interrupt line changed; a rising edge counts as one interrupt."""
+        self.lines[spi] = level
         self.interrupts += int(level)
 
     def step(self, budget: int) -> int:
         """Run at most `budget` yields of the innermost program."""
         for done in range(budget):
-            if self.line and not self._in_handler and self.on_interrupt is not None:
-                self._in_handler = True
-                self._running.append(self.on_interrupt())
+            self._take_interrupt()
             if not self._running:
                 return done
             self._advance()
         return budget
+
+    def _take_interrupt(self) -> None:
+        if self._handling is not None:
+            return
+        for spi, handler in self.handlers.items():
+            if self.lines.get(spi):
+                self._handling = spi
+                self._running.append(handler())
+                return
 
     def _advance(self) -> None:
         try:
@@ -77,13 +83,14 @@ class VCpu:
 
     def _pop(self) -> None:
         self._running.pop()
-        if self._in_handler:
-            self._in_handler = False
+        if self._handling is not None:
+            spi, self._handling = self._handling, None
             # A level line whose handler cannot clear the cause would be entered for ever; like
             # an operating system, give it up after a while.
-            self._spurious = self._spurious + 1 if self.line else 0
+            self._spurious = self._spurious + 1 if self.lines[spi] else 0
             if self._spurious >= _SPURIOUS_MAX:
-                self.on_interrupt = None
+                del self.handlers[spi]
+                self._spurious = 0
 
     # Trapped accesses.
 

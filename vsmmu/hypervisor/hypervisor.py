@@ -75,9 +75,16 @@ class Hypervisor:
     # What the toolstack asks for.
 
     def create_domain(
-        self, name: str, banks: Sequence[tuple[int, int]], *, ipa_bits: int = 40
+        self,
+        name: str,
+        banks: Sequence[tuple[int, int]],
+        *,
+        ipa_bits: int = 40,
+        direct: bool = False,
     ) -> Domain:
         """A domain with RAM at these guest (base, size) banks, mapped in its stage 2.
+
+        `direct` gives it the machine's own pages at these addresses, as dom0 has them.
 
         The VMID is never used by another domain, nor is 0.
 
@@ -92,7 +99,11 @@ class Hypervisor:
         stage2 = Stage2(self.memory, self.pages, ipa_bits=ipa_bits, oas=min(oas, 5))
         domain = Domain(domid, name, domid, stage2, GuestMemory(self.memory, stage2))
         for base, size in banks:
-            self._populate(domain, base, size)
+            if direct:
+                domain.owned.append((self.pages.allocate_at(base, size), size))
+                stage2.map(base, base, size)
+            else:
+                self._populate(domain, base, size)
         self.domains[domid] = domain
         return domain
 
@@ -168,6 +179,11 @@ class Hypervisor:
         )
         self._settle("the stream could not be stopped")
         del self._owner[host.path, stream.pmaster_id]
+
+    def owner(self, smmu: str, pmaster_id: int) -> str | None:
+        """Name of the domain that has a stream."""
+        found = self._owner.get((smmu, pmaster_id))
+        return None if found is None else found[0].domain.name
 
     # What guests do.
 
