@@ -53,6 +53,8 @@ class CommandQueue:
         self._gerror = gerror
         self._irq = irq
         self._trace = trace
+        self._base = 0
+        self._ring = self._located()
 
     def step(self, budget: int) -> int:
         """Consume up to `budget` commands; a command that fails counts."""
@@ -65,7 +67,9 @@ class CommandQueue:
         regs = self._regs
         if not regs["CR0ACK"] & _CMDQEN or regs.gerror_active & _CMDQ_ERR:
             return False
-        ring = self._ring()
+        if regs["CMDQ_BASE"] != self._base:
+            self._ring = self._located()
+        ring = self._ring
         cons = regs["CMDQ_CONS"] & _RD
         if not ring.pending(regs["CMDQ_PROD"], cons):
             return False
@@ -94,8 +98,10 @@ class CommandQueue:
         self._gerror("cmdq_err")
         return True
 
-    def _ring(self) -> Ring:
-        base = QueueBase(self._regs["CMDQ_BASE"])
+    def _located(self) -> Ring:
+        """The ring that CMDQ_BASE describes; it cannot change while commands are consumed."""
+        self._base = self._regs["CMDQ_BASE"]
+        base = QueueBase(self._base)
         max_log2 = Idr1.cmdqs.of((self._regs["IDR1"],))
         address = base.addr & ((1 << self._unit.features.oas) - 1)
         return Ring.of(address, base.log2size, max_log2, Command.size)

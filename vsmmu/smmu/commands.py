@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 DONE, SIGNAL, ILL, WAIT = range(4)
 
 _MAX_SID = 0xFFFF_FFFF
+# CMD_TLBI_*.TG to log2 of the granule.
 _RIL_GRANULE = {1: 12, 2: 14, 3: 16}
 
 
@@ -146,10 +147,9 @@ def _span(unit: Unit, command: Any, limit: int) -> tuple[int, int] | None:
     ttl = 0 if command.tg == 2 and command.ttl == 1 else command.ttl
     if command.num == command.scale == ttl == 0:
         return None
-    shift = _RIL_GRANULE[command.tg]
-    length = (command.num + 1) << command.scale << shift
-    # A misaligned address starts at its granule: it may affect more, never less.
-    return first & -(1 << shift), min(first + length - 1, limit)
+    length = (command.num + 1) << command.scale << _RIL_GRANULE[command.tg]
+    # An address that is not aligned for its TTL affects the entries that the plain range touches.
+    return first, min(first + length - 1, limit)
 
 
 @_effect(CmdTlbiNhAll, needs="s1p")

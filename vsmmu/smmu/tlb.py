@@ -4,6 +4,9 @@
 An entry stays until a command removes it or room is needed; memory may say something else by
 then. Stage 1 entries, combined with stage 2 where both translate, are found by VMID, ASID or
 global, input address and size; stage 2 entries by VMID, IPA and size.
+
+A VMID means one stage 2 regime, or none: entries of streams that share a VMID and disagree are
+not told apart (§3.17 leaves that to software).
 """
 
 from __future__ import annotations

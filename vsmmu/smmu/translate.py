@@ -48,10 +48,12 @@ if TYPE_CHECKING:
 _SMMUEN = Cr0.mask("smmuen")[0]
 _ABORT = Gbpa.mask("abort")[0]
 _RECINVSID = Cr2.mask("recinvsid")[0]
-_TRANSLATES = int(SteConfig.BYPASS)
+# Config bit 2 is clear where the stream aborts; alone it bypasses.
+_BYPASS = int(SteConfig.BYPASS)
 _TTB_SELECT = 55
 _RIGHTS = READ | WRITE | EXEC
 
+_FATE = {status: f"txn.{status}" for status in ("ok", "bypass", "abort", "fault")}
 _SILENT_ABORT = Outcome("abort")
 
 
@@ -77,7 +79,7 @@ class Translator:
     def translate(self, access: Access) -> Outcome:
         """The outcome of an access; a record that is due is in `Outcome.event`."""
         outcome = self._translate(access)
-        self._counters["txn." + outcome.status] += 1
+        self._counters[_FATE[outcome.status]] += 1
         return outcome
 
     def _translate(self, access: Access) -> Outcome:
@@ -87,11 +89,11 @@ class Translator:
         stream = self._config.stream(access.sid)
         if isinstance(stream, Fault):
             return self._fault(access, stream, None, None)
-        if not stream.config & _TRANSLATES:
+        if not stream.config & _BYPASS:
             return _SILENT_ABORT
         if access.ssid is not None:
             return self._fault(access, Fault(CBadSubstreamid), None, None)
-        if stream.config == SteConfig.BYPASS:
+        if stream.config == _BYPASS:
             return self._bypass(access, iova)
         priv, instr = _overridden(access, stream)
         shift = PRIV_SHIFT if priv else 0

@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vsmmu.arch.events import FAccess, FAddrSize, FPermission, FTranslation, FWalkEabt
 from vsmmu.arch.pagetable import (
+    G4K,
+    G16K,
+    G64K,
     TABLE,
     VALID,
     Granule,
@@ -42,6 +45,9 @@ _HIERARCHICAL = TableDesc.mask("pxntable", "uxntable", "aptable0", "aptable1")[0
 _S2_READ, _S2_WRITE = S2Leaf.mask("s2ap_r")[0], S2Leaf.mask("s2ap_w")[0]
 _S2_XN0, _S2_XN1 = S2Leaf.mask("xn0")[0], S2Leaf.mask("xn1")[0]
 _LAST_LEVEL = 3
+
+# Lowest address bit that each level indexes, by granule.
+_SHIFTS = {g.name: tuple(g.shift(level) for level in range(4)) for g in (G4K, G16K, G64K)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +116,10 @@ class Walker:
     ) -> Leaf | Fault:
         """The leaf that translates `va`, which is in range of the table."""
         level, address, attributes = table.start_level, table.base, 0
+        shifts = _SHIFTS[table.granule.name]
         index_mask = (1 << table.input_bits) - 1
         while True:
-            shift = table.granule.shift(level)
+            shift = shifts[level]
             address += ((va & index_mask) >> shift) * 8
             if stage2 is not None:
                 found = self.through_stage2(stage2, vmid, address, TT, READ)
@@ -168,10 +175,11 @@ class Walker:
         if ipa >> table.input_bits:
             return Fault(FTranslation, 1, cls, ipa)
         level, address = table.start_level, table.base
+        shifts = _SHIFTS[table.granule.name]
         # At the first level the index also selects among concatenated tables.
         index_mask = (1 << table.input_bits) - 1
         while True:
-            shift = table.granule.shift(level)
+            shift = shifts[level]
             address += ((ipa & index_mask) >> shift) * 8
             descriptor = self._read64(address)
             self._counters["walk.s2"] += 1

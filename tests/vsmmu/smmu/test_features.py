@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Identification: what is offered, what is refused and in which words (IHI 0070 §6.3.1 to 8)."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from vsmmu.smmu import Features
+
+
+def test_default_register_values() -> None:
+    features = Features.default()
+    assert features.ids == {
+        "IDR0": 0x0D44_101B,
+        "IDR1": 0x0273_0014,
+        "IDR3": 0x1514,
+        "IDR5": 0x75,
+        "IIDR": 0,
+        "AIDR": 2,
+    }
+    assert features.oas == 48
+    assert features.granules == {"4K", "16K", "64K"}
+
+
+def test_v3_1_has_no_fwb() -> None:
+    assert Features.default(aidr=1).ids["IDR3"] == 0x1414
+
+
+@pytest.mark.parametrize(("stages", "low"), [("1", 2), ("2", 1), ("nested", 3)])
+def test_stages(stages: str, low: int) -> None:
+    assert Features.default(stages=stages).ids["IDR0"] & 3 == low
+
+
+def test_from_ids_takes_what_ids_gives() -> None:
+    features = Features.default(sidsize=16, oas=44)
+    again = Features.from_ids(
+        idr0=features.ids["IDR0"],
+        idr1=features.ids["IDR1"],
+        idr3=features.ids["IDR3"],
+        idr5=features.ids["IDR5"],
+        aidr=features.ids["AIDR"],
+    )
+    assert again == features
+
+
+def test_replace_changes_one_register_and_nothing_else() -> None:
+    changed = Features.default().replace(sidsize=8, productid=0x487)
+    assert changed.ids["IDR1"] == 0x0273_0008
+    assert changed.ids["IIDR"] == 0x4870_0000
+    assert changed.ids["IDR0"] == Features.default().ids["IDR0"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ats": 1}, "IDR0.ATS=1: not modelled (ATS)"),
+        ({"pri": 1}, "IDR0.PRI=1: not modelled (PRI)"),
+        ({"msi": 1}, "IDR0.MSI=1: not modelled (MSI)"),
+        ({"sev": 1}, "IDR0.SEV=1: not modelled (SEV)"),
+        ({"btm": 1}, "IDR0.BTM=1: not modelled (BTM)"),
+        ({"httu": 2}, "IDR0.HTTU=2: not modelled (HTTU)"),
+        ({"hyp": 1}, "IDR0.HYP=1: not modelled (EL2 contexts)"),
+        ({"stall_model": 0}, "IDR0.STALL_MODEL=0: not modelled (stall)"),
+        ({"term_model": 0}, "IDR0.TERM_MODEL=0: not modelled (RAZ/WI termination)"),
+        ({"ttf": 3}, "IDR0.TTF=3: not modelled (AArch32 tables)"),
+        ({"ssidsize": 8}, "IDR1.SSIDSIZE=8: not modelled (substreams)"),
+        ({"cd2l": 1}, "IDR0.CD2L=1: not modelled (substreams)"),
+        ({"ecmdq": 1}, "IDR1.ECMDQ=1: not modelled (ECMDQ)"),
+        ({"stt": 1}, "IDR3.STT=1: not modelled (STT)"),
+        ({"oas": 6}, "IDR5.OAS=6: not modelled (52-bit addresses)"),
+        ({"archminrev": 3}, "AIDR.ARCHMINREV=3: not modelled (ARCHMINREV)"),
+        ({"s1p": 0, "s2p": 0}, "neither stage is implemented: IDR0.S1P=0 and IDR0.S2P=0"),
+        ({"s2p": 0}, "IDR3.XNX=1 needs IDR0.S2P=1"),
+        ({"s1p": 0}, "IDR3.HAD=1 needs IDR0.S1P=1"),
+        ({"st_level": 0}, "IDR1.SIDSIZE>=7 needs IDR0.ST_LEVEL=1"),
+        ({"ril": 0}, "SMMUv3.2 needs IDR3.RIL=1"),
+        ({"bbml": 0}, "SMMUv3.2 needs IDR3.BBML>=1"),
+        ({"fwb": 0}, "SMMUv3.2 with stage 2 needs IDR3.FWB=1"),
+        ({"had": 0}, "SMMUv3.1 with stage 1 needs IDR3.HAD=1"),
+        ({"gran4k": 0, "gran16k": 0, "gran64k": 0}, "IDR5 has no granule"),
+        ({"sidsize": 64}, "sidsize [5:0] cannot hold 0x40"),
+    ],
+)
+def test_refusals(change: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Features.default().replace(**change)
+
+
+def test_unknown_field() -> None:
+    with pytest.raises(TypeError, match=r"^no identification register has a field nope$"):
+        Features.default().replace(nope=1)
+
+
+def test_reserved_bits_of_a_register_value() -> None:
+    ids = Features.default().ids
+    with pytest.raises(ValueError, match=r"^IDR3 sets reserved bits 0x1$"):
+        Features.from_ids(
+            idr0=ids["IDR0"], idr1=ids["IDR1"], idr3=ids["IDR3"] | 1, idr5=ids["IDR5"], aidr=2
+        )
+
+
+def test_arguments_of_default() -> None:
+    with pytest.raises(ValueError, match=r'^stages are "1", "2" or "nested", not \'both\'$'):
+        Features.default(stages="both")
+    with pytest.raises(ValueError, match=r"not 47$"):
+        Features.default(oas=47)
