@@ -8,8 +8,10 @@ Cells are big-endian 32-bit words (Devicetree Specification v0.4 §2.2.4).
 
 from __future__ import annotations
 
+import difflib
 import struct
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 Cells = tuple[int, ...]
 
@@ -162,7 +164,7 @@ class Tree:
         return node
 
     def phandles(self) -> dict[int, Node]:
-        """phandle -> node; of several nodes with one phandle, the first."""
+        """Phandle to node; of several nodes with one phandle, the first."""
         index: dict[int, Node] = {}
         for node in self.walk():
             value = node.phandle
@@ -192,3 +194,119 @@ def split_cells(value: int, count: int) -> Cells:
     if value < 0 or value >> (32 * count):
         raise ValueError(f"{value:#x} does not fit {count} cells")
     return tuple(value >> (32 * i) & 0xFFFFFFFF for i in reversed(range(count)))
+
+
+# Addresses (Devicetree Specification v0.4 §2.3.5, §2.3.6, §2.3.8). No binding uses more cells
+# than this for one address or size; a larger number is a malformed tree.
+MAX_ADDRESS_CELLS = 8
+
+Range = tuple[int, int, int]
+
+
+def bus_cells(bus: Node) -> tuple[int, int] | None:
+    """`#address-cells` and `#size-cells` for the children of `bus`; None when out of bounds.
+
+    The specification's defaults 2 and 1 stand in for an absent property; they are not inherited.
+    """
+    counts = []
+    for prop, default in (("#address-cells", 2), ("#size-cells", 1)):
+        value = bus.u32(prop) if prop in bus.props else default
+        if value is None or value > MAX_ADDRESS_CELLS:
+            return None
+        counts.append(value)
+    return counts[0], counts[1]
+
+
+def reg_entries(node: Node) -> tuple[tuple[int, int], ...] | None:
+    """`reg` as (bus address, size) in the parent's cells.
+
+    Empty without `reg`; None when its length does not fit the parent's cells. Without size cells
+    the sizes are 0.
+    """
+    if "reg" not in node.props:
+        return ()
+    cells = node.cells("reg")
+    counts = None if node.parent is None else bus_cells(node.parent)
+    if cells is None or counts is None or not sum(counts) or len(cells) % sum(counts):
+        return None
+    at, width = counts[0], sum(counts)
+    return tuple(
+        (join_cells(cells[i : i + at]), join_cells(cells[i + at : i + width]))
+        for i in range(0, len(cells), width)
+    )
+
+
+def range_entries(bus: Node, prop: str = "ranges") -> tuple[Range, ...] | None:
+    """Rows (address on the bus, address on its parent, size) of `ranges` or `dma-ranges`.
+
+    Empty when the property is there without a value, that is when addresses are the same on both
+    sides; None when it is absent (nothing behind the bus is addressable) or malformed.
+    """
+    cells = bus.cells(prop)
+    own = bus_cells(bus)
+    above = None if bus.parent is None else bus_cells(bus.parent)
+    if cells is None or own is None or above is None:
+        return None
+    first, second, width = own[0], own[0] + above[0], own[0] + above[0] + own[1]
+    if not width or len(cells) % width:
+        return () if not cells else None
+    rows = (cells[i : i + width] for i in range(0, len(cells), width))
+    return tuple(
+        (join_cells(r[:first]), join_cells(r[first:second]), join_cells(r[second:])) for r in rows
+    )
+
+
+# A hint is worth a bounded search: so many nodes, and so much of each path.
+_HINT_NODES = 500
+_HINT_LENGTH = 160
+
+
+def nearest_path(tree: Tree, path: str) -> str | None:
+    """The existing path most like one that does not exist, with a count of others as alike.
+
+    First the same path apart from unit addresses, then the same last name on another bus, then
+    likeness of spelling. The search is bounded: it looks at a part of a large tree only.
+    """
+    want = "/" + path[: 2 * _HINT_LENGTH].strip("/")
+    bare = _without_units(want)
+    alike = [node.path for node in tree.walk() if _bare_name(node) == bare.rpartition("/")[2]]
+    exact = [found for found in alike if found == want or _without_units(found) == bare]
+    names = [found for found in alike if found.rpartition("/")[2] == want.rpartition("/")[2]]
+    best = exact or names or _by_spelling(tree, want)
+    if not best:
+        return None
+    more = f" (or {len(best) - 1} more alike)" if len(best) > 1 else ""
+    ranked = _closest(want, best[:_HINT_NODES]) or best[0]
+    return f"{ranked}{more}"
+
+
+def _by_spelling(tree: Tree, want: str) -> list[str]:
+    """The path most like `want`, looked for beside the point where `want` leaves the tree."""
+    node = tree.root
+    for part in want.split("/"):
+        node = node.children.get(part, node) if part else node
+    near = islice(node.walk(), _HINT_NODES // 2)
+    paths = dict.fromkeys(n.path for n in (*near, *islice(tree.walk(), _HINT_NODES // 2)))
+    closest = _closest(want, paths)
+    return [closest] if closest else []
+
+
+def _closest(want: str, paths: Iterable[str]) -> str | None:
+    """The likeliest spelling, the first of several as likely; None when nothing is like it."""
+    matcher = difflib.SequenceMatcher(b=want[:_HINT_LENGTH])
+    best, score = None, 0.6
+    for path in paths:
+        matcher.set_seq1(path[:_HINT_LENGTH])
+        if min(matcher.real_quick_ratio(), matcher.quick_ratio()) > score:
+            ratio = matcher.ratio()
+            if ratio > score:
+                best, score = path, ratio
+    return best
+
+
+def _bare_name(node: Node) -> str:
+    return node.name.partition("@")[0]
+
+
+def _without_units(path: str) -> str:
+    return "/".join(part.partition("@")[0] for part in path.split("/"))

@@ -1,0 +1,445 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Which vMasterID of a guest's vSMMU stands for which StreamID of which physical SMMU.
+
+A physical StreamID means nothing without its SMMU (boards repeat ids on several SMMUs), so the
+key of every binding is (SMMU path, pMasterID). `allocate` numbers the keys of one guest from 0
+upwards in the order of its `dtdev` list; it reads nothing but its arguments, so the same list
+on the same host tree always gets the same numbers and a guest with a static tree can rely on
+them. Refusals carry the rule ids DT101 to DT110, DT503 and DT506.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .errors import Refusal, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from .platform import Master, Platform, Smmu
+    from .tree import Node
+
+SCHEMA = "vsmmu.bindings/1"
+SMMU_V3 = "arm,smmu-v3"
+# The vSMMU advertises SIDSIZE 16.
+MAX_VMASTER_IDS = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something the user has to know that does not stop the build: rule id, host path, text."""
+
+    rule: str
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.rule} {self.path}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """One vMasterID: the pMasterID (StreamID) it stands for, on the SMMU at that host path.
+
+    `devices` are the host paths of the assigned devices that use the stream, `smmu_base` the
+    SMMU's CPU address in bytes.
+    """
+
+    vmaster_id: int
+    smmu: str
+    pmaster_id: int
+    devices: tuple[str, ...]
+    smmu_base: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MappedReg:
+    """Registers of a device: CPU address, guest address and size in bytes (not rounded)."""
+
+    host: int
+    guest: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class GuestInterrupt:
+    """An interrupt the guest gets 1:1. `number` is the GIC's id (the first SPI is 32)."""
+
+    number: int
+    flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A host property that the guest node does not have, and why."""
+
+    property: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceBinding:
+    """What one assigned device became: host path, path in the guest tree, ids and resources."""
+
+    path: str
+    guest_path: str
+    vmaster_ids: tuple[int, ...] = ()
+    regs: tuple[MappedReg, ...] = ()
+    interrupts: tuple[GuestInterrupt, ...] = ()
+    dropped: tuple[Dropped, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Viommu:
+    """The guest's one vSMMU: guest address in bytes, interrupt (GIC id) and phandle."""
+
+    base: int
+    size: int
+    spi: int
+    phandle: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bindings:
+    """The vMasterID map of one guest; `entries[i].vmaster_id == i`."""
+
+    entries: tuple[Binding, ...] = ()
+    guest: str = ""
+    viommu: Viommu | None = None
+    devices: tuple[DeviceBinding, ...] = ()
+    notices: tuple[Notice, ...] = ()
+    _index: dict[tuple[str, int], int] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
+
+    def __post_init__(self) -> None:
+        for entry in self.entries:
+            self._index[entry.smmu, entry.pmaster_id] = entry.vmaster_id
+
+    def vmaster_id(self, smmu: str, pmaster_id: int) -> int | None:
+        """The vMasterID of a stream of the SMMU at host path `smmu`; None when not bound."""
+        return self._index.get((smmu, pmaster_id))
+
+    def resolve(self, vmaster_id: int) -> Binding | None:
+        """The binding of a vMasterID; None when the guest has no such id."""
+        return self.entries[vmaster_id] if 0 <= vmaster_id < len(self.entries) else None
+
+    def to_json(self) -> dict[str, Any]:
+        """The map as JSON values: numbers as hex strings, ids of the guest as numbers."""
+        return {
+            "schema": SCHEMA,
+            "guest": self.guest,
+            "viommu": None if self.viommu is None else _viommu_json(self.viommu),
+            "bindings": [_binding_json(entry) for entry in self.entries],
+            "devices": [_device_json(device) for device in self.devices],
+            "notices": [
+                {"rule": n.rule, "path": n.path, "message": n.message} for n in self.notices
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, data: object, source: str = "bindings") -> Bindings:
+        """The map that `to_json` wrote.
+
+        Raises:
+            UserError: not an object of this schema; the message names the member.
+        """
+        return _Reader(source).bindings(data)
+
+
+def allocate(platform: Platform, devices: Sequence[str], *, viommu: bool = True) -> Bindings:
+    """Number the streams of the devices at host paths `devices` (the `dtdev` list).
+
+    First fit from 0 in list order, then in the order of each node's streams. Devices that share
+    a stream share its id. With `viommu` false the devices are checked alike (any kind of SMMU
+    will do) and no ids are given out.
+
+    Raises:
+        UserError: a path is not in the host tree.
+        Refusal: a device cannot be assigned, or the ids are used up.
+    """
+    smmus = {smmu.path: smmu for smmu in platform.smmus}
+    masters = {master.path: master for master in platform.masters}
+    users: dict[tuple[str, int], list[str]] = {}
+    paths = _distinct(platform, devices)
+    for path in paths:
+        master = _assignable(platform, path, smmus, masters, viommu)
+        for stream in master.streams:
+            owners = users.setdefault((stream.smmu_path, stream.stream_id), [])
+            if path not in owners:
+                owners.append(path)
+        if len(users) > MAX_VMASTER_IDS:
+            reason = f"the guest would need more than {MAX_VMASTER_IDS} vMasterIDs"
+            raise Refusal("DT506", path, reason, "assign fewer devices to this guest")
+    notices = _check_sharing(platform, users)
+    if not viommu:
+        return Bindings(notices=notices)
+    entries = tuple(
+        Binding(vid, smmu, sid, tuple(owners), smmus[smmu].base or 0)
+        for vid, ((smmu, sid), owners) in enumerate(users.items())
+    )
+    return Bindings(entries, notices=notices)
+
+
+def _distinct(platform: Platform, devices: Sequence[str]) -> list[str]:
+    """Full host paths of `devices`, in order, refused when one is listed twice or in another."""
+    paths: dict[str, Node] = {}
+    for name in devices:
+        node = platform.resolve(name)
+        if node.path in paths:
+            raise Refusal("DT108", node.path, "listed twice in dtdev", "list each device once")
+        paths[node.path] = node
+    for path, node in paths.items():
+        for parent in node.ancestors():
+            if parent.path in paths:
+                reason = f"lies inside {parent.path}, which is assigned too"
+                raise Refusal("DT110", path, reason, f"list {parent.path} alone")
+    return list(paths)
+
+
+def _assignable(
+    platform: Platform,
+    path: str,
+    smmus: Mapping[str, Smmu],
+    masters: Mapping[str, Master],
+    viommu: bool,
+) -> Master:
+    """The master at `path`, checked by the rules DT101 to DT109."""
+    node = platform.resolve(path)
+    if path in smmus:
+        reason = "is an SMMU; the guest gets a vSMMU in its place"
+        raise Refusal("DT106", path, reason, "take it off the dtdev list")
+    off = next((n for n in (node, *node.ancestors()) if n.status != "okay"), None)
+    if off is not None:
+        where = "is" if off is node else f"lies below {off.path}, which is"
+        fix = f'set status = "okay" on {off.path} in the host tree'
+        raise Refusal("DT105", path, f'{where} disabled (status = "{off.status}")', fix)
+    master = masters.get(path)
+    if "iommu-map" in node.props or node.string("device_type") in ("pci", "pciex"):
+        reason = "is a bus with an iommu-map or a PCI host bridge, whose functions are the masters"
+        raise Refusal("DT107", path, reason, "assign a platform device; PCI is not built here")
+    broken = [f for f in platform.findings if f.path == path and f.rule in ("DT401", "DT405")]
+    if broken:
+        # A list that was not read to its end would leave some of the device's DMA out.
+        raise Refusal(broken[0].rule, path, broken[0].text, "correct iommus in the host tree")
+    if master is None or not master.streams:
+        here = ", ".join(smmus) or "none"
+        reason = f"is not a DMA master of any SMMU of the host tree (SMMUs: {here})"
+        fix = "assign a device that has iommus; without an SMMU its DMA is not contained"
+        raise Refusal("DT101", path, reason, fix)
+    for stream in master.streams:
+        _check_smmu(path, stream.smmu_path, smmus, viommu)
+    return master
+
+
+def _check_smmu(path: str, smmu_path: str, smmus: Mapping[str, Smmu], viommu: bool) -> None:
+    smmu = smmus[smmu_path]
+    if smmu.kind == "other":
+        what = ", ".join(smmu.compatible) or "without compatible"
+        reason = f"its IOMMU {smmu_path} is no Arm SMMU ({what})"
+        raise Refusal("DT109", path, reason, "assign a device behind an Arm SMMU")
+    if smmu.status != "okay":
+        reason = f'its SMMU {smmu_path} is disabled (status = "{smmu.status}")'
+        raise Refusal("DT104", path, reason, f'set status = "okay" on {smmu_path}')
+    if viommu and smmu.kind != SMMU_V3:
+        reason = f"its SMMU {smmu_path} is {smmu.kind}; a vSMMU needs {SMMU_V3} behind it"
+        raise Refusal("DT109", path, reason, 'set viommu = "none" for this guest')
+
+
+def _check_sharing(
+    platform: Platform, users: Mapping[tuple[str, int], Sequence[str]]
+) -> tuple[Notice, ...]:
+    """DT503: a stream of the guest must not be used by a device that stays outside.
+
+    An iommu-map names the ids of all functions a bus could have, so an overlap with one is a
+    notice only.
+    """
+    assigned = {path for owners in users.values() for path in owners}
+    by_smmu: dict[str, list[int]] = {}
+    for smmu, sid in sorted(users):
+        by_smmu.setdefault(smmu, []).append(sid)
+    notices = []
+    for master in platform.masters:
+        if master.path in assigned or master.status != "okay":
+            continue
+        shared = _first_of(by_smmu, ((s.smmu_path, s.stream_id, 1) for s in master.streams))
+        if shared is not None:
+            reason = (
+                f"shares StreamID {shared[1]:#x} of {shared[0]} with {master.path}, "
+                "which is not assigned to this guest"
+            )
+            fix = f"assign {master.path} too, or neither"
+            raise Refusal("DT503", users[shared][0], reason, fix)
+        rows = ((row.smmu_path, row.sid_base, row.length) for row in master.maps)
+        shared = _first_of(by_smmu, rows)
+        if shared is not None:
+            text = f"StreamID {shared[1]:#x} of {shared[0]} is in the iommu-map of {master.path}"
+            notices.append(Notice("DT503", users[shared][0], text))
+    return tuple(notices)
+
+
+def _first_of(
+    by_smmu: Mapping[str, list[int]], ranges: Iterable[tuple[str, int, int]]
+) -> tuple[str, int] | None:
+    """The first of the sorted ids in `by_smmu` that a (SMMU, first id, length) range holds."""
+    for smmu, first, length in ranges:
+        sids = by_smmu.get(smmu, [])
+        at = bisect_left(sids, first)
+        if at < len(sids) and sids[at] < first + length:
+            return smmu, sids[at]
+    return None
+
+
+def _viommu_json(viommu: Viommu) -> dict[str, Any]:
+    return {
+        "base": f"{viommu.base:#x}",
+        "size": f"{viommu.size:#x}",
+        "spi": viommu.spi,
+        "phandle": f"{viommu.phandle:#x}",
+    }
+
+
+def _binding_json(entry: Binding) -> dict[str, Any]:
+    return {
+        "vmaster_id": entry.vmaster_id,
+        "smmu": entry.smmu,
+        "smmu_base": f"{entry.smmu_base:#x}",
+        "pmaster_id": f"{entry.pmaster_id:#x}",
+        "devices": list(entry.devices),
+    }
+
+
+def _device_json(device: DeviceBinding) -> dict[str, Any]:
+    return {
+        "path": device.path,
+        "guest_path": device.guest_path,
+        "vmaster_ids": list(device.vmaster_ids),
+        "regs": [
+            {"host": f"{r.host:#x}", "guest": f"{r.guest:#x}", "size": f"{r.size:#x}"}
+            for r in device.regs
+        ],
+        "interrupts": [{"number": i.number, "flags": i.flags} for i in device.interrupts],
+        "dropped": [{"property": d.property, "reason": d.reason} for d in device.dropped],
+    }
+
+
+class _Reader:
+    """Checks JSON values member by member; `source` names the file in messages."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+
+    def bad(self, where: str, expected: str) -> UserError:
+        return UserError(self.source, where, f"expected {expected}", f"schema {SCHEMA}")
+
+    def obj(self, value: object, where: str) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise self.bad(where, "an object")
+        return value
+
+    def rows(self, owner: dict[str, Any], key: str, where: str) -> list[tuple[str, Any]]:
+        value = owner.get(key)
+        if not isinstance(value, list):
+            raise self.bad(f"{where}{key}", "a list")
+        return [(f"{where}{key}[{i}]", item) for i, item in enumerate(value)]
+
+    def text(self, owner: dict[str, Any], key: str, where: str) -> str:
+        value = owner.get(key)
+        if not isinstance(value, str):
+            raise self.bad(f"{where}.{key}", "a string")
+        return value
+
+    def number(self, owner: dict[str, Any], key: str, where: str, bits: int) -> int:
+        value = owner.get(key)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0 or value >> bits:
+            raise self.bad(f"{where}.{key}", f"a number below 2**{bits}")
+        return value
+
+    def hex(self, owner: dict[str, Any], key: str, where: str, bits: int) -> int:
+        text = owner.get(key)
+        digits = text[2:] if isinstance(text, str) and text.startswith("0x") else ""
+        short = 0 < len(digits) <= 16 and all(c in "0123456789abcdef" for c in digits)
+        if not short or int(digits, 16) >> bits:
+            raise self.bad(f"{where}.{key}", f'a string "0x..." below 2**{bits}')
+        return int(digits, 16)
+
+    def strings(self, owner: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
+        rows = self.rows(owner, key, f"{where}.")
+        for place, value in rows:
+            if not isinstance(value, str):
+                raise self.bad(place, "a string")
+        return tuple(value for _, value in rows)
+
+    def bindings(self, data: object) -> Bindings:
+        top = self.obj(data, "")
+        if top.get("schema") != SCHEMA:
+            raise self.bad("schema", f'"{SCHEMA}"')
+        entries = tuple(self.entry(v, w) for w, v in self.rows(top, "bindings", ""))
+        if [e.vmaster_id for e in entries] != list(range(len(entries))):
+            raise self.bad("bindings", "vmaster_id 0, 1, 2 ... in order")
+        if len({(e.smmu, e.pmaster_id) for e in entries}) != len(entries):
+            raise self.bad("bindings", "each (smmu, pmaster_id) once")
+        if len(entries) > MAX_VMASTER_IDS:
+            raise self.bad("bindings", f"at most {MAX_VMASTER_IDS} entries")
+        devices = tuple(self.device(v, w) for w, v in self.rows(top, "devices", ""))
+        notices = tuple(self.notice(v, w) for w, v in self.rows(top, "notices", ""))
+        return Bindings(
+            entries, self.text(top, "guest", ""), self.viommu(top.get("viommu")), devices, notices
+        )
+
+    def viommu(self, value: object) -> Viommu | None:
+        if value is None:
+            return None
+        row, where = self.obj(value, "viommu"), "viommu"
+        return Viommu(
+            self.hex(row, "base", where, 64),
+            self.hex(row, "size", where, 64),
+            self.number(row, "spi", where, 32),
+            self.hex(row, "phandle", where, 32),
+        )
+
+    def entry(self, value: object, where: str) -> Binding:
+        row = self.obj(value, where)
+        return Binding(
+            self.number(row, "vmaster_id", where, 16),
+            self.text(row, "smmu", where),
+            self.hex(row, "pmaster_id", where, 32),
+            self.strings(row, "devices", where),
+            self.hex(row, "smmu_base", where, 64),
+        )
+
+    def device(self, value: object, where: str) -> DeviceBinding:
+        row = self.obj(value, where)
+        path, guest_path = self.text(row, "path", where), self.text(row, "guest_path", where)
+        ids = self.rows(row, "vmaster_ids", f"{where}.")
+        return DeviceBinding(
+            path,
+            guest_path,
+            tuple(self.number({"id": v}, "id", w, 16) for w, v in ids),
+            tuple(self.reg(v, w) for w, v in self.rows(row, "regs", f"{where}.")),
+            tuple(self.interrupt(v, w) for w, v in self.rows(row, "interrupts", f"{where}.")),
+            tuple(self.dropped(v, w) for w, v in self.rows(row, "dropped", f"{where}.")),
+        )
+
+    def reg(self, value: object, where: str) -> MappedReg:
+        row = self.obj(value, where)
+        host, guest, size = (self.hex(row, key, where, 64) for key in ("host", "guest", "size"))
+        return MappedReg(host, guest, size)
+
+    def interrupt(self, value: object, where: str) -> GuestInterrupt:
+        row = self.obj(value, where)
+        return GuestInterrupt(
+            self.number(row, "number", where, 32), self.number(row, "flags", where, 32)
+        )
+
+    def dropped(self, value: object, where: str) -> Dropped:
+        row = self.obj(value, where)
+        return Dropped(self.text(row, "property", where), self.text(row, "reason", where))
+
+    def notice(self, value: object, where: str) -> Notice:
+        row = self.obj(value, where)
+        rule, path = self.text(row, "rule", where), self.text(row, "path", where)
+        return Notice(rule, path, self.text(row, "message", where))
