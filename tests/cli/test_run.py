@@ -85,7 +85,7 @@ def scenario(tmp_path, samples):
 
 
 def test_dom0_has_a_vsmmu_for_each_physical_smmu(scenario):
-    """dom0 beside a guest: same ids, same bases, RAM at machine addresses, the rest of the devices."""
+    """dom0 beside a guest: same ids and bases, RAM at machine addresses, all other devices."""
     text = HEAD + GUEST + "[[guest]]\ndom0 = true\nmemory = 128\nevents = 1\ngerrors = 0\n"
     text += '[[step]]\nguests = ["crypto", "dom0"]\ndo = "boot"\n'
     for do in ("attach", "map", "dma", "unmap", "dma"):
@@ -157,7 +157,8 @@ def test_dom0_has_a_vsmmu_for_each_physical_smmu(scenario):
         (
             HEAD
             + GUEST
-            + "[[step]]\nguest='crypto'\ndo='dma'\ndevice='/soc/crypto@60000000'\niova='0x1'\nsize=0",
+            + "[[step]]\nguest='crypto'\ndo='dma'\ndevice='/soc/crypto@60000000'\n"
+            + "iova='0x1'\nsize=0",
             "step 1: DMA of 0 bytes at 0x1 is no address range",
         ),
         (
