@@ -31,7 +31,7 @@ from vsmmu.arch.registers import (
 from vsmmu.arch.stream_table import Ste, SteConfig
 from vsmmu.hypervisor import commands
 from vsmmu.hypervisor.domain import Domain, Stream
-from vsmmu.hypervisor.guest_ste import StreamTable
+from vsmmu.hypervisor.guest_ste import fetch
 from vsmmu.hypervisor.host_smmu import HostSmmu
 from vsmmu.hypervisor.policy import Policy, Refusals
 from vsmmu.queue import Ring
@@ -293,7 +293,7 @@ class VSmmu:
         if not Cr0(self.regs["CR0"]).smmuen:
             abort = Gbpa(self.regs["GBPA"]).abort
             return _ABORT if abort else self.domain.stage2_ste()
-        found = StreamTable.of(self.regs, self.idr1).fetch(stream.vmaster_id, self.domain.memory)
+        found = fetch(self.regs, stream.vmaster_id, self.domain.memory)
         if isinstance(found, Event):
             stream.raises = found
             return _INVALID

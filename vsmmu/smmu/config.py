@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from vsmmu.arch.context import Cd
 from vsmmu.arch.events import CBadCd, CBadSte, CBadStreamid, FCdFetch, FSteFetch
-from vsmmu.arch.registers import StrtabBase, StrtabBaseCfg, StrtabFmt
-from vsmmu.arch.stream_table import SPAN_MAX, L1Std, Ste, effective_split
+from vsmmu.arch.stream_table import L1Std, Ste
 from vsmmu.smmu.cd import Context, decode_cd
 from vsmmu.smmu.ste import Stream, decode_ste
+from vsmmu.smmu.strtab import StreamTable
 from vsmmu.smmu.transaction import CD, READ, Fault
 
 if TYPE_CHECKING:
@@ -112,35 +112,25 @@ class Config:
         return context
 
     def _ste_address(self, sid: int) -> int | Fault:
-        cfg = StrtabBaseCfg(self._regs["STRTAB_BASE_CFG"])
-        base = StrtabBase.addr.of((self._regs["STRTAB_BASE"],))
-        size = min(cfg.log2size, self._features.idr1.sidsize)
-        if sid < 0 or sid >> size:
+        table = StreamTable.of(self._regs)
+        if not table.covers(sid):
             return _BAD_STREAMID
-        if not self._features.idr0.st_level or cfg.fmt != StrtabFmt.TWO_LEVEL:
-            # Aligned to the size LOG2SIZE says, not to the size SIDSIZE leaves (§6.3.24).
-            return (base & -(Ste.size << cfg.log2size)) + sid * Ste.size
-        split = effective_split(cfg.split)
-        table_bytes = max(Ste.size, L1Std.size << max(0, cfg.log2size - split))
-        return self._two_level(sid, base & -table_bytes, split)
+        return self._level2(table, sid) if table.two_level else table.linear(sid)
 
-    def _two_level(self, sid: int, base: int, split: int) -> int | Fault:
-        key = (split, sid >> split)
+    def _level2(self, table: StreamTable, sid: int) -> int | Fault:
+        key = (table.split, sid >> table.split)
         descriptor = self._l1.get(key)
         if descriptor is None:
-            address = base + (sid >> split) * L1Std.size
+            address = table.level1(sid)
             self._counters["walk.l1std"] += 1
             words = self._fetch(address, L1Std.dwords)
             if words is None:
                 return Fault(FSteFetch, fetch=address)
             descriptor = L1Std(words)
-        span, index = descriptor.span, sid & ((1 << split) - 1)
-        if not 1 <= span <= min(SPAN_MAX, split + 1):
-            return _BAD_STREAMID
-        self._keep(self._l1, key, descriptor)
-        if index >> (span - 1):
-            return _BAD_STREAMID
-        return (descriptor.l2ptr & -(Ste.size << (span - 1))) + index * Ste.size
+            if table.span_valid(descriptor):
+                self._keep(self._l1, key, descriptor)
+        found = table.level2(sid, descriptor)
+        return _BAD_STREAMID if found is None else found
 
     def _fetch(self, address: int, count: int) -> tuple[int, ...] | None:
         """Words of a stream table; an address beyond OAS is an external abort (§3.4.3)."""
