@@ -112,11 +112,18 @@ class Domain:
 
         `stall_disabled` sets S1STALLD, on an SMMU that could stall: no vSMMU advertises stalls.
         """
-        allowed = {name: getattr(guest, name) for name in GUEST_STE_FIELDS}
-        fields = {**allowed, **self.stage2.ste_fields, "s1stalld": int(stall_disabled)}
-        return Ste.build(v=1, config=SteConfig.NESTED, s2vmid=self.vmid, **fields)
+        fields = {name: getattr(guest, name) for name in GUEST_STE_FIELDS}
+        fields |= self._stage2_fields | {"s1stalld": int(stall_disabled)}
+        return Ste.build(v=1, config=SteConfig.NESTED, **fields)
 
     def stage2_ste(self) -> Ste:
         """The physical STE while the guest bypasses its stage 1."""
-        fields = {"shcfg": ShCfg.INCOMING, **self.stage2.ste_fields}
-        return Ste.build(v=1, config=SteConfig.S2, s2vmid=self.vmid, **fields)
+        return Ste.build(v=1, config=SteConfig.S2, **self._stage2_fields)
+
+    @property
+    def _stage2_fields(self) -> dict[str, int]:
+        """What both kinds of STE have in common.
+
+        SHCFG too, although stage 1 replaces it: a change between the two is hitless that way.
+        """
+        return {"shcfg": ShCfg.INCOMING, "s2vmid": self.vmid, **self.stage2.ste_fields}
