@@ -48,7 +48,7 @@ class S1Tables:
 
     def map(self, iova: int, ipa: int, size: int, *, write: bool = True) -> None:
         """Map pages, blocks where alignment allows. Raises GuestError for an unaligned range."""
-        if (iova | ipa | size) % PAGE or (iova + size) >> self.ias:
+        if (iova | ipa | size) % PAGE or (iova + size - 1) >> self.ias:
             raise GuestError(f"cannot map {iova:#x} -> {ipa:#x}+{size:#x}")
         while size:
             level = 3

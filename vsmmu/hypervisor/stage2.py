@@ -68,7 +68,7 @@ class Stage2:
         """
         if (ipa | pa | size) % PAGE or size <= 0:
             raise ValueError(f"stage 2 maps pages: {ipa:#x} -> {pa:#x}+{size:#x}")
-        if (ipa + size) >> self.ipa_bits or (pa + size - 1) >> OAS_BITS[self.oas]:
+        if (ipa + size - 1) >> self.ipa_bits or (pa + size - 1) >> OAS_BITS[self.oas]:
             raise ValueError(f"{ipa:#x} -> {pa:#x}+{size:#x} is out of range")
         self._leaves = None
         while size:
