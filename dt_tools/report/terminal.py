@@ -118,7 +118,12 @@ def _shown(console: Console, items: list[dict[str, Any]]) -> list[dict[str, Any]
 
 def _head(console: Console, report: dict[str, Any]) -> None:
     gic = report["gic"]
-    _line(console, 0, (f"{report['file']}:", "bold"), (report["model"] or "no model", ""))
+    name, model = f"{report['file']}:", report["model"] or "no model"
+    if len(clean(name)) + 1 + len(clean(model)) <= console.width:
+        _line(console, 0, (name, "bold"), (model, ""))
+    else:
+        _line(console, 0, (name, "bold"))
+        _line(console, 2, (model, ""))
     _line(console, 0, (f"GICv{gic['version']} {gic['path']}" if gic else "no GIC found", ""))
 
 
@@ -137,25 +142,38 @@ def _smmus(console: Console, report: dict[str, Any]) -> None:
 
 
 def _smmu_table(console: Console, smmus: Iterable[dict[str, Any]]) -> None:
-    from rich.table import Table
+    """A row an SMMU; where the paths do not fit beside it, each on a line of its own below."""
     from rich.text import Text
 
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("STATUS", "KIND", "BASE", "SIZE", "IRQS", "STREAMIDS"):
-        table.add_column(name, no_wrap=name in ("STATUS", "BASE", "SIZE"), overflow="fold")
-    table.add_column("PATH", overflow="fold", ratio=None, min_width=20)
-    for smmu in smmus:
-        status = clean(smmu["status"])
-        table.add_row(
-            Text(status, _STATUS.get(status, "")),
-            clean(smmu["kind"].removeprefix("arm,")),
-            smmu["base"] or "-",
-            smmu["size"] or "-",
-            _interrupt_summary(smmu["interrupts"]),
-            _span(smmu["stream_id_first"], smmu["stream_id_last"]) or "-",
-            clean(smmu["path"]),
-        )
-    console.print(table)
+    head = ("STATUS", "KIND", "BASE", "SIZE", "IRQS", "STREAMIDS", "PATH")
+    rows = [_smmu_row(smmu) for smmu in smmus]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    beside = sum(widths) + 2 * (len(widths) - 1) <= console.width
+    columns = len(head) if beside else len(head) - 1
+
+    def line(cells: tuple[str, ...]) -> str:
+        shown = zip(cells[:columns], widths, strict=False)
+        return "  ".join(f"{cell:{width}}" for cell, width in shown).rstrip()
+
+    console.print(Text(line(head), "dim"), soft_wrap=True)
+    for row in rows:
+        text = Text(line(row))
+        text.stylize(_STATUS.get(row[0], ""), 0, len(row[0]))
+        console.print(text, soft_wrap=True)
+        if not beside:
+            _line(console, 2, (row[-1], ""))
+
+
+def _smmu_row(smmu: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        clean(smmu["status"]),
+        clean(smmu["kind"].removeprefix("arm,")),
+        smmu["base"] or "-",
+        smmu["size"] or "-",
+        _interrupt_summary(smmu["interrupts"]),
+        _span(smmu["stream_id_first"], smmu["stream_id_last"]) or "-",
+        clean(smmu["path"]),
+    )
 
 
 def _interrupt_summary(interrupts: Iterable[dict[str, Any]]) -> str:

@@ -450,9 +450,11 @@ def test_a_pipe_gets_whole_paths_and_no_colour(
     text = out.getvalue()
     assert "\x1b" not in text
     assert all(master.path in text for master in found.masters)
-    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("COLUMNS", "72")
     print_report(found, narrow := io.StringIO())
-    assert max(map(len, narrow.getvalue().splitlines())) <= 60
+    unfolded = "".join(narrow.getvalue().split())
+    assert all(smmu.path in unfolded for smmu in found.smmus)
+    assert max(map(len, narrow.getvalue().splitlines())) <= 72
 
 
 class Terminal(io.StringIO):
