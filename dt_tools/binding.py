@@ -14,13 +14,13 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .errors import Refusal, UserError
+from dt_tools.errors import Refusal, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from .platform import Master, Platform, Smmu
-    from .tree import Node
+    from dt_tools.platform import Master, Platform, Smmu
+    from dt_tools.tree import Node
 
 SCHEMA = "vsmmu.bindings/1"
 SMMU_V3 = "arm,smmu-v3"

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .binding import SMMU_V3, Notice
-from .errors import Refusal
-from .tree import Node, Tree
+from dt_tools.binding import SMMU_V3, Notice
+from dt_tools.errors import Refusal
+from dt_tools.tree import Node, Tree
 
 if TYPE_CHECKING:
-    from .platform import Platform, Smmu
+    from dt_tools.platform import Platform, Smmu
 
 _LEVEL_HIGH = 4
 _SPI_FIRST, _SPI_LAST = 32, 1019

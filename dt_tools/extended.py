@@ -11,8 +11,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import TYPE_CHECKING
 
-from .errors import Refusal
-from .profiles import GuestProfile, Window
+from dt_tools.errors import Refusal
+from dt_tools.profiles import GuestProfile, Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -13,9 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from .binding import Bindings, MappedReg, Notice, Viommu, allocate
-from .errors import Refusal, UserError
-from .extended import (
+from dt_tools.binding import Bindings, MappedReg, Notice, Viommu, allocate
+from dt_tools.errors import Refusal, UserError
+from dt_tools.extended import (
     IOMEM,
     MAX_WINDOWS,
     MIB,
@@ -25,16 +25,15 @@ from .extended import (
     extended_regions,
     ram_banks,
 )
-from .partial import Partial, build_partial, merge_partial
-from .profiles import DEFAULT, GuestProfile, Profile, Window
-from .tree import Node, Tree, split_cells
+from dt_tools.partial import Partial, build_partial, merge_partial
+from dt_tools.profiles import DEFAULT, GuestProfile, Profile, Window
+from dt_tools.tree import Node, Tree, split_cells
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from dt_tools.platform import Platform
     from xl_configs import GuestConfig
-
-    from .platform import Platform
 
 # Third cell of a GIC interrupt: CPU mask 0xf in [15:8] (Xen writes it on SPIs too), trigger.
 _EDGE, _LEVEL_HIGH, _LEVEL_LOW = 0xF01, 0xF04, 0xF08
@@ -321,7 +320,7 @@ class _Guest:
         The tree follows the ramdisk; both lie 128 MiB into RAM or, in a small guest, at its top.
         The kernel is taken to end below them.
         """
-        from .blob import write
+        from dt_tools.blob import write
 
         bank, length = self.banks[0], align_up(size, PAGE)
         both = length + align_up(len(write(self.tree)) + self.guest.tree_headroom, PAGE)

@@ -19,16 +19,16 @@ from bisect import bisect_right
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from .binding import Bindings, DeviceBinding, Dropped, GuestInterrupt, MappedReg, Notice
-from .errors import Refusal
-from .extended import IOMEM, AddressMap, page_window
-from .profiles import GuestProfile, Window
-from .tree import Node, Tree, split_cells
+from dt_tools.binding import Bindings, DeviceBinding, Dropped, GuestInterrupt, MappedReg, Notice
+from dt_tools.errors import Refusal
+from dt_tools.extended import IOMEM, AddressMap, page_window
+from dt_tools.profiles import GuestProfile, Window
+from dt_tools.tree import Node, Tree, split_cells
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from .platform import Interrupt, Master, Platform
+    from dt_tools.platform import Interrupt, Master, Platform
 
 # Properties that hold phandles: name, and the cells property of what they name (None: no
 # arguments follow). Carried only when everything they name is carried too.
