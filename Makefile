@@ -50,7 +50,7 @@ bench: $(READY)
 	@$(BIN)/python -m pytest -q benchmarks $(PYTEST_ARGS)
 
 goldens: $(READY)
-	@$(BIN)/python -m pytest -q tests/golden --update-goldens $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -q tests/cli --update-goldens $(PYTEST_ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks

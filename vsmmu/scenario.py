@@ -31,11 +31,21 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
+from vsmmu.arch.events import EVENTS
+
 SCHEMA = "vsmmu.scenario/1"
+# Caps, so that a scenario's work is bounded by its length.
 _STEPS_MAX = 10_000
-_SIZE_MAX = 1 << 30
+_GUESTS_MAX = 64
+_SIZE_MAX = {"map": 1 << 28, "unmap": 1 << 28, "dma": 1 << 24}
+_COUNT_MAX = 1 << 14
+_WORDS_MAX = 1 << 12
+_DOM0_MIB_MAX = 1 << 22
+_ADDRESS_BITS = 48
+_ACCESS_SIZES = (1, 2, 4, 8)
 
 # Action -> (required fields, optional fields); see docs/scenarios.md for their meaning.
 ACTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -54,6 +64,7 @@ ACTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 _COMMON = ("guest", "guests", "do", "note", "expect", "events")
 _NUMBERS = ("iova", "size", "ipa", "offset", "value", "stream", "count")
 OUTCOMES = ("ok", "fault", "abort", "error")
+_EVENT_NAMES = tuple(event.name for event in EVENTS.values())
 
 
 class ScenarioError(Exception):
@@ -118,7 +129,7 @@ def parse(data: bytes, source: str) -> Scenario:
     """Read and check a scenario. Raises ScenarioError."""
     try:
         table = tomllib.loads(data.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ScenarioError(source, "", f"not a TOML file: {error}") from None
     reader = _Reader(source)
     known = ("schema", "title", "host", "seed", "machine", "guest", "step")
@@ -128,19 +139,18 @@ def parse(data: bytes, source: str) -> Scenario:
     machine = reader.table(table.get("machine", {}), "machine")
     reader.keys(machine, ("ram", "caching"), "machine")
     steps = reader.tables(table.get("step", []), "step")
-    if len(steps) > _STEPS_MAX:
-        raise ScenarioError(source, "step", f"more than {_STEPS_MAX} steps")
+    guests = reader.tables(table.get("guest", []), "guest")
+    for name, items, most in (("guest", guests, _GUESTS_MAX), ("step", steps, _STEPS_MAX)):
+        if not 0 < len(items) <= most:
+            raise ScenarioError(source, name, f"expected 1 to {most} [[{name}]] tables")
     return Scenario(
         source=source,
         title=reader.string(table.get("title", ""), "title"),
         host=reader.string(table.get("host"), "host"),
         seed=reader.number(table.get("seed", 0), "seed"),
-        guests=tuple(
-            reader.guest(g, f"guest {i}")
-            for i, g in enumerate(reader.tables(table.get("guest", []), "guest"), 1)
-        ),
+        guests=tuple(reader.guest(g, f"guest {i}") for i, g in enumerate(guests, 1)),
         steps=tuple(reader.step(s, i) for i, s in enumerate(steps, 1)),
-        ram=tuple(reader.ram(r) for r in reader.items(machine.get("ram", []), "machine.ram")),
+        ram=reader.regions(machine.get("ram", [])),
         caching=reader.one_of(machine.get("caching", "normal"), ("normal", "none"), "caching"),
     )
 
@@ -180,7 +190,7 @@ class _Reader:
 
     def one_of(self, value: Any, known: tuple[str, ...], where: str) -> str:
         if value not in known:
-            raise self.fail(where, f"expected one of {', '.join(known)}, not {value!r}")
+            raise self.fail(where, f"expected one of {', '.join(known)}, not {_brief(value)}")
         return str(value)
 
     def number(self, value: Any, where: str) -> int:
@@ -188,21 +198,29 @@ class _Reader:
             try:
                 value = int(value, 0)
             except ValueError:
-                raise self.fail(
-                    where, f'expected a number such as "0x1000", not {value!r}'
-                ) from None
+                text = f'expected a number such as "0x1000", not {_brief(value)}'
+                raise self.fail(where, text) from None
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 64:
-            raise self.fail(where, f"expected a number from 0 to 2^64-1, not {value!r}")
+            raise self.fail(where, f"expected a number from 0 to 2^64-1, not {_brief(value)}")
         return value
 
     def ram(self, value: Any) -> tuple[int, int]:
         base, plus, size = self.string(value, "machine.ram").partition("+")
         if not plus:
-            raise self.fail("machine.ram", f'expected "BASE+SIZE", not {value!r}')
+            raise self.fail("machine.ram", f'expected "BASE+SIZE", not {_brief(value)}')
         region = self.number(base, "machine.ram"), self.number(size, "machine.ram")
         if region[0] % 4096 or region[1] % 4096 or not region[1]:
             raise self.fail("machine.ram", f"{value} is not made of 4 KiB pages")
+        if (region[0] + region[1] - 1) >> _ADDRESS_BITS:
+            raise self.fail("machine.ram", f"{value} is beyond {_ADDRESS_BITS} bits")
         return region
+
+    def regions(self, value: Any) -> tuple[tuple[int, int], ...]:
+        found = sorted(self.ram(item) for item in self.items(value, "machine.ram"))
+        for (base, size), (after, _) in pairwise(found):
+            if base + size > after:
+                raise self.fail("machine.ram", f"{after:#x} is given twice")
+        return tuple(found)
 
     def guest(self, table: dict[str, Any], where: str) -> GuestSpec:
         self.keys(table, ("config", "dom0", "memory", "events", "gerrors"), where)
@@ -214,6 +232,8 @@ class _Reader:
         if "dom0" in table:
             if table["dom0"] is not True or "config" in table:
                 raise self.fail(f"{where}: dom0", "dom0 = true stands for a config")
+            if not 0 < counts.get("memory", 1) <= _DOM0_MIB_MAX:
+                raise self.fail(f"{where}: memory", f"expected 1 to {_DOM0_MIB_MAX} MiB")
             return GuestSpec(None, **counts)
         if "memory" in table:
             raise self.fail(f"{where}: memory", "belongs to dom0; a guest's is in its config")
@@ -228,6 +248,7 @@ class _Reader:
             if name not in table:
                 raise self.fail(f"{where} ({do})", f"needs {name}")
         fields = {n: self._field(table[n], n, where) for n in (*required, *optional) if n in table}
+        self._check_fields(do, fields, where)
         return Step(
             number=number,
             guests=self._guests(table, where),
@@ -243,16 +264,38 @@ class _Reader:
             raise self.fail(where, "needs either guest or guests")
         if "guest" in table:
             return (self.string(table["guest"], f"{where}: guest"),)
-        names = self.items(table["guests"], f"{where}: guests")
-        return tuple(self.string(n, f"{where}: guests") for n in names)
+        names = [
+            self.string(n, f"{where}: guests")
+            for n in self.items(table["guests"], f"{where}: guests")
+        ]
+        if not names or len(set(names)) != len(names):
+            raise self.fail(f"{where}: guests", "expected different guests, at least one")
+        return tuple(names)
+
+    def _check_fields(self, do: str, fields: Mapping[str, Any], where: str) -> None:
+        """Limits and alignments that depend on the action."""
+        limit = _SIZE_MAX.get(do)
+        if limit is not None and fields.get("size", 0) > limit:
+            raise self.fail(f"{where}: size", f"larger than {limit:#x}")
+        if do in ("map", "unmap"):
+            for name in ("iova", "size", "ipa"):
+                if fields.get(name, 0) % 4096 or (name == "size" and not fields[name]):
+                    raise self.fail(f"{where}: {name}", "expected a multiple of 4096")
+        if do == "mmio":
+            size = fields.get("size", 4)
+            if size not in _ACCESS_SIZES:
+                raise self.fail(f"{where}: size", "expected 1, 2, 4 or 8")
+            if fields["value"] >> 8 * size:
+                raise self.fail(f"{where}: value", f"does not fit {size} bytes")
+        if do == "command" and (len(fields["words"]) != 2 or fields.get("count", 1) > _COUNT_MAX):
+            raise self.fail(where, f"a command is two words, at most {_COUNT_MAX} times")
+        if len(fields.get("words", ())) > (8 if do == "ste" else _WORDS_MAX):
+            raise self.fail(f"{where}: words", "too many")
 
     def _field(self, value: Any, name: str, where: str) -> Any:
         place = f"{where}: {name}"
         if name in _NUMBERS:
-            number = self.number(value, place)
-            if name == "size" and number > _SIZE_MAX:
-                raise self.fail(place, f"larger than {_SIZE_MAX:#x}")
-            return number
+            return self.number(value, place)
         if name == "words":
             return tuple(self.number(w, place) for w in self.items(value, place))
         if name == "op":
@@ -272,7 +315,16 @@ class _Reader:
             vmaster_id = item.get("vmaster_id")
             if vmaster_id is not None:
                 vmaster_id = self.number(vmaster_id, f"{where}: events: vmaster_id")
+            self.one_of(item.get("type"), _EVENT_NAMES, f"{where}: events: type")
             out.append(
                 ExpectedEvent(self.string(item.get("type"), f"{where}: events: type"), vmaster_id)
             )
         return tuple(out)
+
+
+def _brief(value: Any) -> str:
+    """A value in a message, cut short; a huge number is not spelled out."""
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"a number of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

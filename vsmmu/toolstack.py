@@ -40,6 +40,9 @@ SMMU_V3 = "arm,smmu-v3"
 # The guest's kernel keeps the first part of its RAM for its image; tables and buffers follow.
 _HEAP_OFFSET = 0x10_0000
 _HEAP_SHARE = 4
+# Work of building a machine is bounded by these; no known board comes near them.
+_SMMUS_MAX = 128
+_STREAMS_MAX = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +168,8 @@ def build_machine(
         caching: "normal" or "none", see `Smmu`.
 
     Raises:
-        Refusal: MC101, the tree has no RAM; MC102, no enabled SMMUv3.
+        Refusal: MC101, the tree has no RAM or not enough for the hypervisor; MC102, no enabled
+            SMMUv3 or too many.
     """
     regions = list(ram) or host_ram(platform.tree)
     if not regions:
@@ -173,6 +177,8 @@ def build_machine(
     found = [s for s in platform.smmus if s.kind == SMMU_V3 and s.status == "okay"]
     if not found:
         raise Refusal("MC102", "/", "no enabled arm,smmu-v3", "take another board")
+    if len(found) > _SMMUS_MAX:
+        raise Refusal("MC102", "/", f"more than {_SMMUS_MAX} enabled SMMUs", "disable some")
     memory, scheduler = Memory(regions), Scheduler(seed)
     trace = Trace(clock=lambda: scheduler.now)
     bits = max(16, _stream_id_bits(platform))
@@ -182,8 +188,11 @@ def build_machine(
         smmus[node.path] = Smmu(node.path, memory, features, trace=trace, caching=caching)
         for engine in smmus[node.path].engines:
             scheduler.add(engine)
-    hypervisor = Hypervisor(memory, scheduler, smmus, policy, trace)
-    hypervisor.boot()
+    try:
+        hypervisor = Hypervisor(memory, scheduler, smmus, policy, trace)
+        hypervisor.boot()
+    except OutOfMemoryError as error:
+        raise Refusal("MC101", "/", str(error), "give more machine.ram") from None
     return Machine(platform, memory, scheduler, smmus, hypervisor, trace, profile)
 
 
@@ -198,8 +207,11 @@ def create_guest(machine: Machine, config: GuestConfig, partial: Tree | None = N
     # The guest is given bytes, and reads them itself.
     view = GuestView.of(blob.write(built.tree), f"{config.name}'s tree")
     notices = tuple(str(notice) for notice in built.notices)
-    guest = _create(machine, config.name, view, notices)
     bindings = built.bindings
+    if len(bindings.entries) > _STREAMS_MAX:
+        reason = f"{config.name} has more than {_STREAMS_MAX} streams"
+        raise Refusal("MC205", "/", reason, "assign fewer devices")
+    guest = _create(machine, config.name, view, notices)
     for window in view.vsmmus.values():
         smmus = list(dict.fromkeys(entry.smmu for entry in bindings.entries))
         vsmmu = _add_vsmmu(machine, guest, window, smmus, machine.profile.vsmmu.idr)
@@ -222,20 +234,22 @@ def create_dom0(machine: Machine, memory_mib: int) -> Guest:
     Raises:
         Refusal: as `create_guest`.
     """
-    pages = machine.hypervisor.pages
-    tree = build_dom0(machine.platform)
+    pages, wanted = machine.hypervisor.pages, memory_mib << 20
+    tree, left = build_dom0(machine.platform), pages.left
     try:
-        base, size = pages.allocate_some(memory_mib << 20, 0x20_0000)
-    except OutOfMemoryError as error:
-        raise Refusal("MC201", "/", str(error), "lower memory or give machine.ram") from None
+        base, size = pages.allocate_some(wanted, 0x20_0000 if not wanted % 0x20_0000 else PAGE)
+    except OutOfMemoryError:
+        raise _no_memory("dom0", wanted, left) from None
     pages.free(base, size)
+    if size < wanted:
+        raise _no_memory("dom0", wanted, size)
     _set_memory(tree, base, size)
     view = GuestView.of(blob.write(tree), "dom0's tree")
     guest = _create(machine, "dom0", view, tuple(str(n) for n in tree.notices), direct=True)
     for path, host in machine.hypervisor.hosts.items():
         sizes = {**machine.profile.vsmmu.idr["IDR1"], "sidsize": host.sid_bits}
-        wanted = {**machine.profile.vsmmu.idr, "IDR1": sizes}
-        _add_vsmmu(machine, guest, view.vsmmus[path], [path], wanted)
+        idr = {**machine.profile.vsmmu.idr, "IDR1": sizes}
+        _add_vsmmu(machine, guest, view.vsmmus[path], [path], idr)
     for master in machine.platform.masters:
         if master.status == "okay":
             _give_dom0(machine, guest, master)
@@ -268,12 +282,13 @@ def _create(
     if name in machine.guests:
         raise Refusal("MC204", "/", f"two guests are called {name}", "rename one")
     end = max(base + size for base, size in view.ram)
+    left = machine.hypervisor.pages.left
     try:
         domain = machine.hypervisor.create_domain(
             name, view.ram, ipa_bits=max(40, (end - 1).bit_length()), direct=direct
         )
-    except OutOfMemoryError as error:
-        raise Refusal("MC201", "/", str(error), "lower memory or give machine.ram") from None
+    except OutOfMemoryError:
+        raise _no_memory(name, sum(size for _, size in view.ram), left) from None
     vcpu = VCpu(machine.hypervisor, domain)
     machine.scheduler.add(vcpu)
     base, size = view.ram[0]
@@ -297,6 +312,8 @@ def _add_vsmmu(
         )
     except UnfitError as error:
         raise Refusal("MC202", error.path, error.reason, "assign other devices") from None
+    except HypercallError as error:
+        raise Refusal("MC206", window.path, str(error), "correct the host tree") from None
     guest.vsmmus[window.path] = vsmmu
     guest.drivers[window.path] = SmmuDriver(guest.vcpu, window.base, window.spi, guest.heap)
     return vsmmu
@@ -312,7 +329,7 @@ def _assign(
     try:
         machine.hypervisor.assign(vsmmu, vmaster_id, *key, devices)
     except HypercallError as error:
-        raise Refusal("MC203", key[0], str(error), "assign it to one guest") from None
+        raise Refusal("MC203", devices[0], str(error), "assign another device") from None
 
 
 def _add_ports(
@@ -323,6 +340,11 @@ def _add_ports(
     for port in ports:
         machine.scheduler.add(port)
     guest.ports[device] = ports
+
+
+def _no_memory(guest: str, wanted: int, left: int) -> Refusal:
+    reason = f"{guest} wants {wanted >> 20} MiB, {left >> 20} MiB of machine RAM are left"
+    return Refusal("MC201", "/", reason, "lower its memory or give machine.ram")
 
 
 def _set_memory(tree: Tree, base: int, size: int) -> None:

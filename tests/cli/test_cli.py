@@ -188,6 +188,10 @@ def test_both_outputs_in_one_file_is_refused(place, capsys):
     code, _, err = vsmmu(capsys, *GUEST[:-1], "out.dtb")
     assert code == 1
     assert err == "vsmmu: out.dtb: --output and --bindings name the same file\n"
+    code, _, err = vsmmu(capsys, *GUEST[:-1], "./out.dtb")
+    assert code == 1
+    assert err == "vsmmu: ./out.dtb: cannot write: the same file as out.dtb\n"
+    assert not Path("out.dtb").exists()
 
 
 def test_dom0(place, capsys):
@@ -261,6 +265,43 @@ def test_a_closed_pipe_is_no_traceback(place):
     child.stderr.close()
     assert child.wait() == 1
     assert talk == b""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+@pytest.mark.parametrize("arguments", [["inspect", "board.dtb"], ["--help"], ["run", "--policy"]])
+def test_output_that_is_lost_is_exit_1(arguments, place):
+    script = "import sys; from vsmmu.cli import main; sys.exit(main(sys.argv[1:]))"
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", script, *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+    line = b"vsmmu: stdout: cannot write: no space left on device\n"
+    assert (done.returncode, done.stderr) == (1, line)
+
+
+def test_a_link_stays_and_a_pipe_is_written_to(place, capsys):
+    Path("link.dtb").symlink_to("real.dtb")
+    assert vsmmu(capsys, "dom0-dtb", "board.dtb", "-q", "-o", "link.dtb")[0] == 0
+    assert Path("link.dtb").is_symlink()
+    assert blob.read(Path("real.dtb").read_bytes()).node("/soc/iommu@50000000") is not None
+    os.mkfifo("pipe")
+    reader = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)
+    assert vsmmu(capsys, "dom0-dtb", "board.dtb", "-q", "-o", "pipe")[0] == 0
+    assert os.read(reader, 1 << 20) == Path("real.dtb").read_bytes()
+    os.close(reader)
+
+
+def test_an_input_is_not_written_over(place, capsys):
+    before = Path("crypto.cfg").read_bytes()
+    code, _, err = vsmmu(
+        capsys, "guest-dtb", "--host", "board.dtb", "crypto.cfg", "-o", "./crypto.cfg"
+    )
+    assert (code, err) == (1, "vsmmu: ./crypto.cfg: cannot write: it is the input crypto.cfg\n")
+    assert Path("crypto.cfg").read_bytes() == before
 
 
 def test_version_imports_nothing_heavy():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dt_tools import blob
 from vsmmu.cli import main
 from vsmmu.cli.run import execute
 
@@ -84,6 +85,41 @@ def scenario(tmp_path, samples):
     return write
 
 
+def test_a_bypassed_device_is_expected_at_its_own_address(scenario):
+    """What was mapped while it was attached does not count any more."""
+    text = HEAD + GUEST + BOOT
+    for do in ("attach", "map", "dma", "bypass", "dma"):
+        text += f'[[step]]\nguest = "crypto"\ndo = "{do}"\ndevice = "/soc/crypto@60000000"\n'
+        text += 'iova = "0x40200000"\n' if do in ("map", "dma") else ""
+        text += 'size = "0x1000"\nipa = "0x40300000"\n' if do == "map" else ""
+    report = execute(scenario(text))
+    assert report.ok
+    details = [s.detail for s in report.steps if s.step.do == "dma"]
+    assert ["IPA 0x40300000" in details[0], "IPA 0x40200000" in details[1]] == [True, True]
+
+
+def test_a_device_with_more_streams_than_the_queue_has_entries(scenario, tmp_path):
+    tree = blob.read((tmp_path / "board.dtb").read_bytes())
+    node = tree.node("/soc/crypto@60000000")
+    smmu = tree.node("/soc/iommu@50000000")
+    assert node is not None
+    assert smmu is not None
+    cells = [cell for sid in range(0x1000, 0x1000 + 300) for cell in (smmu.phandle, sid)]
+    node.set_cells("iommus", *cells)
+    (tmp_path / "board.dtb").write_bytes(blob.write(tree))
+    step = '[[step]]\nguest = "crypto"\ndo = "attach"\ndevice = "/soc/crypto@60000000"\n'
+    assert execute(scenario(HEAD + GUEST + BOOT + step)).ok
+
+
+def test_unprintable_text_is_escaped(scenario, capsys):
+    text = 'title = "a\\u001b[31mb"\n' + HEAD + GUEST + BOOT + 'note = "x\\u202ey"\n'
+    assert main(["run", scenario(text)]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "a\\x1b[31mb" in out
+    assert "x\\u202ey" in out
+
+
 def test_dom0_has_a_vsmmu_for_each_physical_smmu(scenario):
     """dom0 beside a guest: same ids and bases, RAM at machine addresses, all other devices."""
     text = HEAD + GUEST + "[[guest]]\ndom0 = true\nmemory = 128\nevents = 1\ngerrors = 0\n"
@@ -112,21 +148,65 @@ def test_dom0_has_a_vsmmu_for_each_physical_smmu(scenario):
         ("x = ", "not a TOML file: Invalid value (at end of document)"),
         ("", 'schema: expected "vsmmu.scenario/1"'),
         ('schema = "vsmmu.scenario/2"', 'schema: expected "vsmmu.scenario/1"'),
-        ('schema = "vsmmu.scenario/1"', "host: expected a string"),
+        ('schema = "vsmmu.scenario/1"\n' + GUEST + BOOT, "host: expected a string"),
         (
-            HEAD + "sed = 1",
+            HEAD + "sed = 1\n" + GUEST + BOOT,
             "sed: not a known field; known are schema, title, host, seed, machine, guest, step",
         ),
-        (HEAD + "seed = -1", "seed: expected a number from 0 to 2^64-1, not -1"),
-        (HEAD + '[machine]\nram = ["1"]', "machine.ram: expected \"BASE+SIZE\", not '1'"),
+        (HEAD + "seed = -1\n" + GUEST + BOOT, "seed: expected a number from 0 to 2^64-1, not -1"),
         (
-            HEAD + '[machine]\nram = ["1+0x1000"]',
+            HEAD + '[machine]\nram = ["1"]\n' + GUEST + BOOT,
+            "machine.ram: expected \"BASE+SIZE\", not '1'",
+        ),
+        (
+            HEAD + '[machine]\nram = ["1+0x1000"]\n' + GUEST + BOOT,
             "machine.ram: 1+0x1000 is not made of 4 KiB pages",
         ),
-        (HEAD + GUEST + "[[step]]\ndo = 'boot'", "step 1: needs either guest or guests"),
-        (HEAD + GUEST + "dom0 = true\n", "guest 1: dom0: dom0 = true stands for a config"),
+        (HEAD + BOOT, "guest: expected 1 to 64 [[guest]] tables"),
+        (HEAD + GUEST, "step: expected 1 to 10000 [[step]] tables"),
+        (HEAD + "seed = " + "9" * 5000 + "\n" + GUEST + BOOT, NotImplemented),
+        (HEAD + 'seed = "0x' + "f" * 5000 + '"\n' + GUEST + BOOT, NotImplemented),
         (
-            HEAD + GUEST + "memory = 64\n",
+            HEAD + '[machine]\nram = ["0x1000+0x2000", "0x2000+0x1000"]\n' + GUEST + BOOT,
+            "machine.ram: 0x2000 is given twice",
+        ),
+        (
+            HEAD + '[machine]\nram = ["0xfffffffff000+0x2000"]\n' + GUEST + BOOT,
+            "machine.ram: 0xfffffffff000+0x2000 is beyond 48 bits",
+        ),
+        (
+            HEAD + "[[guest]]\ndom0 = true\nmemory = 0\n" + BOOT,
+            "guest 1: memory: expected 1 to 4194304 MiB",
+        ),
+        (
+            HEAD + GUEST + "[[step]]\nguests = ['crypto', 'crypto']\ndo = 'boot'",
+            "step 1: guests: expected different guests, at least one",
+        ),
+        (
+            HEAD + GUEST + "[[step]]\nguest='crypto'\ndo='mmio'\noffset=0\nvalue=1\nsize=3",
+            "step 1: size: expected 1, 2, 4 or 8",
+        ),
+        (
+            HEAD + GUEST + "[[step]]\nguest='crypto'\ndo='mmio'\noffset=0\nvalue='0x100000000'",
+            "step 1: value: does not fit 4 bytes",
+        ),
+        (
+            HEAD + GUEST + "[[step]]\nguest='crypto'\ndo='map'\ndevice='x'\niova=0\nsize=0",
+            "step 1: size: expected a multiple of 4096",
+        ),
+        (
+            HEAD + GUEST + "[[step]]\nguest='crypto'\ndo='dma'\ndevice='x'\niova=0\n"
+            "size=0x40000000",
+            "step 1: size: larger than 0x1000000",
+        ),
+        (
+            HEAD + GUEST + "[[step]]\nguest='crypto'\ndo='command'\nwords=[1]",
+            "step 1: a command is two words, at most 16384 times",
+        ),
+        (HEAD + GUEST + "[[step]]\ndo = 'boot'", "step 1: needs either guest or guests"),
+        (HEAD + GUEST + "dom0 = true\n" + BOOT, "guest 1: dom0: dom0 = true stands for a config"),
+        (
+            HEAD + GUEST + "memory = 64\n" + BOOT,
             "guest 1: memory: belongs to dom0; a guest's is in its config",
         ),
         (
@@ -172,7 +252,13 @@ def test_dom0_has_a_vsmmu_for_each_physical_smmu(scenario):
 def test_a_bad_scenario_is_one_line(text, line, scenario, capsys):
     name = scenario(text)
     assert main(["run", name]) == 2
-    assert capsys.readouterr().err.splitlines()[-1] == f"vsmmu: {name}: {line}"
+    error = capsys.readouterr().err.splitlines()[-1]
+    if line is NotImplemented:
+        # The text of Python's own limit on long numbers differs by version.
+        assert error.startswith(f"vsmmu: {name}: ")
+        assert len(error) < 400
+    else:
+        assert error == f"vsmmu: {name}: {line}"
 
 
 def test_expectations_that_fail_are_exit_3(scenario, capsys):
@@ -202,28 +288,25 @@ def test_a_driver_that_gives_up_is_an_error_outcome(scenario, capsys):
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        (HEAD + GUEST + GUEST, "MC204: /: two guests are called crypto; rename one"),
+        (HEAD + GUEST + GUEST + BOOT, "MC204: /: two guests are called crypto; rename one"),
         (
-            HEAD + '[machine]\nram = ["0x80000000+0x1000000"]\n' + GUEST,
-            "MC201: /: 0xf000000 bytes wanted, 0x0 bytes of machine RAM left; lower memory or "
+            HEAD + '[machine]\nram = ["0x80000000+0x1000000"]\n' + GUEST + BOOT,
+            "MC201: /: crypto wants 256 MiB, 15 MiB of machine RAM are left; lower its memory or "
             "give machine.ram",
         ),
     ],
 )
 def test_refusals_are_exit_4(text, line, scenario, capsys):
     assert main(["run", scenario(text)]) == 4
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("vsmmu: MC20")
-    if "MC204" in line:
-        assert error == f"vsmmu: {line}"
+    assert capsys.readouterr().err.splitlines()[-1] == f"vsmmu: {line}"
 
 
 def test_a_stream_in_two_guests_is_refused(scenario, tmp_path, capsys):
     other = (tmp_path / "crypto.cfg").read_text().replace('"crypto"', '"other"')
     (tmp_path / "other.cfg").write_text(other)
-    text = HEAD + GUEST + '[[guest]]\nconfig = "other.cfg"\n'
+    text = HEAD + GUEST + '[[guest]]\nconfig = "other.cfg"\n' + BOOT
     assert main(["run", scenario(text)]) == 4
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "vsmmu: MC203: /soc/iommu@50000000: (/soc/iommu@50000000, 0x600) is already assigned to "
-        "crypto; assign it to one guest"
+        "vsmmu: MC203: /soc/crypto@60000000: (/soc/iommu@50000000, 0x600) is already assigned to "
+        "crypto; assign another device"
     )

@@ -26,7 +26,13 @@ _COMMANDS = {
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with this project's exit code for a usage error: 1."""
+    """argparse with this project's exit code for a usage error, 1, and for lost output."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse drops an error of the stream; `vsmmu --help >/dev/full` must not succeed.
+        stream = file or sys.stderr
+        stream.write(message)
+        stream.flush()
 
     def error(self, message: str) -> NoReturn:
         """Print usage and the message, exit 1."""
@@ -48,7 +54,9 @@ def build_parser(only: str | None = None) -> Parser:
     parser.add_argument("--version", action="version", version=f"vsmmu {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, summary in _COMMANDS.items():
-        sub = commands.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
+        sub = commands.add_parser(
+            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
+        )
         if only is None or only == name:
             module(name).add_arguments(sub)
     return parser
@@ -63,7 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     named = next((a for a in arguments if a in _COMMANDS), None)
-    parsed = build_parser(named or "").parse_args(arguments)
     from vsmmu.cli.files import guarded
 
-    return guarded(lambda: int(module(parsed.command).run(parsed)))
+    def run() -> int:
+        parsed = build_parser(named or "").parse_args(arguments)
+        return int(module(parsed.command).run(parsed))
+
+    return guarded(run)

@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     from dt_tools.dom0 import build_dom0
 
     tree = build_dom0(load_platform(arguments.host))
-    write({arguments.output: blob.write(tree)})
+    write({arguments.output: blob.write(tree)}, (arguments.host,))
     if not arguments.quiet:
         for notice in tree.notices:
             say(f"vsmmu: notice: {notice}")

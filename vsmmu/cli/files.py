@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 # A blob is at most 2 MiB, a config 1 MiB; anything larger is not what it should be.
@@ -35,22 +35,31 @@ def read(name: str) -> bytes:
     return data
 
 
-def write(outputs: Mapping[str, bytes]) -> None:
+def write(outputs: Mapping[str, bytes], inputs: Iterable[str | None] = ()) -> None:
     """Write all files or none; `-` is stdout.
 
-    Every file is written beside its place and renamed only when all of them are complete.
+    A regular file is written beside its place and renamed only when all of them are complete; a
+    symbolic link stays and its target is replaced. A device or a pipe is written to.
+
+    Args:
+        outputs: bytes by name.
+        inputs: names of files that were read, which must not be written over.
 
     Raises:
         FileError: naming the file.
     """
+    places = {name: os.path.realpath(name) for name in outputs if name != "-"}
+    _check_distinct(places, [name for name in inputs if name])
+    special = {n for n, p in places.items() if os.path.exists(p) and not os.path.isfile(p)}
     made: list[tuple[str, str]] = []
     try:
-        for name, data in outputs.items():
-            if name != "-":
-                made.append((_temporary(name, data), name))
+        for name in places.keys() - special:
+            made.append((_temporary(name, places[name], outputs[name]), name))
+        for name in special:
+            _write_into(name, outputs[name])
         for temporary, name in made:
             try:
-                os.replace(temporary, name)
+                os.replace(temporary, places[name])
             except OSError as error:
                 raise FileError(f"{name}: cannot write: {_reason(error)}") from None
     finally:
@@ -62,10 +71,30 @@ def write(outputs: Mapping[str, bytes]) -> None:
         sys.stdout.buffer.flush()
 
 
-def _temporary(name: str, data: bytes) -> str:
-    place = Path(name)
-    if place.is_dir():
-        raise FileError(f"{name}: cannot write: is a directory")
+def _check_distinct(places: Mapping[str, str], inputs: Iterable[str]) -> None:
+    read_from = {os.path.realpath(name): name for name in inputs if name != "-"}
+    seen: dict[str, str] = {}
+    for name, place in places.items():
+        if not name:
+            raise FileError("the name of an output file is empty")
+        if place in read_from:
+            raise FileError(f"{name}: cannot write: it is the input {read_from[place]}")
+        if place in seen and os.path.basename(place) != "null":
+            raise FileError(f"{name}: cannot write: the same file as {seen[place]}")
+        seen[place] = name
+
+
+def _write_into(name: str, data: bytes) -> None:
+    """Write to something that is not a regular file."""
+    try:
+        with Path(name).open("wb") as file:
+            file.write(data)
+    except OSError as error:
+        raise FileError(f"{name}: cannot write: {_reason(error)}") from None
+
+
+def _temporary(name: str, target: str, data: bytes) -> str:
+    place = Path(target)
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{place.name}.", dir=place.parent)
     except OSError as error:
@@ -73,13 +102,20 @@ def _temporary(name: str, data: bytes) -> str:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
-            mask = os.umask(0)
-            os.umask(mask)
-            os.fchmod(file.fileno(), 0o666 & ~mask)
+            os.fchmod(file.fileno(), _mode(place))
     except OSError as error:
         os.unlink(temporary)
         raise FileError(f"{name}: cannot write: {_reason(error)}") from None
     return temporary
+
+
+def _mode(place: Path) -> int:
+    """Permissions of the file that is replaced, or those a new file gets."""
+    if place.exists():
+        return place.stat().st_mode & 0o777
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def _reason(error: Exception) -> str:
@@ -104,26 +140,40 @@ def _nearest(name: str) -> str:
     return ""
 
 
+def plain(text: str) -> str:
+    """Text of an input, safe to print on one line: unprintable characters as escapes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def say(line: str) -> None:
     """A line to stderr."""
-    print(line, file=sys.stderr)
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        print(plain(line), file=sys.stderr)
 
 
 def guarded(action: Callable[[], int]) -> int:
     """Run a subcommand; a failure of the input is one line on stderr and its exit code."""
-    try:
-        code = action()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader of a pipe went away; keep the interpreter from complaining about it too.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if sys.stdout is None:
+        say("vsmmu: stdout: cannot write: it is closed")
         return 1
+    try:
+        try:
+            code = action()
+        finally:
+            # argparse leaves with SystemExit after printing help; that may fail too.
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        exit_code = getattr(error, "vsmmu_exit_code", getattr(error, "exit_code", None))
-        if exit_code is None:
+        exit_code = getattr(error, "exit_code", None)
+        if exit_code is not None:
+            say(f"vsmmu: {error}")
+            return int(exit_code)
+        if not isinstance(error, OSError):
             raise
-        say(f"vsmmu: {error}")
-        return int(exit_code)
+        # What is left of output that cannot be written must not fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            say(f"vsmmu: stdout: cannot write: {_reason(error)}")
+        return 1
     return code

@@ -47,8 +47,6 @@ def run(arguments: argparse.Namespace) -> int:
     from dt_tools.guest import build_guest
 
     check_override(arguments.overrides)
-    if arguments.output == arguments.bindings:
-        raise FileError(f"{arguments.output}: --output and --bindings name the same file")
     config = load_config(arguments.config, arguments.overrides)
     if config.dtdev and not arguments.host:
         raise FileError(f"{arguments.config}: the guest has devices (dtdev); give --host HOST.dtb")
@@ -61,10 +59,12 @@ def run(arguments: argparse.Namespace) -> int:
         address_bits=arguments.gpaddr_bits,
     )
     outputs = {arguments.output: blob.write(built.tree)}
-    if arguments.bindings:
+    if arguments.bindings == arguments.output:
+        raise FileError(f"{arguments.output}: --output and --bindings name the same file")
+    if arguments.bindings is not None:
         text = json.dumps(built.bindings.to_json(), indent=2) + "\n"
         outputs[arguments.bindings] = text.encode()
-    write(outputs)
+    write(outputs, (arguments.config, arguments.host, config.device_tree))
     if not arguments.quiet:
         for notice in built.notices:
             say(f"vsmmu: notice: {notice}")

@@ -27,11 +27,15 @@ EXPECTATION_FAILED = 3
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("scenario", metavar="SCENARIO.toml", nargs="?", help="what to run")
-    parser.add_argument("--seed", metavar="N", type=int, help="another interleaving of the engines")
+    parser.add_argument(
+        "--seed", metavar="N", type=_seed, help="another interleaving of the engines, 0 to 2^64-1"
+    )
     parser.add_argument("--json", action="store_true", help="the report as one JSON object")
     parser.add_argument("--trace", metavar="FILE", help="write every trace event as JSON Lines")
     parser.add_argument(
-        "--policy", action="store_true", help="print the limits guests are held to, as JSON"
+        "--policy",
+        action="store_true",
+        help="print the limits guests are held to, as JSON, and run nothing",
     )
 
 
@@ -41,13 +45,14 @@ def run(arguments: argparse.Namespace) -> int:
         from vsmmu.hypervisor.policy import Policy
 
         print(json.dumps({"schema": "vsmmu.policy/1", **Policy().to_json()}, indent=2))
-        if arguments.scenario is None:
-            return 0
+        return 0
     if arguments.scenario is None:
         raise FileError("run: which scenario? give SCENARIO.toml")
+    if arguments.trace == "-" or (arguments.trace and Path(arguments.trace).is_dir()):
+        raise FileError(f"--trace {arguments.trace}: give a file; stdout has the report")
     report = execute(arguments.scenario, arguments.seed)
     if arguments.trace:
-        write({arguments.trace: _trace_lines(report.machine.trace)})
+        write({arguments.trace: _trace_lines(report.machine.trace)}, (arguments.scenario,))
     if arguments.json:
         from vsmmu.runner import describe
 
@@ -57,6 +62,17 @@ def run(arguments: argparse.Namespace) -> int:
 
         print_report(report)
     return 0 if report.ok else EXPECTATION_FAILED
+
+
+def _seed(text: str) -> int:
+    """Argparse's way to a seed: decimal or 0x, as in a scenario."""
+    try:
+        value = int(text, 0)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 1 << 64:
+        raise argparse.ArgumentTypeError(f"expected 0 to 2^64-1, not {text[:40]!r}")
+    return value
 
 
 def execute(name: str, seed: int | None = None) -> Report:

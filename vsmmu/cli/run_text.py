@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
+from vsmmu.cli.files import plain
+
 if TYPE_CHECKING:
     from vsmmu.runner import Report, StepResult
 
@@ -17,9 +19,9 @@ _STYLES = {"ok": "green", "fault": "yellow", "abort": "yellow", "error": "yellow
 
 def print_report(report: Report) -> None:
     """Print guests, steps, events, commands and the verdict to stdout."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     scenario = report.scenario
-    console.print(Text(f"{scenario.title} (seed {scenario.seed})", style="bold"))
+    console.print(Text(f"{plain(scenario.title)} (seed {scenario.seed})", style="bold"))
     _guests(report, console)
     console.print()
     for result in report.steps:
@@ -31,7 +33,7 @@ def print_report(report: Report) -> None:
         f"step {s.step.number}: {p}" for s in report.steps for p in s.problems
     ]
     for problem in problems:
-        console.print(Text(f"FAILED {problem}", style="red"))
+        console.print(Text(plain(f"FAILED {problem}"), style="red"))
     held = len(report.steps) - sum(bool(s.problems) for s in report.steps)
     verdict = "every expectation holds" if report.ok else f"{len(problems)} do not hold"
     console.print(f"{held} of {len(report.steps)} steps as expected; {verdict}")
@@ -40,9 +42,9 @@ def print_report(report: Report) -> None:
 def _guests(report: Report, console: Console) -> None:
     names = _labels(report)
     for path, label in names.items():
-        console.print(f"{label} = {path}")
+        console.print(f"{label} = {plain(path)}")
     for guest in report.machine.guests.values():
-        console.print(f"guest {guest.name}: domid {guest.domain.domid}")
+        console.print(f"guest {plain(guest.name)}: domid {guest.domain.domid}")
         for path, vsmmu in guest.vsmmus.items():
             spi = guest.view.vsmmus[path].spi
             console.print(f"  vSMMU {vsmmu.base:#x} SPI {spi}")
@@ -62,20 +64,20 @@ def _step(result: StepResult, console: Console) -> None:
         what.append(f"iova {step.fields['iova']:#x}")
     if step.do == "mmio":
         what.append(f"{step.fields['offset']:#x} <- {step.fields['value']:#x}")
-    line = Text(f"{step.number:3} {','.join(step.guests)}: {' '.join(what)}: ")
+    line = Text(plain(f"{step.number:3} {','.join(step.guests)}: {' '.join(what)}: "))
     line.append(result.outcome, style=_STYLES[result.outcome])
     if result.problems:
         line.append(" UNEXPECTED", style="red")
     console.print(line)
     if step.note:
-        console.print(Text(f"      {step.note}", style="dim"))
+        console.print(Text(f"      {plain(step.note)}", style="dim"))
     if result.detail:
-        console.print(f"      {result.detail}")
+        console.print(f"      {plain(result.detail)}")
     for name, seen in result.events.items():
         for event in seen[:8]:
             address = getattr(event, "inputaddr", None)
             where = "" if address is None else f" InputAddr {address:#x}"
-            console.print(f"      {name} sees {event.name} vMasterID {event.sid:#x}{where}")
+            console.print(f"      {plain(name)} sees {event.name} vMasterID {event.sid:#x}{where}")
         if len(seen) > 8:
             console.print(f"      and {len(seen) - 8} more")
 
@@ -89,7 +91,7 @@ def _commands(report: Report, console: Console) -> None:
             total: Counter[str] = Counter()
             for vsmmu in guest.vsmmus.values():
                 total += vsmmu.counters
-            columns.append((guest.name, total))
+            columns.append((plain(guest.name), total))
     for path, host in report.machine.hypervisor.hosts.items():
         columns.append((names[path], host.counters))
     rows = sorted({n for _, c in columns for n in c if n.startswith("CMD_")})
@@ -121,7 +123,7 @@ def _translations(report: Report, console: Console) -> None:
         vsmmus = guest.vsmmus.values()
         traps = sum(v.counters["trap read"] + v.counters["trap write"] for v in vsmmus)
         console.print(
-            f"{guest.name}: {traps} traps, {guest.vcpu.interrupts} interrupts, "
+            f"{plain(guest.name)}: {traps} traps, {guest.vcpu.interrupts} interrupts, "
             f"{len(guest.events)} events"
         )
         for vsmmu in vsmmus:

@@ -174,9 +174,11 @@ class SmmuDriver:
         yield from self._poll(lambda: self._consumed(self._prod), "CMD_SYNC timeout")
 
     def post(self, *commands: Command) -> Program:
-        """Commands without waiting for their completion."""
+        """Commands without waiting for their completion; the queue may be smaller than the list."""
         for command in commands:
-            yield from self._poll(self._room, "command queue stays full")
+            if not self._room():
+                self._write("CMDQ_PROD", self._prod)
+                yield from self._poll(self._room, "command queue stays full")
             self._memory.write_words(self._cmdq.address(self._prod), command.words)
             self._prod = self._cmdq.advance(self._prod)
         self._write("CMDQ_PROD", self._prod)

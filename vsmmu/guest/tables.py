@@ -11,6 +11,7 @@ PAGE = 4096
 _ENTRIES = 512
 # MAIR index of normal write-back memory in the CDs of `vsmmu.guest.driver`.
 _ATTR_WB = 1
+_OUTPUT_BITS = 48
 
 
 class Heap:
@@ -47,9 +48,10 @@ class S1Tables:
         self.ttb = heap.allocate(PAGE)
 
     def map(self, iova: int, ipa: int, size: int, *, write: bool = True) -> None:
-        """Map pages, blocks where alignment allows. Raises GuestError for an unaligned range."""
-        if (iova | ipa | size) % PAGE or (iova + size - 1) >> self.ias:
-            raise GuestError(f"cannot map {iova:#x} -> {ipa:#x}+{size:#x}")
+        """Map pages, blocks where alignment allows. Raises GuestError."""
+        self._check(iova, size)
+        if ipa % PAGE or (ipa + size - 1) >> _OUTPUT_BITS:
+            raise GuestError(f"IPA {ipa:#x}+{size:#x} is not made of pages of {_OUTPUT_BITS} bits")
         while size:
             level = 3
             if not (iova | ipa) % (1 << G4K.shift(2)) and size >= 1 << G4K.shift(2):
@@ -71,14 +73,27 @@ class S1Tables:
             iova, ipa, size = iova + step, ipa + step, size - step
 
     def unmap(self, iova: int, size: int) -> None:
-        """Clear the leaves of a range; invalidation is the driver's work."""
+        """Clear the leaves of a range; invalidation is the driver's work.
+
+        Raises:
+            GuestError: not pages, out of range, or a part of a block, which Linux refuses too.
+        """
+        self._check(iova, size)
         end = iova + size
         while iova < end:
             level, slot, word = self._find(iova)
-            if word & VALID:
-                self._memory.write64(slot, 0)
             step = 1 << G4K.shift(level)
+            if word & VALID:
+                if iova % step or end - iova < step:
+                    raise GuestError(f"{iova:#x} is part of a block of {step:#x} bytes")
+                self._memory.write64(slot, 0)
             iova = (iova // step + 1) * step
+
+    def _check(self, iova: int, size: int) -> None:
+        if (iova | size) % PAGE or size <= 0:
+            raise GuestError(f"iova {iova:#x}+{size:#x} is not made of 4 KiB pages")
+        if (iova + size - 1) >> self.ias:
+            raise GuestError(f"iova {iova:#x}+{size:#x} does not fit {self.ias} bits")
 
     def _read(self, ipa: int) -> int:
         word = self._memory.read64(ipa)
