@@ -25,7 +25,8 @@ from dt_tools.extended import (
     extended_regions,
     ram_banks,
 )
-from dt_tools.partial import Partial, build_partial, merge_partial
+from dt_tools.merge import merge_partial
+from dt_tools.partial import Partial, build_partial
 from dt_tools.profiles import DEFAULT, GuestProfile, Profile, Window
 from dt_tools.tree import Node, Tree, split_cells
 

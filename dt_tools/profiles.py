@@ -28,9 +28,6 @@ class Window:
         """Whether the two share an address."""
         return self.base < other.end and other.base < self.end
 
-    def __contains__(self, address: int) -> bool:
-        return self.base <= address < self.end
-
 
 @dataclass(frozen=True, slots=True)
 class GuestProfile:

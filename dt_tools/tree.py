@@ -141,6 +141,17 @@ class Node:
         return name in (self.strings("compatible") or ())
 
 
+def status_of(node: Node) -> str:
+    """The effective status: the node's own unless `okay`, else the nearest one above that is not.
+
+    Nothing below a bus that is not okay is probed, so its children are not either.
+    """
+    for one in (node, *node.ancestors()):
+        if one.status != "okay":
+            return one.status
+    return "okay"
+
+
 class Tree:
     """A device tree: root, memory reservations as (address, size), boot CPU id."""
 
@@ -236,13 +247,13 @@ def reg_entries(node: Node) -> tuple[tuple[int, int], ...] | None:
     )
 
 
-def range_entries(bus: Node, prop: str = "ranges") -> tuple[Range, ...] | None:
-    """Rows (address on the bus, address on its parent, size) of `ranges` or `dma-ranges`.
+def range_entries(bus: Node) -> tuple[Range, ...] | None:
+    """Rows (address on the bus, address on its parent, size) of `ranges`.
 
     Empty when the property is there without a value, that is when addresses are the same on both
     sides; None when it is absent (nothing behind the bus is addressable) or malformed.
     """
-    cells = bus.cells(prop)
+    cells = bus.cells("ranges")
     own = bus_cells(bus)
     above = None if bus.parent is None else bus_cells(bus.parent)
     if cells is None or own is None or above is None:
@@ -254,6 +265,16 @@ def range_entries(bus: Node, prop: str = "ranges") -> tuple[Range, ...] | None:
     return tuple(
         (join_cells(r[:first]), join_cells(r[first:second]), join_cells(r[second:])) for r in rows
     )
+
+
+# The largest count of cells that is read; a larger one is a malformed tree.
+MAX_CELLS = 16
+
+
+def cell_count(node: Node, prop: str) -> int | None:
+    """The `#...-cells` property `prop`; None when absent, malformed or out of bounds."""
+    count = node.u32(prop)
+    return count if count is not None and count <= MAX_CELLS else None
 
 
 # A hint is worth a bounded search: so many nodes, and so much of each path.

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from dt_tools.binding import Bindings, Dropped, GuestInterrupt, MappedReg, allocate
 from dt_tools.errors import Refusal
 from dt_tools.extended import IOMEM, AddressMap, extended_regions, ram_banks
-from dt_tools.partial import Partial, build_partial, merge_partial
+from dt_tools.merge import merge_partial
+from dt_tools.partial import Partial, build_partial
 from dt_tools.platform import Platform
 from dt_tools.profiles import GuestProfile, Window
 from dt_tools.tree import Node, Tree

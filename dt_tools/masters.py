@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""DMA masters: the streams that `iommus` and `iommu-map` give a node, each with its SMMU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from dt_tools.tree import Cells, Node, status_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dt_tools.platform import Smmu
+
+_ID_LIMIT = 1 << 32
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One entry of `iommus`. `mask` is the second cell of a two-cell SMMUv2 entry, else 0."""
+
+    smmu_path: str
+    stream_id: int
+    mask: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MapRow:
+    """One row of `iommu-map`: `length` ids from `rid_base` on become those from `sid_base` on."""
+
+    rid_base: int
+    smmu_path: str
+    sid_base: int
+    length: int
+    mask: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Master:
+    """A node with `iommus`, with `iommu-map`, or with both; `status` is the effective one."""
+
+    path: str
+    status: str
+    streams: tuple[Stream, ...]
+    maps: tuple[MapRow, ...]
+    map_mask: int
+    is_pci: bool
+    node: Node = field(repr=False, compare=False)
+
+    def map_id(self, rid: int) -> Stream | None:
+        """What `iommu-map` makes of a requester id; None when no row has it (it is untranslated).
+
+        The id is masked first; the first row that has it decides.
+        """
+        masked = rid & self.map_mask
+        for row in self.maps:
+            if row.rid_base <= masked < row.rid_base + row.length:
+                return Stream(row.smmu_path, masked - row.rid_base + row.sid_base, row.mask)
+        return None
+
+
+def is_master(node: Node) -> bool:
+    """Whether the node has `iommus` or `iommu-map`."""
+    return "iommus" in node.props or "iommu-map" in node.props
+
+
+class Masters:
+    """Reads `iommus` and `iommu-map`; what is malformed becomes a finding."""
+
+    def __init__(
+        self, smmus: dict[Node, Smmu], phandles: dict[int, Node], note: Callable[..., None]
+    ) -> None:
+        self.smmus = smmus
+        self.phandles = phandles
+        self.note = note
+
+    def of(self, node: Node) -> Master:
+        """The master at a node for which `is_master` holds."""
+        maps, mask = self._maps(node) if "iommu-map" in node.props else ((), 0xFFFFFFFF)
+        streams = self._streams(node) if "iommus" in node.props else ()
+        is_pci = node.string("device_type") in ("pci", "pciex")
+        return Master(node.path, status_of(node), streams, maps, mask, is_pci, node)
+
+    def _target(self, node: Node, prop: str, phandle: int) -> Smmu | None:
+        target = self.phandles.get(phandle)
+        smmu = None if target is None else self.smmus.get(target)
+        if smmu is None:
+            what = "no node's phandle" if target is None else f"{target.path}, not an IOMMU"
+            self.note("DT401", "error", node, f"{prop}: <{phandle:#x}> is {what}")
+        return smmu
+
+    def _streams(self, node: Node) -> tuple[Stream, ...]:
+        cells = node.cells("iommus")
+        if not cells:
+            size = len(node.props["iommus"])
+            self.note("DT405", "error", node, f"iommus has {size} bytes, not <phandle ids> cells")
+            return ()
+        found: list[Stream] = []
+        at = 0
+        while at < len(cells):
+            smmu = self._target(node, "iommus", cells[at])
+            if smmu is None:
+                break
+            end = at + 1 + smmu.iommu_cells
+            ids = cells[at + 1 : end]
+            if end > len(cells):
+                text = f"iommus: {smmu.path} takes {smmu.iommu_cells} cells, {len(ids)} left"
+                self.note("DT405", "error", node, text)
+                break
+            found.append(Stream(smmu.path, ids[0] if ids else 0, ids[1] if len(ids) > 1 else 0))
+            at = end
+        return tuple(found)
+
+    def _maps(self, node: Node) -> tuple[tuple[MapRow, ...], int]:
+        cells = node.cells("iommu-map")
+        mask = node.u32("iommu-map-mask")
+        if "iommu-map-mask" in node.props and mask is None:
+            self.note("DT505", "error", node, "iommu-map-mask is not one cell")
+        mask = 0xFFFFFFFF if mask is None else mask
+        if not cells or len(cells) < 4:
+            size = len(node.props["iommu-map"])
+            self.note("DT505", "error", node, f"iommu-map has {size} bytes, not rows of cells")
+            return (), mask
+        one_cell = _is_legacy_map(cells) or not self._fits(cells, legacy=False)
+        legacy = one_cell and self._fits(cells, legacy=True)
+        rows: list[MapRow] = []
+        at = 0
+        while at < len(cells):
+            width = self._row_width(node, cells, at, legacy)
+            row = width and self._row(node, cells[at : at + width], mask)
+            if not width or not row:
+                break
+            rows.append(row)
+            at += width
+        return tuple(rows), mask
+
+    def _width(self, phandle: int, legacy: bool) -> int | None:
+        target = self.phandles.get(phandle)
+        smmu = None if target is None else self.smmus.get(target)
+        return None if smmu is None else 4 if legacy else 3 + smmu.iommu_cells
+
+    def _fits(self, cells: Cells, legacy: bool) -> bool:
+        """Whether the whole map divides into rows that name IOMMUs."""
+        at = 0
+        while at + 1 < len(cells):
+            width = self._width(cells[at + 1], legacy)
+            if width is None:
+                return False
+            at += width
+        return at == len(cells)
+
+    def _row_width(self, node: Node, cells: Cells, at: int, legacy: bool) -> int | None:
+        """Cells of the row at `at`; None after a finding.
+
+        Rows behind a bad one are not read: a lookup that gets that far fails.
+        """
+        if at + 1 == len(cells):
+            self.note("DT505", "error", node, "iommu-map ends within a row")
+            return None
+        smmu = self._target(node, "iommu-map", cells[at + 1])
+        if smmu is None:
+            return None
+        width = 4 if legacy else 3 + smmu.iommu_cells
+        left = len(cells) - at
+        if left < width:
+            text = f"iommu-map: a row for {smmu.path} takes {width} cells, {left} left"
+            self.note("DT505", "error", node, text)
+            return None
+        return width
+
+    def _row(self, node: Node, row: Cells, mask: int) -> MapRow | None:
+        """One row of cells, whose phandle has been checked; None after a finding."""
+        rid, phandle, *ids, length = row
+        sid = ids[0] if ids else 0
+        text = None
+        if rid & ~mask:
+            text = f"iommu-map: id base {rid:#x} has bits outside iommu-map-mask {mask:#x}"
+        elif len(ids) > 1 and length > 1:
+            text = f"iommu-map: a row of {length} ids cannot have {len(ids)} output cells"
+        elif sid + length > _ID_LIMIT or rid + length > _ID_LIMIT:
+            text = f"iommu-map: row {rid:#x}+{length:#x} to {sid:#x} leaves 32 bits"
+        if text is not None:
+            self.note("DT505", "error", node, text)
+            return None
+        path = self.smmus[self.phandles[phandle]].path
+        return MapRow(rid, path, sid, length, ids[1] if len(ids) > 1 else 0)
+
+
+def _is_legacy_map(cells: Cells) -> bool:
+    """Rows with one output cell whatever `#iommu-cells` says, as older trees have them.
+
+    Recognised like Linux does: four cells a row, one phandle throughout, every length 1.
+    """
+    return len(cells) % 4 == 0 and set(cells[1::4]) == {cells[1]} and set(cells[3::4]) == {1}
