@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial as partial_of
 
 from dt_tools import blob
 from dt_tools.dom0 import build_dom0
@@ -28,6 +27,7 @@ from vsmmu.hypervisor.hypervisor import HypercallError, Hypervisor
 from vsmmu.hypervisor.pages import OutOfMemoryError
 from vsmmu.hypervisor.policy import Policy
 from vsmmu.hypervisor.vsmmu import VSmmu
+from vsmmu.hypervisor.wires import Wires, spis_by_cause
 from vsmmu.memory import PAGE, Memory
 from vsmmu.scheduler import Scheduler
 from vsmmu.smmu.features import Features
@@ -47,12 +47,12 @@ _STREAMS_MAX = 1024
 
 @dataclass(frozen=True, slots=True)
 class VsmmuView:
-    """A vSMMU as a guest's tree describes it: node, window, first interrupt (GIC id)."""
+    """A vSMMU as a guest's tree describes it: node, window, interrupt (GIC id) by cause."""
 
     path: str
     base: int
     size: int
-    spi: int
+    spis: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +73,14 @@ class GuestView:
         platform = Platform.from_tree(blob.read(data, name), name)
         found = [s for s in platform.smmus if s.kind == SMMU_V3 and s.status == "okay"]
         vsmmus = {
-            s.path: VsmmuView(s.path, s.base, s.size, s.interrupts[0].number or 0)
+            s.path: VsmmuView(
+                s.path,
+                s.base,
+                s.size,
+                spis_by_cause([i.number or 0 for i in s.interrupts], s.interrupt_names),
+            )
             for s in found
-            if s.base is not None and s.size is not None and s.interrupts
+            if s.base is not None and s.size is not None
         }
         masters = {
             m.path: tuple((s.smmu_path, s.stream_id) for s in m.streams)
@@ -305,7 +310,7 @@ def _add_vsmmu(
     wanted: Mapping[str, Mapping[str, int]],
 ) -> VSmmu:
     """A vSMMU and the driver that the guest's tree calls for."""
-    irq = partial_of(guest.vcpu.interrupt, window.spi)
+    irq = Wires(window.spis, guest.vcpu.interrupt)
     try:
         vsmmu = machine.hypervisor.create_vsmmu(
             guest.domain, window.base, window.size, wanted, smmus, irq=irq
@@ -315,7 +320,9 @@ def _add_vsmmu(
     except HypercallError as error:
         raise Refusal("MC206", window.path, str(error), "correct the host tree") from None
     guest.vsmmus[window.path] = vsmmu
-    guest.drivers[window.path] = SmmuDriver(guest.vcpu, window.base, window.spi, guest.heap)
+    guest.drivers[window.path] = SmmuDriver(
+        guest.vcpu, window.base, sorted(set(window.spis.values())), guest.heap
+    )
     return vsmmu
 
 

@@ -24,7 +24,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "vsmmu_shadow_ste": ("vsmmu", "smmu", "vsid", "psid", "config"),
     "vsmmu_refuse": ("vsmmu", "reason"),
     "vsmmu_event": ("vsmmu", "event"),
-    "vsmmu_irq": ("vsmmu", "level"),
+    "vsmmu_irq": ("vsmmu", "cause", "level"),
     "hyp_event_kept": ("smmu", "event", "reason"),
     "dma": ("device", "iova", "outcome"),
 }

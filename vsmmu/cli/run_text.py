@@ -46,8 +46,8 @@ def _guests(report: Report, console: Console) -> None:
     for guest in report.machine.guests.values():
         console.print(f"guest {plain(guest.name)}: domid {guest.domain.domid}")
         for path, vsmmu in guest.vsmmus.items():
-            spi = guest.view.vsmmus[path].spi
-            console.print(f"  vSMMU {vsmmu.base:#x} SPI {spi}")
+            spis = sorted(set(guest.view.vsmmus[path].spis.values()))
+            console.print(f"  vSMMU {vsmmu.base:#x} SPI {' '.join(map(str, spis)) or 'none'}")
             for stream in vsmmu.streams.values():
                 console.print(
                     f"    vMasterID {stream.vmaster_id:#x} = {names[stream.host.path]} "

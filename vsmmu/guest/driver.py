@@ -8,7 +8,7 @@ this driver serves that one's sequences.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from vsmmu.arch import events
@@ -76,14 +76,14 @@ class SmmuDriver:
     Args:
         vcpu: the CPU it runs on.
         base: the vSMMU's registers in guest addresses, from the guest's device tree.
-        spi: its interrupt, a GIC id.
+        spis: its interrupts, GIC ids.
         heap: pages for its queues and tables.
     """
 
-    def __init__(self, vcpu: VCpu, base: int, spi: int, heap: Heap) -> None:
+    def __init__(self, vcpu: VCpu, base: int, spis: Collection[int], heap: Heap) -> None:
         self.vcpu = vcpu
         self.base = base
-        self.spi = spi
+        self.spis = tuple(spis)
         self.heap = heap
         self.events: list[Event] = []
         self.gerrors: list[int] = []
@@ -122,7 +122,8 @@ class SmmuDriver:
         yield from self._write_acked("IRQ_CTRL", 0)
         for name in ("GERROR_IRQ_CFG0", "EVENTQ_IRQ_CFG0"):
             self._write(name, 0)
-        self.vcpu.handlers[self.spi] = self.interrupt
+        for spi in self.spis:
+            self.vcpu.handlers[spi] = self.interrupt
         irqs = IrqCtrl.build(gerror_irqen=1, eventq_irqen=1)
         yield from self._write_acked("IRQ_CTRL", irqs.raw)
         yield from self._write_acked("CR0", enables.replace(smmuen=1).raw)

@@ -114,7 +114,7 @@ class Hypervisor:
         size: int,
         wanted: Mapping[str, Mapping[str, int]],
         smmus: Sequence[str],
-        irq: Callable[[bool], None] | None = None,
+        irq: Callable[[str, bool], None] | None = None,
     ) -> VSmmu:
         """A vSMMU in a domain's window, offering at most `wanted`.
 

@@ -42,7 +42,7 @@ from vsmmu.trace import Trace
 
 _ABORT = Ste.build(v=1, config=SteConfig.ABORT)
 _INVALID = Ste()
-Irq = Callable[[bool], None]
+Irq = Callable[[str, bool], None]
 
 
 class VSmmu:
@@ -52,7 +52,7 @@ class VSmmu:
         domain: whose it is.
         base, size: the trapped window in the domain's addresses, bytes.
         ids: identification registers by name, from `features.advertise`.
-        irq: told the level of the combined wired interrupt when it changes.
+        irq: told (cause, level) when a wired interrupt's cause, see `wires.CAUSES`, changes.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class VSmmu:
         self.physical: Counter[str] = Counter()
         self.refusals = Refusals(policy.refusals_kept)
         self.event_writer = EventWriter(self, policy.pending_events)
-        self.irq_level = False
+        self.levels = {"eventq": False, "gerror": False}
         self.sync_interrupts = 0
         self._policy = policy
         self._irq = irq
@@ -250,11 +250,11 @@ class VSmmu:
             return
         self._advance()
         if sync is not None and sync.cs == Cs.IRQ:
-            # The combined line carries this completion as a pulse: nothing holds it up.
+            # No MSI is advertised; the wired completion is a pulse, nothing holds it up (§4.8).
             self.sync_interrupts += 1
-            if self._irq is not None and not self.irq_level:
-                self._irq(True)
-                self._irq(False)
+            for level in (True, False):
+                if self._irq is not None:
+                    self._irq("cmdq-sync", level)
 
     def _finish_edge(self) -> None:
         self._edge = False
@@ -320,18 +320,19 @@ class VSmmu:
         self.event_writer.add(event)
 
     def update_irq(self) -> None:
-        """Set the combined line: high while an enabled cause stands (level triggered)."""
+        """Set the wired causes: each is high while it is enabled and stands (level triggered)."""
         enabled = IrqCtrl(self.regs["IRQ_CTRLACK"])
-        level = bool(
-            (enabled.eventq_irqen and self.event_writer.unread)
-            or (enabled.gerror_irqen and self.regs.gerror_active)
-        )
-        if level != self.irq_level:
-            self.irq_level = level
-            if self._trace is not None:
-                self._trace("vsmmu_irq", self.name, int(level))
-            if self._irq is not None:
-                self._irq(level)
+        self._drive("eventq", bool(enabled.eventq_irqen and self.event_writer.unread))
+        self._drive("gerror", bool(enabled.gerror_irqen and self.regs.gerror_active))
+
+    def _drive(self, cause: str, level: bool) -> None:
+        if level == self.levels[cause]:
+            return
+        self.levels[cause] = level
+        if self._trace is not None:
+            self._trace("vsmmu_irq", self.name, cause, int(level))
+        if self._irq is not None:
+            self._irq(cause, level)
 
     @property
     def idle(self) -> bool:

@@ -28,6 +28,7 @@ from vsmmu.arch.registers import BY_NAME, EventqProd, Gbpa, Gerror, Idr0, Idr1, 
 from vsmmu.arch.stream_table import L1Std, Ste, SteConfig
 from vsmmu.hypervisor.features import UnfitError
 from vsmmu.hypervisor.hypervisor import HypercallError
+from vsmmu.hypervisor.wires import CAUSES, Wires, spis_by_cause
 from vsmmu.smmu.features import Features
 from vsmmu.ste_update import is_hitless
 
@@ -523,15 +524,39 @@ def test_a_64_bit_register_in_halves(guest):
 def test_the_line_is_a_level(guest):
     """The series raises it for every event and never lowers it."""
     guest.vcpu.handlers.clear()
-    assert not guest.vsmmu.irq_level
+    assert not guest.vcpu.lines.get(33)
     ok(guest, 0, 0x90000)
-    assert guest.vsmmu.irq_level
+    assert guest.vcpu.lines[33]
     guest.write("IRQ_CTRL", 1)
-    assert not guest.vsmmu.irq_level, "IRQ_CTRL.EVENTQ_IRQEN is 0"
+    assert not guest.vcpu.lines[33], "IRQ_CTRL.EVENTQ_IRQEN is 0"
     guest.write("IRQ_CTRL", 5)
-    assert guest.vsmmu.irq_level
+    assert guest.vcpu.lines[33]
     guest.write("EVENTQ_CONS", guest.read("EVENTQ_PROD"))
-    assert not guest.vsmmu.irq_level
+    assert not guest.vcpu.lines[33]
+
+
+def test_lines_by_cause():
+    """A host's separate lines stay separate in dom0's tree, so each cause has its own."""
+    assert spis_by_cause([96, 97, 98], ["gerror", "eventq", "cmdq-sync"]) == {
+        "eventq": 97,
+        "gerror": 96,
+        "cmdq-sync": 98,
+    }
+    assert spis_by_cause([33], ["combined"]) == dict.fromkeys(CAUSES, 33)
+    assert spis_by_cause([40, 41], []) == dict.fromkeys(CAUSES, 40)
+    assert spis_by_cause([40, 0], ["eventq", "gerror"]) == {"eventq": 40}
+    assert spis_by_cause([], []) == {}
+
+
+def test_a_shared_line_is_high_while_any_cause_is():
+    seen: list[tuple[int, bool]] = []
+    wires = Wires({"eventq": 1, "gerror": 1, "cmdq-sync": 2}, lambda *line: seen.append(line))
+    for cause, level in (
+        ("eventq", True), ("gerror", True), ("eventq", False), ("cmdq-sync", True),
+        ("cmdq-sync", False), ("gerror", False), ("priq", True),
+    ):  # fmt: skip
+        wires(cause, level)
+    assert seen == [(1, True), (2, True), (2, False), (1, False)]
 
 
 def test_a_full_queue_is_an_overflow_and_goes_on_after_the_guest_reads(guest):

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 from dt_tools.profiles import DEFAULT
 from vsmmu.arch.commands import Command
@@ -17,6 +16,7 @@ from vsmmu.hypervisor.domain import Domain
 from vsmmu.hypervisor.hypervisor import Hypervisor
 from vsmmu.hypervisor.policy import Policy
 from vsmmu.hypervisor.vsmmu import VSmmu
+from vsmmu.hypervisor.wires import CAUSES, Wires
 from vsmmu.memory import Memory
 from vsmmu.scheduler import Scheduler
 from vsmmu.smmu.features import Features
@@ -47,14 +47,17 @@ class Guest:
         world.scheduler.add(self.vcpu)
         smmus = list(dict.fromkeys(path for path, _ in streams))
         self.vsmmu: VSmmu = hv.create_vsmmu(
-            self.domain, BASE, 0x4_0000, DEFAULT.vsmmu.idr, smmus, partial(self.vcpu.interrupt, 33)
-        )
+            self.domain, BASE, 0x4_0000, DEFAULT.vsmmu.idr, smmus,
+            Wires(dict.fromkeys(CAUSES, 33), self.vcpu.interrupt),
+        )  # fmt: skip
         self.ports = []
         for vmaster_id, (path, sid) in enumerate(streams):
             hv.assign(self.vsmmu, vmaster_id, path, sid)
             self.ports.append(DevicePort(f"{name}{vmaster_id}", world.smmus[path], sid))
             world.scheduler.add(self.ports[-1])
-        self.driver = SmmuDriver(self.vcpu, BASE, 33, Heap(self.memory, RAM + 0x10_0000, 0x20_0000))
+        self.driver = SmmuDriver(
+            self.vcpu, BASE, [33], Heap(self.memory, RAM + 0x10_0000, 0x20_0000)
+        )
 
     # What the guest does, each until the machine is at rest.
 
