@@ -43,6 +43,8 @@ _SPI, _PPI = 0, 1
 _MODULES_OFFSET = 128 * MIB
 # A vGICv2 addresses eight CPUs.
 _GICV2_MAX_VCPUS = 8
+# GIC interrupt ids of SPIs start here; Xen's vGIC has 960 of them.
+_SPI_FIRST, _MAX_SPIS = 32, 960
 _VIRTIO_CHILDREN = {"virtio,device22": "i2c", "virtio,device29": "gpio"}
 
 
@@ -198,6 +200,9 @@ class _Guest:
         if config.pci:
             reason = "pci devices are not built into the guest's tree"
             raise Refusal("DT107", "/", reason, "take pci out of the configuration")
+        if config.passthrough == "sync_pt":
+            reason = 'passthrough = "sync_pt" is not supported on Arm'
+            raise Refusal("DT604", "/", reason, 'use "share_pt" or leave it out')
         if config.dtdev and config.passthrough == "disabled":
             reason = 'passthrough = "disabled" with devices in dtdev'
             raise Refusal("DT604", config.dtdev[0], reason, "take one of the two out")
@@ -275,6 +280,10 @@ class _Guest:
         if self.config.vuart == "sbsa_uart":
             taken[guest.pl011_spi] = "pl011 SPI"
         for irq in irqs:
+            if not _SPI_FIRST <= irq < _SPI_FIRST + _MAX_SPIS:
+                last = _SPI_FIRST + _MAX_SPIS - 1
+                reason = f"irq {irq} is not an SPI ({_SPI_FIRST} to {last})"
+                raise Refusal("DT303", "/", reason, "take it out of irqs")
             if irq in taken:
                 reason = f"Physical IRQ {irq} conflicting with {taken[irq]}"
                 raise Refusal("DT303", "/", reason, "assign a device with another interrupt")
@@ -291,6 +300,9 @@ class _Guest:
         if given is not None and given < needed:
             text = f"nr_spis {given} raised to {needed}, the number the guest's devices need"
             self.notices.append(Notice("DT305", "/", text))
+        if given is not None and given > _MAX_SPIS:
+            reason = f"nr_spis {given}, a guest has {_MAX_SPIS} SPIs at most"
+            raise Refusal("DT305", "/", reason, "lower nr_spis")
         return max(needed, given or 0)
 
     # The nodes, in libxl's order.

@@ -216,6 +216,28 @@ def test_pci_and_a_disabled_passthrough_are_refused() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            'passthrough = "sync_pt"',
+            'DT604: /: passthrough = "sync_pt" is not supported on Arm; '
+            'use "share_pt" or leave it out',
+        ),
+        ("irqs = [31]", "DT303: /: irq 31 is not an SPI (32 to 991); take it out of irqs"),
+        ("irqs = [5000]", "DT303: /: irq 5000 is not an SPI (32 to 991); take it out of irqs"),
+        ("nr_spis = 961", "DT305: /: nr_spis 961, a guest has 960 SPIs at most; lower nr_spis"),
+    ],
+)
+def test_what_xen_refuses_later_is_refused_now(text: str, line: str) -> None:
+    assert refusal(text) == line
+
+
+def test_the_most_that_xen_takes() -> None:
+    assert build("nr_spis = 960").nr_spis == 960
+    assert build("irqs = [991]").nr_spis == 960
+
+
 def test_nr_spis_too_small_is_raised_with_a_notice() -> None:
     built = build('vuart = "sbsa_uart"\nnr_spis = 0')
     assert built.nr_spis == 1
