@@ -25,7 +25,7 @@ def print_report(report: Report) -> None:
     _guests(report, console)
     console.print()
     for result in report.steps:
-        _step(result, console)
+        _step(result, console, _labels(report))
     _commands(report, console)
     _translations(report, console)
     console.print()
@@ -55,7 +55,7 @@ def _guests(report: Report, console: Console) -> None:
                 )
 
 
-def _step(result: StepResult, console: Console) -> None:
+def _step(result: StepResult, console: Console, names: dict[str, str]) -> None:
     step = result.step
     what = [step.do]
     if "device" in step.fields:
@@ -72,7 +72,7 @@ def _step(result: StepResult, console: Console) -> None:
     if step.note:
         console.print(Text(f"      {plain(step.note)}", style="dim"))
     if result.detail:
-        console.print(f"      {plain(result.detail)}")
+        console.print(f"      {plain(_short(result.detail, names))}")
     for name, seen in result.events.items():
         for event in seen[:8]:
             address = getattr(event, "inputaddr", None)
@@ -82,18 +82,27 @@ def _step(result: StepResult, console: Console) -> None:
             console.print(f"      and {len(seen) - 8} more")
 
 
+def _short(detail: str, names: dict[str, str]) -> str:
+    """A detail that starts with an SMMU's path, with the SMMU's label instead."""
+    path, blank, rest = detail.partition(" ")
+    return f"{names[path]}{blank}{rest}" if path in names else detail
+
+
 def _commands(report: Report, console: Console) -> None:
-    """What each guest asked, what was issued for it, what reached each physical queue."""
+    """What each guest asked, and what reached each physical queue that a guest's stream uses."""
     names = _labels(report)
     columns: list[tuple[str, Counter[str]]] = []
-    for guest in report.machine.guests.values():
+    guests = report.machine.guests.values()
+    for guest in guests:
         if guest.vsmmus:
             total: Counter[str] = Counter()
             for vsmmu in guest.vsmmus.values():
                 total += vsmmu.counters
             columns.append((plain(guest.name), total))
+    used = {s.host for g in guests for v in g.vsmmus.values() for s in v.streams.values()}
     for path, host in report.machine.hypervisor.hosts.items():
-        columns.append((names[path], host.counters))
+        if host in used:
+            columns.append((names[path], host.counters))
     rows = sorted({n for _, c in columns for n in c if n.startswith("CMD_")})
     if not rows:
         return
