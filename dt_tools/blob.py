@@ -177,7 +177,8 @@ class _Scanner:
             reason = f"version {version}, last compatible {last_comp}: only 17 and 16 are read"
             raise self.fail(reason, 20)
         if total > len(self.data):
-            raise self.fail(f"totalsize {total} exceeds the {len(self.data)} bytes there are", 4)
+            reason = f"totalsize {total} exceeds the {len(self.data)} bytes there are"
+            raise self.fail(reason, 4, "the file is cut short; copy it again")
         if total > self.max_bytes:
             raise self.fail(f"totalsize {total} exceeds the limit of {self.max_bytes} bytes", 4)
         self.total = total

@@ -111,7 +111,8 @@ REFUSALS = {
     "truncated": (
         ["--host", "cut.dtb", "crypto.cfg"],
         2,
-        "cut.dtb: offset 0x4: totalsize {size} exceeds the 3000 bytes there are",
+        "cut.dtb: offset 0x4: totalsize {size} exceeds the 3000 bytes there are; "
+        "the file is cut short; copy it again",
     ),
     "not a DTB": (
         ["--host", "crypto.cfg", "crypto.cfg"],

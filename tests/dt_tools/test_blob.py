@@ -216,7 +216,11 @@ def test_defect_04_a_blob_starts_at_its_first_byte() -> None:
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ({"totalsize": 1_000_000}, "offset 0x4: totalsize 1000000 exceeds the 76 bytes there are"),
+        (
+            {"totalsize": 1_000_000},
+            "offset 0x4: totalsize 1000000 exceeds the 76 bytes there are; "
+            "the file is cut short; copy it again",
+        ),
         (
             {"totalsize": 41},
             "offset 0x10: memory reservations [0x28, 0x38) is outside [0x28, 0x29)",

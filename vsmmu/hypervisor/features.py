@@ -75,5 +75,7 @@ def _fit(host: Identification) -> None:
         raise UnfitError(host.path, "no AArch64 translation tables (IDR0.TTF)")
     if idr0.ttendian == TtEndian.BIG:
         raise UnfitError(host.path, "big-endian translation tables only (IDR0.TTENDIAN)")
+    if not Idr5(host.ident("IDR5")).gran4k:
+        raise UnfitError(host.path, "no 4K granule, which stage 2 has (IDR5.GRAN4K)")
     if idr0.stall_model == StallModel.STALL_FORCED:
         raise UnfitError(host.path, "cannot terminate faulting accesses (IDR0.STALL_MODEL)")
