@@ -59,6 +59,15 @@ def execute(vsmmu: VSmmu, command: Command) -> Cerror | None:
     return handler(vsmmu, command)
 
 
+def _rebuilt(command: Command, **changes: int) -> Command:
+    """The command made anew from its named fields, some of them changed.
+
+    A reserved bit that a guest set could be CERROR_ILL on the queue that all guests share.
+    """
+    fields = {name: getattr(command, name) for name in command.fields if name != "op"}
+    return type(command).build(**fields | changes)
+
+
 @_shadows(CmdPrefetchConfig, CmdPrefetchAddr)
 def _prefetch(vsmmu: VSmmu, command: Command) -> Cerror | None:
     """A hint; may have no effect (§4.2)."""
@@ -90,8 +99,10 @@ def _cfgi_ste_range(vsmmu: VSmmu, command: CmdCfgiSteRange) -> Cerror | None:
 def _cfgi_cd(vsmmu: VSmmu, command: CmdCfgiCd | CmdCfgiCdAll) -> Cerror | None:
     """The CD is the guest's own and cached by the hardware: same command, physical StreamID."""
     stream = vsmmu.streams.get(command.sid)
+    if isinstance(command, CmdCfgiCd) and command.ssid >> vsmmu.idr1.ssidsize:
+        return None
     if stream is not None:
-        vsmmu.issue(stream.host, command.replace(sid=stream.pmaster_id))
+        vsmmu.issue(stream.host, _rebuilt(command, sid=stream.pmaster_id))
     return None
 
 
@@ -113,12 +124,13 @@ def _tlbi_asid(vsmmu: VSmmu, command: CmdTlbiNhAsid) -> Cerror | None:
 @_shadows(CmdTlbiNhVa, CmdTlbiNhVaa)
 def _tlbi_va(vsmmu: VSmmu, command: CmdTlbiNhVa | CmdTlbiNhVaa) -> Cerror | None:
     """By address or range. Without IDR3.RIL the range fields are RES0 and not passed on."""
-    if not vsmmu.idr3.ril:
+    if not vsmmu.idr3.ril or not command.tg:
         command = command.replace(num=0, scale=0, ttl=0, tg=0)
-    elif command.tg and not (command.num or command.scale or _effective_ttl(command)):
+    elif not (command.num or command.scale or _effective_ttl(command)):
         return Cerror.ILL
+    physical = _rebuilt(command, vmid=vsmmu.domain.vmid)
     for host in vsmmu.hosts:
-        vsmmu.issue(host, command.replace(vmid=vsmmu.domain.vmid))
+        vsmmu.issue(host, physical)
     return None
 
 

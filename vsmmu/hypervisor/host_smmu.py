@@ -3,7 +3,9 @@
 
 Many owners (guests and the hypervisor itself) share the one physical command queue. Each has a
 FIFO of batches; turns go round robin, a batch at a time, so a guest that queues much waits behind
-itself. A batch ends with one CMD_SYNC and is done when the SMMU's consumer has passed it.
+itself. A batch is entered as room appears, so a small one never overtakes a large one. It ends
+with one CMD_SYNC and is done when the SMMU's consumer has passed it and the events that the SMMU
+wrote before have been handed on.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from vsmmu.arch import events
 from vsmmu.arch.commands import (
     CFGI_ALL_RANGE,
     CmdCfgiSte,
@@ -32,8 +33,6 @@ from vsmmu.arch.registers import (
     Cr0,
     Cr1,
     Cr2,
-    EventqCons,
-    EventqProd,
     Idr0,
     Idr1,
     Idr5,
@@ -45,6 +44,7 @@ from vsmmu.arch.registers import (
     StrtabFmt,
 )
 from vsmmu.arch.stream_table import L1Std, Ste, SteConfig
+from vsmmu.hypervisor.event_reader import EventReader
 from vsmmu.hypervisor.pages import PageAllocator
 from vsmmu.hypervisor.policy import Policy
 from vsmmu.memory import PAGE, Memory
@@ -70,12 +70,15 @@ class Hardware(Protocol):
 
 @dataclass(slots=True)
 class _Batch:
+    """Commands with their CMD_SYNC; `entered` of them are in the queue."""
+
     commands: list[Command]
     done: Done | None
+    entered: int = 0
 
 
 class HostSmmu:
-    """One physical SMMU under the hypervisor; an engine of the scheduler.
+    """One physical SMMU under the hypervisor; an engine, `event_reader` is another.
 
     Args:
         path: the node of the host tree, the name under which StreamIDs are keyed.
@@ -101,10 +104,12 @@ class HostSmmu:
         self._memory = memory
         self._pages = pages
         self._policy = policy
-        self._on_event = on_event
         self._waiting: dict[int, deque[_Batch]] = {}
         self._turns: deque[int] = deque()
-        self._running: deque[tuple[int, Done | None]] = deque()
+        # Batches in the queue, by the count of commands that ends them; batches that the SMMU has
+        # passed, by the count of events that must be handed on first.
+        self._running: deque[tuple[int, Done]] = deque()
+        self._landing: deque[tuple[int, Done]] = deque()
         self._l2: dict[int, int] = {}
         self.idr0 = Idr0(self._read("IDR0"))
         self.idr1 = Idr1(self._read("IDR1"))
@@ -113,9 +118,13 @@ class HostSmmu:
         log2 = policy.physical_queue_log2
         self._cmdq = self._ring(min(log2, self.idr1.cmdqs), 16)
         self._eventq = self._ring(min(log2, self.idr1.eventqs), 32)
-        self._prod = 0
-        self._cons = 0
-        self._event_cons = 0
+        self.event_reader = EventReader(
+            f"events {path}", self._eventq, memory, self._read, self._write, self.counters,
+            lambda event: on_event(self, event),
+        )  # fmt: skip
+        # Commands entered and consumed since boot; their low bits are the queue's indexes.
+        self._entered = 0
+        self._consumed = 0
         self._two_level = bool(self.idr0.st_level) and self.sid_bits > _SPLIT
         entries = 8 << self.sid_bits - _SPLIT if self._two_level else 64 << self.sid_bits
         self._strtab = pages.allocate(entries, entries)
@@ -151,8 +160,8 @@ class HostSmmu:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing waits for the SMMU."""
-        return not self._running and not any(self._waiting.values())
+        """Whether nothing waits for the SMMU, nor for what it did."""
+        return self._entered == self._consumed and not (self._landing or self._waiting)
 
     @property
     def can_stall(self) -> bool:
@@ -183,58 +192,68 @@ class HostSmmu:
             self._turns.remove(owner)
 
     def step(self, budget: int) -> int:
-        """Reap completions, recover from errors, drain events, submit; units of work done.
+        """Recover from errors, complete batches, enter commands; at most `budget` of these.
 
-        The event queue comes before new commands: a guest's commands must not keep events of
-        others waiting until the physical queue overflows.
+        What is left of the budget helps the event reader, which alone is no faster than a device
+        that does nothing but fault.
         """
-        done = self._reap() + self._recover() + self._drain_events(budget)
-        return done + self._submit_turns(budget)
+        done = self._recover() if budget > 0 else 0
+        self._reap()
+        done += self._land(budget - done)
+        done += self._submit_turns(budget - done)
+        return done + self.event_reader.step(budget - done)
 
     @property
     def _batch_limit(self) -> int:
         return max(1, min(self._policy.commands_per_turn, self._cmdq.size - 1))
 
     def _submit_turns(self, budget: int) -> int:
+        room = self._cmdq.size - (self._entered - self._consumed)
+        budget = min(budget, room)
         done = 0
-        blocked = 0
-        while done < budget and blocked < len(self._turns):
+        while done < budget and self._turns:
             owner = self._turns[0]
+            queue = self._waiting[owner]
+            done += self._enter(owner, queue[0], budget - done)
+            if queue[0].entered <= len(queue[0].commands):
+                break
+            queue.popleft()
             self._turns.rotate(-1)
-            queue = self._waiting.get(owner)
-            free = self._cmdq.size - self._cmdq.used(self._prod, self._cons)
-            if not queue or len(queue[0].commands) + 1 > free:
-                blocked += 1
-                continue
-            blocked = 0
-            batch = queue.popleft()
-            done += self._enter(owner, batch)
             if not queue:
                 self.forget(owner)
         if done:
-            self._write("CMDQ_PROD", self._prod)
+            self._write("CMDQ_PROD", self._cmdq.clip(self._entered))
         return done
 
-    def _enter(self, owner: int, batch: _Batch) -> int:
-        for command in (*batch.commands, _SYNC):
-            self._memory.write_words(self._cmdq.address(self._prod), command.words)
-            self._prod = self._cmdq.advance(self._prod)
+    def _enter(self, owner: int, batch: _Batch, count: int) -> int:
+        """Put up to `count` more of a batch into the queue; its last is a CMD_SYNC."""
+        entries = [*batch.commands, _SYNC][batch.entered : batch.entered + count]
+        for command in entries:
+            self._memory.write_words(self._cmdq.address(self._entered), command.words)
+            self._entered += 1
             self.counters[command.name] += 1
-        self.by_owner[owner] += len(batch.commands) + 1
-        self._running.append((self._prod, batch.done))
-        return len(batch.commands) + 1
+        batch.entered += len(entries)
+        self.by_owner[owner] += len(entries)
+        if batch.entered > len(batch.commands) and batch.done is not None:
+            self._running.append((self._entered, batch.done))
+        return len(entries)
 
-    def _reap(self) -> int:
+    def _reap(self) -> None:
+        """Note which batches the SMMU has passed, and which events it had written by then."""
         cons = CmdqCons(self._read("CMDQ_CONS")).rd
-        moved = self._cmdq.clip(cons - self._cons)
-        finished = 0
-        while self._running and self._cmdq.clip(self._running[0][0] - self._cons) <= moved:
-            _, callback = self._running.popleft()
-            finished += 1
-            if callback is not None:
-                callback()
-        self._cons = cons
-        return finished
+        self._consumed += self._cmdq.clip(cons - self._consumed)
+        mark = None
+        while self._running and self._running[0][0] <= self._consumed:
+            mark = self.event_reader.mark() if mark is None else mark
+            self._landing.append((mark, self._running.popleft()[1]))
+
+    def _land(self, budget: int) -> int:
+        """Complete batches whose events have been handed on."""
+        done = 0
+        while done < budget and self._landing and self.event_reader.passed(self._landing[0][0]):
+            self._landing.popleft()[1]()
+            done += 1
+        return done
 
     def _recover(self) -> int:
         """Acknowledge global errors; a command the SMMU calls illegal is replaced by a CMD_SYNC.
@@ -253,39 +272,21 @@ class HostSmmu:
         self.counters["gerror"] += 1
         return 1
 
-    # Events.
-
-    def _drain_events(self, budget: int) -> int:
-        prod = EventqProd(self._read("EVENTQ_PROD"))
-        done = 0
-        while done < budget and self._eventq.pending(prod.wr, self._event_cons):
-            words = self._memory.read_words(self._eventq.address(self._event_cons), 4)
-            self._event_cons = self._eventq.advance(self._event_cons)
-            done += 1
-            if words is not None:
-                self.counters["events"] += 1
-                self._on_event(self, events.decode(words))
-        acknowledged = EventqCons(self._read("EVENTQ_CONS")).ovackflg
-        if prod.ovflg != acknowledged:
-            self.counters["event overflow"] += 1
-            done += 1
-        if done:
-            cons = EventqCons.build(rd=self._event_cons, ovackflg=prod.ovflg)
-            self._write("EVENTQ_CONS", cons.raw)
-        return done
-
     # The stream table.
 
-    def cover(self, sid: int) -> bool:
-        """Make a StreamID's STE exist (aborting); False when it is beyond the table."""
-        if sid >> self.sid_bits:
-            return False
+    def cover(self, sid: int, done: Done) -> None:
+        """Make a StreamID's STE exist (aborting); `done` when the SMMU knows.
+
+        The StreamID has at most `sid_bits` bits.
+        """
+        index = sid >> _SPLIT
         if not self._two_level:
             if not self.read_ste(sid).v:
                 self._memory.write_words(self._ste_address(sid), _ABORT_STE.words)
-            return True
-        index = sid >> _SPLIT
-        if index not in self._l2:
+            done()
+        elif index in self._l2:
+            done()
+        else:
             table = self._pages.allocate(64 << _SPLIT, 64 << _SPLIT)
             for i in range(1 << _SPLIT):
                 self._memory.write_words(table + 64 * i, _ABORT_STE.words)
@@ -293,8 +294,7 @@ class HostSmmu:
             l1std = L1Std.build(span=_SPLIT + 1, l2ptr=table)
             self._memory.write64(self._strtab + 8 * index, l1std.raw)
             # §3.21.3.1: a cached invalid L1STD is only dropped by a non-leaf CMD_CFGI_STE.
-            self.submit(HYPERVISOR, [CmdCfgiSte.build(sid=sid, leaf=0)])
-        return True
+            self.submit(HYPERVISOR, [CmdCfgiSte.build(sid=sid, leaf=0)], done)
 
     def read_ste(self, sid: int) -> Ste:
         """The STE as it stands in memory."""

@@ -5,15 +5,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from vsmmu.arch.commands import CmdTlbiS12Vmall
-from vsmmu.arch.events import Event
+from vsmmu.arch.events import Event, FUut
+from vsmmu.arch.registers import OAS_BITS
 from vsmmu.arch.stream_table import Ste, SteConfig
 from vsmmu.hypervisor.domain import Domain, GuestMemory, Stream
 from vsmmu.hypervisor.events import Kept, to_guest
 from vsmmu.hypervisor.features import advertise
-from vsmmu.hypervisor.host_smmu import HYPERVISOR, Hardware, HostSmmu
-from vsmmu.hypervisor.pages import PageAllocator
+from vsmmu.hypervisor.host_smmu import HYPERVISOR, Done, Hardware, HostSmmu
+from vsmmu.hypervisor.pages import OutOfMemoryError, PageAllocator
 from vsmmu.hypervisor.policy import Policy
 from vsmmu.hypervisor.stage2 import Stage2
 from vsmmu.hypervisor.vsmmu import VSmmu
@@ -23,6 +25,8 @@ from vsmmu.trace import Trace
 
 _ABORT = Ste.build(v=1, config=SteConfig.ABORT)
 _BLOCK = 0x20_0000
+# Turns that a request may take. Guests that stay busy lengthen it, but cannot hold it up.
+_TURNS = 1_000_000
 
 
 class HypercallError(Exception):
@@ -56,6 +60,8 @@ class Hypervisor:
         self.kept: Counter[str] = Counter()
         self._trace = trace
         self._owner: dict[tuple[str, int], tuple[VSmmu, Stream]] = {}
+        # The SMMUs whose features a vSMMU's are the intersection of.
+        self._behind: dict[VSmmu, frozenset[str]] = {}
         self.hosts = {
             path: HostSmmu(path, hw, memory, self.pages, self.policy, self._event)
             for path, hw in hardware.items()
@@ -70,7 +76,11 @@ class Hypervisor:
         for host in self.hosts.values():
             host.boot()
             self.scheduler.add(host)
-        self._settle("the physical SMMUs did not come up")
+            self.scheduler.add(host.event_reader)
+        self._wait(
+            lambda: all(host.idle for host in self.hosts.values()),
+            "the physical SMMUs did not come up",
+        )
 
     # What the toolstack asks for.
 
@@ -90,20 +100,24 @@ class Hypervisor:
 
         Raises:
             OutOfMemoryError: the machine has not that much RAM.
-            HypercallError: no VMID is left.
+            HypercallError: no VMID is left, or RAM lies beyond what the SMMUs can address.
         """
         domid = max(self.domains, default=HYPERVISOR) + 1
         if domid >> (16 if all(h.idr0.vmid16 for h in self.hosts.values()) else 8):
             raise HypercallError("no VMID is left")
-        oas = min((host.idr5.oas for host in self.hosts.values()), default=5)
-        stage2 = Stage2(self.memory, self.pages, ipa_bits=ipa_bits, oas=min(oas, 5))
-        domain = Domain(domid, name, domid, stage2, GuestMemory(self.memory, stage2))
+        oas = min((5, *(host.idr5.oas for host in self.hosts.values())))
+        ipa_bits = min(ipa_bits, OAS_BITS[oas])
         for base, size in banks:
-            if direct:
-                domain.owned.append((self.pages.allocate_at(base, size), size))
-                stage2.map(base, base, size)
-            else:
-                self._populate(domain, base, size)
+            if (base + size - 1) >> ipa_bits:
+                raise HypercallError(f"RAM {base:#x}+{size:#x} is beyond {ipa_bits} bits")
+        stage2 = Stage2(self.memory, self.pages, ipa_bits=ipa_bits, oas=oas)
+        domain = Domain(domid, name, domid, stage2, GuestMemory(self.memory, stage2))
+        try:
+            for base, size in banks:
+                self._populate(domain, base, size, direct=direct)
+        except OutOfMemoryError:
+            self._release(domain)
+            raise
         self.domains[domid] = domain
         return domain
 
@@ -132,6 +146,7 @@ class Hypervisor:
         ids = advertise(wanted, hosts)
         vsmmu = VSmmu(domain, base, size, ids, self.policy, irq=irq, trace=self._trace)
         domain.vsmmus.append(vsmmu)
+        self._behind[vsmmu] = frozenset(smmus)
         self.scheduler.add(vsmmu)
         self.scheduler.add(vsmmu.event_writer)
         return vsmmu
@@ -147,8 +162,9 @@ class Hypervisor:
         """Give a guest the stream (SMMU, pMasterID) under the name vMasterID.
 
         Raises:
-            HypercallError: already someone's, the vMasterID is taken or out of range, or the
-                pMasterID is beyond what the SMMU's stream table covers.
+            HypercallError: the vSMMU was not made for this SMMU, the stream is already someone's,
+                the vMasterID is taken or out of range, or the pMasterID is beyond what the SMMU's
+                stream table covers.
         """
         host = self._host(smmu)
         owner = self._owner.get((smmu, pmaster_id))
@@ -158,26 +174,41 @@ class Hypervisor:
             )
         if vmaster_id in vsmmu.streams or vmaster_id >> vsmmu.idr1.sidsize:
             raise HypercallError(f"vMasterID {vmaster_id:#x} is taken or out of range")
-        if not host.cover(pmaster_id):
+        if pmaster_id >> host.sid_bits:
             raise HypercallError(
                 f"{smmu}: StreamID {pmaster_id:#x} is beyond its {host.sid_bits} bits"
             )
+        if smmu not in self._behind[vsmmu]:
+            raise HypercallError(f"{smmu} does not stand behind {vsmmu.name}")
+        problem = f"({smmu}, {pmaster_id:#x}) could not be assigned"
+        self._complete(partial(host.cover, pmaster_id), problem)
         stream = Stream(vmaster_id, host, pmaster_id, devices)
         self._owner[smmu, pmaster_id] = (vsmmu, stream)
         vsmmu.assign(stream)
-        self._settle(f"({smmu}, {pmaster_id:#x}) could not be assigned")
+        self._wait(lambda: not (stream.stale or stream.busy), problem)
         return stream
 
     def deassign(self, vsmmu: VSmmu, stream: Stream) -> None:
-        """Take a stream back: its DMA is stopped and nothing cached of it is left."""
+        """Take a stream back: its DMA is stopped and nothing cached of it is left.
+
+        Events of its past are still the old owner's; they have been handed on.
+
+        Raises:
+            HypercallError: the stream is not assigned to this vSMMU, or could not be stopped.
+        """
+        if vsmmu.streams.get(stream.vmaster_id) is not stream:
+            raise HypercallError(
+                f"vMasterID {stream.vmaster_id:#x} is not assigned to {vsmmu.name}"
+            )
+        host, owner = stream.host, vsmmu.domain.domid
+        problem = f"({host.path}, {stream.pmaster_id:#x}) could not be stopped"
         vsmmu.withdraw(stream)
-        self._settle("an update of the stream's STE did not end")
-        host = stream.host
-        flush = [CmdTlbiS12Vmall.build(vmid=vsmmu.domain.vmid)]
-        host.update_ste(
-            HYPERVISOR, stream.pmaster_id, _ABORT, lambda: host.submit(HYPERVISOR, flush)
-        )
-        self._settle("the stream could not be stopped")
+        self._wait(lambda: not stream.busy, problem)
+        # What its owner had sent before may name it, so that has to pass first.
+        self._complete(partial(host.submit, owner, []), problem)
+        self._complete(partial(host.update_ste, HYPERVISOR, stream.pmaster_id, _ABORT), problem)
+        flush = CmdTlbiS12Vmall.build(vmid=vsmmu.domain.vmid)
+        self._complete(partial(host.submit, HYPERVISOR, [flush]), problem)
         del self._owner[host.path, stream.pmaster_id]
 
     def owner(self, smmu: str, pmaster_id: int) -> str | None:
@@ -211,6 +242,9 @@ class Hypervisor:
             self._keep(host, event, "unassigned StreamID")
             return
         vsmmu, stream = found
+        if not vsmmu.enabled and not isinstance(event, FUut):
+            self._keep(host, event, "SMMUEN is 0")
+            return
         record = to_guest(event, stream, vsmmu.domain)
         if isinstance(record, Kept):
             self._keep(host, event, record.reason)
@@ -228,7 +262,11 @@ class Hypervisor:
             raise HypercallError(f"{path} is not a physical SMMU of this machine")
         return host
 
-    def _populate(self, domain: Domain, base: int, size: int) -> None:
+    def _populate(self, domain: Domain, base: int, size: int, *, direct: bool) -> None:
+        if direct:
+            domain.owned.append((self.pages.allocate_at(base, size), size))
+            domain.stage2.map(base, base, size)
+            return
         align = _BLOCK if not (base | size) % _BLOCK else 0x1000
         while size:
             pa, taken = self.pages.allocate_some(size, align)
@@ -236,6 +274,22 @@ class Hypervisor:
             domain.stage2.map(base, pa, taken)
             base, size = base + taken, size - taken
 
-    def _settle(self, problem: str) -> None:
-        if not self.scheduler.run_until_idle():
-            raise HypercallError(problem)
+    def _release(self, domain: Domain) -> None:
+        """Give back the pages of a domain that could not be made."""
+        for base, size in domain.owned:
+            self.pages.free(base, size)
+        domain.stage2.release()
+
+    def _complete(self, start: Callable[[Done], None], problem: str) -> None:
+        """Start something on a physical SMMU and wait until it is done."""
+        done: list[bool] = []
+        start(lambda: done.append(True))
+        self._wait(lambda: bool(done), problem)
+
+    def _wait(self, ready: Callable[[], bool], problem: str) -> None:
+        """Run the machine until something is so. It need not be at rest: guests may never be."""
+        for _ in range(_TURNS):
+            if ready():
+                return
+            self.scheduler.step()
+        raise HypercallError(problem)

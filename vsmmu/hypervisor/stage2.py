@@ -37,8 +37,8 @@ class Stage2:
         # Up to 16 tables may stand side by side at the first level instead of one level more.
         self.start = G4K.start_level(max(ipa_bits - _MAX_CONCATENATED_BITS, 13))
         tables = 1 << max(0, ipa_bits - G4K.shift(self.start) - G4K.stride)
-        self.root = Pa(pages.allocate(tables * PAGE, tables * PAGE))
-        self._zero(self.root, tables)
+        self._tables: list[tuple[int, int]] = []
+        self.root = Pa(self._allocate(tables))
         self._leaves: list[tuple[int, int, int]] | None = None
 
     @property
@@ -134,15 +134,24 @@ class Stage2:
                 return Ipa(ipa + pa - base)
         return None
 
+    def release(self) -> None:
+        """Give the tables' pages back. Nothing may walk them any more."""
+        for place, size in self._tables:
+            self._pages.free(place, size)
+        self._tables.clear()
+
     def _read(self, pa: int) -> int:
         word = self._memory.read64(pa)
         assert word is not None, "a stage 2 table lies in RAM"
         return word
 
-    def _zero(self, pa: int, tables: int) -> None:
-        for i in range(tables * _ENTRIES):
-            if self._memory.read64(pa + 8 * i):
-                self._memory.write64(pa + 8 * i, 0)
+    def _allocate(self, tables: int) -> int:
+        """Tables side by side, aligned to their size and zeroed."""
+        size = tables * PAGE
+        place = self._pages.allocate(size, size)
+        self._tables.append((place, size))
+        self._memory.write(place, bytes(size))
+        return place
 
     def _best_level(self, ipa: int, pa: int, size: int) -> int:
         for level in (1, 2):
@@ -176,8 +185,7 @@ class Stage2:
             if word & VALID:
                 self._split(slot, word, level)
             else:
-                table = self._pages.allocate(PAGE)
-                self._zero(table, 1)
+                table = self._allocate(1)
                 self._memory.write64(slot, table | TABLE | VALID)
 
     def _replace_table(self, ipa: int, wanted: int) -> int:
@@ -191,7 +199,7 @@ class Stage2:
     def _split(self, slot: int, word: int, level: int) -> None:
         """Replace a block by a table of the next level with the same mappings."""
         step = 1 << G4K.shift(level + 1)
-        table = self._pages.allocate(PAGE)
+        table = self._allocate(1)
         base = output_address(word, G4K.shift(level))
         attributes = word & ~(base | TABLE)
         kind = TABLE if level + 1 == 3 else 0
@@ -209,6 +217,7 @@ def _leaf(pa: int, level: int, write: bool, device: bool) -> int:
         s2ap_w=int(write),
         sh=0 if device else 3,
         af=1,
-        xn1=1,
+        # RAM is executable: the CPU's stage 2 is this one, and a device may fetch instructions.
+        xn1=int(device),
     )
     return fields.raw | pa

@@ -20,8 +20,6 @@ from vsmmu.arch.registers import (
     CmdqCons,
     Cr0,
     Cr2,
-    EventqCons,
-    EventqProd,
     Gbpa,
     Idr1,
     Idr3,
@@ -31,6 +29,7 @@ from vsmmu.arch.registers import (
 from vsmmu.arch.stream_table import Ste, SteConfig
 from vsmmu.hypervisor import commands
 from vsmmu.hypervisor.domain import Domain, Stream
+from vsmmu.hypervisor.event_writer import EventWriter
 from vsmmu.hypervisor.guest_ste import fetch
 from vsmmu.hypervisor.host_smmu import HostSmmu
 from vsmmu.hypervisor.policy import Policy, Refusals
@@ -82,11 +81,12 @@ class VSmmu:
         self.sync_interrupts = 0
         self._policy = policy
         self._irq = irq
-        self._trace = trace
+        self.trace = trace
         self._stale: deque[Stream] = deque()
         self._pending: dict[HostSmmu, dict[Command, None]] = {}
         self._outstanding = 0
         self._sync: CmdSync | None = None
+        self._sync_mark: int | None = None
         self._enabled = 0
         self._edge = False
 
@@ -101,6 +101,9 @@ class VSmmu:
     def withdraw(self, stream: Stream) -> None:
         """Take a stream away. The caller changes the physical STE and invalidates."""
         del self.streams[stream.vmaster_id]
+        batch = self._pending.get(stream.host, {})
+        for command in [c for c in batch if getattr(c, "sid", None) == stream.pmaster_id]:
+            del batch[command]
         if stream in self._stale:
             self._stale.remove(stream)
         stream.stale = False
@@ -122,14 +125,24 @@ class VSmmu:
         self.regs.write(offset, size, value)
 
     def _changed(self, name: str) -> None:
-        if self._trace is not None:
-            self._trace("vsmmu_mmio_write", self.name, name, self.regs[name])
+        if self.trace is not None:
+            self.trace("vsmmu_mmio_write", self.name, name, self.regs[name])
         if name == "CR0":
+            self._stop_disabled()
             self._hold_smmuen()
-        elif name == "GBPA" and not self._enabled:
+        elif name == "GBPA" and not (self._enabled and Cr0(self.regs["CR0"]).smmuen):
             self.regs.set_fields("GBPA", update=1)
             self._mark_all()
         self.update_irq()
+
+    def _stop_disabled(self) -> None:
+        """A queue that is disabled holds nothing back for its next use (§6.3.9)."""
+        enables = self.regs.cr0
+        if not enables.cmdqen:
+            # Not consumed, so that it is taken again if the queue goes on as it is.
+            self._sync = self._sync_mark = None
+        if not enables.eventqen:
+            self.event_writer.drop_uncommitted()
 
     def _hold_smmuen(self) -> None:
         """CR0ACK.SMMUEN follows once the shadow STEs do (§6.3.9.6)."""
@@ -156,8 +169,8 @@ class VSmmu:
         self._pending.setdefault(host, {})[command] = None
 
     def begin_sync(self, command: CmdSync) -> None:
-        """Flush; CONS passes this CMD_SYNC when the flush has completed."""
-        self._sync = command
+        """Flush; CONS passes this CMD_SYNC when the flush and the events before it are done."""
+        self._sync, self._sync_mark = command, None
 
     # The drain.
 
@@ -174,7 +187,9 @@ class VSmmu:
             elif self._flush_due():
                 self._flush()
             elif self._sync is not None:
-                self._finish_sync()
+                if not self._events_settled():
+                    break
+                self._finish_sync(self._sync)
             elif self._runnable():
                 self._consume()
             elif any(self._pending.values()):
@@ -195,8 +210,8 @@ class VSmmu:
             self._outstanding += 1
             for command in batch:
                 self.physical[command.name] += 1
-                if self._trace is not None:
-                    self._trace("vsmmu_shadow_cmd", self.name, host.path, repr(command))
+                if self.trace is not None:
+                    self.trace("vsmmu_shadow_cmd", self.name, host.path, repr(command))
             self.physical[CmdSync.name] += 1
             host.submit(self.domain.domid, list(batch), self._landed)
         self._pending = {}
@@ -222,8 +237,8 @@ class VSmmu:
             return
         command = arch_commands.decode(words)
         self.counters[command.name] += 1
-        if self._trace is not None:
-            self._trace("vsmmu_cmd", self.name, repr(command))
+        if self.trace is not None:
+            self.trace("vsmmu_cmd", self.name, repr(command))
         error = commands.execute(self, command)
         if error is not None:
             self._stop(error, f"{command.name} {command.words[0]:#x} {command.words[1]:#x}")
@@ -237,19 +252,22 @@ class VSmmu:
     def _stop(self, error: Cerror, detail: str) -> None:
         """CONS stays on the command; ERR is set before GERROR shows (§7.1)."""
         self.refusals.add(f"CERROR_{error.name}", detail)
-        if self._trace is not None:
-            self._trace("vsmmu_refuse", self.name, f"CERROR_{error.name} {detail}")
+        if self.trace is not None:
+            self.trace("vsmmu_refuse", self.name, f"CERROR_{error.name} {detail}")
         self.regs.set_fields("CMDQ_CONS", err=error)
         self.regs.raise_gerror("cmdq_err")
         self.update_irq()
 
-    def _finish_sync(self) -> None:
-        sync, self._sync = self._sync, None
-        if not self.regs.cr0.cmdqen:
-            # Disabled while it waited: not consumed, so that it is taken again when enabled.
-            return
+    def _events_settled(self) -> bool:
+        """Whether the records that had arrived when the flush completed are written or gone."""
+        if self._sync_mark is None:
+            self._sync_mark = self.event_writer.accepted
+        return self.event_writer.retired >= self._sync_mark
+
+    def _finish_sync(self, sync: CmdSync) -> None:
+        self._sync = None
         self._advance()
-        if sync is not None and sync.cs == Cs.IRQ:
+        if sync.cs == Cs.IRQ:
             # No MSI is advertised; the wired completion is a pulse, nothing holds it up (§4.8).
             self.sync_interrupts += 1
             for level in (True, False):
@@ -266,52 +284,60 @@ class VSmmu:
 
     def _shadow(self, stream: Stream) -> None:
         stream.stale = False
-        target = self._target(stream)
+        target, raises = self._target(stream)
         if target == stream.host.read_ste(stream.pmaster_id):
             # Nothing to write, but the CDs cached through this STE have to go as well (§4.3.1).
+            stream.raises = raises
             self.issue(stream.host, CmdCfgiSte.build(sid=stream.pmaster_id, leaf=1))
             return
-        if self._trace is not None:
+        if self.trace is not None:
             where = (stream.host.path, stream.vmaster_id, stream.pmaster_id)
             config = Ste.fields["config"].show(target.config) if target.v else "invalid"
-            self._trace("vsmmu_shadow_ste", self.name, *where, config)
+            self.trace("vsmmu_shadow_ste", self.name, *where, config)
         stream.busy = True
+        # Until the update is complete, accesses may still meet what the old STE stood for.
+        stream.raises = raises or stream.raises
         self._outstanding += 1
         self.physical["STE update"] += 1
         stream.host.update_ste(
-            self.domain.domid, stream.pmaster_id, target, lambda: self._shadowed(stream)
+            self.domain.domid, stream.pmaster_id, target, lambda: self._shadowed(stream, raises)
         )
 
-    def _shadowed(self, stream: Stream) -> None:
+    def _shadowed(self, stream: Stream, raises: Event | None) -> None:
         stream.busy = False
+        stream.raises = raises
         self._outstanding -= 1
 
-    def _target(self, stream: Stream) -> Ste:
-        """The physical STE for a stream as the guest has configured it now."""
-        stream.raises = None
-        stream.s1ctxptr = 0
+    def _target(self, stream: Stream) -> tuple[Ste, Event | None]:
+        """The physical STE for a stream as the guest has configured it now.
+
+        With the event that the guest's configuration stands for, where the STE is invalid.
+        """
         if not Cr0(self.regs["CR0"]).smmuen:
             abort = Gbpa(self.regs["GBPA"]).abort
-            return _ABORT if abort else self.domain.stage2_ste()
+            return (_ABORT if abort else self.domain.stage2_ste()), None
         found = fetch(self.regs, stream.vmaster_id, self.domain.memory)
         if isinstance(found, Event):
-            stream.raises = found
-            return _INVALID
+            return _INVALID, found
         if decode_ste(found, self._features) is None:
             self.refusals.add("C_BAD_STE", f"vMasterID {stream.vmaster_id:#x}: {found!r}")
-            stream.raises = CBadSte.build()
-            return _INVALID
+            return _INVALID, CBadSte.build()
         if not found.config & SteConfig.BYPASS:
-            return _ABORT
+            return _ABORT, None
         if found.config == SteConfig.BYPASS:
-            return self.domain.stage2_ste()
+            return self.domain.stage2_ste(), None
         stream.s1ctxptr = found.s1ctxptr
         if not self.idr1.ssidsize:
             # Ignored by the SMMU the guest sees, so the physical one must not act on them.
             found = found.replace(s1cdmax=0, s1fmt=0, s1dss=0)
-        return self.domain.nested_ste(found, stall_disabled=stream.host.can_stall)
+        return self.domain.nested_ste(found, stall_disabled=stream.host.can_stall), None
 
     # Events and the interrupt.
+
+    @property
+    def enabled(self) -> bool:
+        """Whether accesses may be recorded: SMMUEN is set, or an Update to 0 is not complete."""
+        return bool(self._enabled or Cr0(self.regs["CR0"]).smmuen)
 
     def raise_event(self, event: Event) -> None:
         """An event for the guest; C_BAD_STREAMID only with CR2.RECINVSID."""
@@ -329,8 +355,8 @@ class VSmmu:
         if level == self.levels[cause]:
             return
         self.levels[cause] = level
-        if self._trace is not None:
-            self._trace("vsmmu_irq", self.name, cause, int(level))
+        if self.trace is not None:
+            self.trace("vsmmu_irq", self.name, cause, int(level))
         if self._irq is not None:
             self._irq(cause, level)
 
@@ -338,79 +364,3 @@ class VSmmu:
     def idle(self) -> bool:
         """Whether the drain waits for nothing physical."""
         return not self._outstanding and not self._stale and self._sync is None
-
-
-class EventWriter:
-    """Writes a vSMMU's pending events into the guest's queue; an engine.
-
-    Args:
-        vsmmu: whose queue.
-        cap: records that may wait. Past it the guest's queue counts as full.
-    """
-
-    def __init__(self, vsmmu: VSmmu, cap: int) -> None:
-        self.name = f"{vsmmu.name} events"
-        self._vsmmu = vsmmu
-        self._cap = cap
-        self._pending: deque[Event] = deque()
-
-    def add(self, event: Event) -> None:
-        """Queue a record, or count it as lost to overflow."""
-        if len(self._pending) >= self._cap:
-            self._overflow()
-        else:
-            self._pending.append(event)
-
-    @property
-    def _ring(self) -> Ring:
-        base = QueueBase(self._vsmmu.regs["EVENTQ_BASE"])
-        return Ring.of(base.addr, base.log2size, self._vsmmu.idr1.eventqs, 32)
-
-    @property
-    def unread(self) -> bool:
-        """Whether the guest's queue holds records."""
-        regs = self._vsmmu.regs
-        if not regs.cr0.eventqen:
-            return False
-        return bool(self._ring.used(regs["EVENTQ_PROD"], regs["EVENTQ_CONS"]))
-
-    def step(self, budget: int) -> int:
-        """Write at most `budget` records."""
-        done = 0
-        while done < budget and self._pending:
-            self._write(self._pending.popleft())
-            done += 1
-        if done:
-            self._vsmmu.update_irq()
-        return done
-
-    def _write(self, event: Event) -> None:
-        """§3.5.2, §7.2: dropped when disabled; OVFLG when full; EVENTQ_ABT_ERR on abort."""
-        vsmmu, regs, ring = self._vsmmu, self._vsmmu.regs, self._ring
-        if not regs.cr0.eventqen or self._aborted:
-            vsmmu.counters["event dropped"] += 1
-        elif ring.is_full(regs["EVENTQ_PROD"], regs["EVENTQ_CONS"]):
-            self._overflow()
-        elif not vsmmu.domain.memory.write_words(ring.address(regs["EVENTQ_PROD"]), event.words):
-            vsmmu.counters["event dropped"] += 1
-            regs.raise_gerror("eventq_abt_err")
-        else:
-            prod = EventqProd(regs["EVENTQ_PROD"])
-            regs["EVENTQ_PROD"] = prod.replace(wr=ring.advance(prod.wr)).raw
-            vsmmu.counters[event.name] += 1
-            if vsmmu._trace is not None:
-                vsmmu._trace("vsmmu_event", vsmmu.name, repr(event))
-
-    @property
-    def _aborted(self) -> bool:
-        return bool(self._vsmmu.regs.gerror_active & 4)
-
-    def _overflow(self) -> None:
-        """Toggle OVFLG unless an overflow is unacknowledged; only while the queue is enabled."""
-        regs = self._vsmmu.regs
-        self._vsmmu.counters["event overflow"] += 1
-        if not regs.cr0.eventqen:
-            return
-        prod, cons = EventqProd(regs["EVENTQ_PROD"]), EventqCons(regs["EVENTQ_CONS"])
-        if prod.ovflg == cons.ovackflg:
-            regs["EVENTQ_PROD"] = prod.replace(ovflg=1 - prod.ovflg).raw

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The producer of a guest's event queue (IHI 0070 §3.5.2, §7.2)."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from vsmmu.arch.events import Event
+from vsmmu.arch.registers import EventqCons, EventqProd, QueueBase
+from vsmmu.queue import Ring
+
+if TYPE_CHECKING:
+    from vsmmu.hypervisor.vsmmu import VSmmu
+
+
+class EventWriter:
+    """Writes a vSMMU's pending events into the guest's queue; an engine.
+
+    Args:
+        vsmmu: whose queue.
+        cap: records that may wait. Past it the guest's queue counts as full.
+    """
+
+    def __init__(self, vsmmu: VSmmu, cap: int) -> None:
+        self.name = f"{vsmmu.name} events"
+        self._vsmmu = vsmmu
+        self._cap = cap
+        self._pending: deque[Event] = deque()
+        # Records taken and records written or dropped, since reset: a CMD_SYNC compares them.
+        self.accepted = 0
+        self.retired = 0
+
+    def add(self, event: Event) -> None:
+        """Queue a record, or count it as lost: the guest's queue is disabled, or overflows."""
+        if not self._vsmmu.regs.cr0.eventqen:
+            self._vsmmu.counters["event dropped"] += 1
+        elif len(self._pending) >= self._cap:
+            self._overflow()
+        else:
+            self._pending.append(event)
+            self.accepted += 1
+
+    def drop_uncommitted(self) -> None:
+        """EVENTQEN was cleared: what is not in the guest's memory yet is gone."""
+        self._vsmmu.counters["event dropped"] += len(self._pending)
+        self.retired += len(self._pending)
+        self._pending.clear()
+
+    @property
+    def _ring(self) -> Ring:
+        base = QueueBase(self._vsmmu.regs["EVENTQ_BASE"])
+        return Ring.of(base.addr, base.log2size, self._vsmmu.idr1.eventqs, 32)
+
+    @property
+    def unread(self) -> bool:
+        """Whether the guest's queue holds records."""
+        regs = self._vsmmu.regs
+        if not regs.cr0.eventqen:
+            return False
+        return bool(self._ring.used(regs["EVENTQ_PROD"], regs["EVENTQ_CONS"]))
+
+    def step(self, budget: int) -> int:
+        """Write at most `budget` records."""
+        done = 0
+        while done < budget and self._pending:
+            self._write(self._pending.popleft())
+            self.retired += 1
+            done += 1
+        if done:
+            self._vsmmu.update_irq()
+        return done
+
+    def _write(self, event: Event) -> None:
+        """§3.5.2, §7.2: dropped when disabled; OVFLG when full; EVENTQ_ABT_ERR on abort."""
+        vsmmu, regs, ring = self._vsmmu, self._vsmmu.regs, self._ring
+        if not regs.cr0.eventqen or self._aborted:
+            vsmmu.counters["event dropped"] += 1
+        elif ring.is_full(regs["EVENTQ_PROD"], regs["EVENTQ_CONS"]):
+            self._overflow()
+        elif not vsmmu.domain.memory.write_words(ring.address(regs["EVENTQ_PROD"]), event.words):
+            vsmmu.counters["event dropped"] += 1
+            regs.raise_gerror("eventq_abt_err")
+        else:
+            prod = EventqProd(regs["EVENTQ_PROD"])
+            regs["EVENTQ_PROD"] = prod.replace(wr=ring.advance(prod.wr)).raw
+            vsmmu.counters[event.name] += 1
+            if vsmmu.trace is not None:
+                vsmmu.trace("vsmmu_event", vsmmu.name, repr(event))
+
+    @property
+    def _aborted(self) -> bool:
+        return bool(self._vsmmu.regs.gerror_active & 4)
+
+    def _overflow(self) -> None:
+        """Toggle OVFLG unless an overflow is unacknowledged; only while the queue is enabled."""
+        regs = self._vsmmu.regs
+        self._vsmmu.counters["event overflow"] += 1
+        if not regs.cr0.eventqen:
+            return
+        prod, cons = EventqProd(regs["EVENTQ_PROD"]), EventqCons(regs["EVENTQ_CONS"])
+        if prod.ovflg == cons.ovackflg:
+            regs["EVENTQ_PROD"] = prod.replace(ovflg=1 - prod.ovflg).raw
