@@ -29,6 +29,7 @@ from vsmmu.arch.commands import (
     Command,
     Cs,
 )
+from vsmmu.arch.events import CBadStreamid, FSteFetch
 from vsmmu.arch.registers import Cerror
 
 if TYPE_CHECKING:
@@ -76,9 +77,17 @@ def _prefetch(vsmmu: VSmmu, command: Command) -> Cerror | None:
 
 @_shadows(CmdCfgiSte)
 def _cfgi_ste(vsmmu: VSmmu, command: CmdCfgiSte) -> Cerror | None:
+    """One STE; without Leaf also the L1STD before it, behind which other STEs may have appeared.
+
+    Those were never reachable, so nothing of them is cached and no command names them (§4.3.1).
+    """
     stream = vsmmu.streams.get(command.sid)
     if stream is not None:
         vsmmu.mark(stream)
+    if not command.leaf:
+        for other in vsmmu.streams.values():
+            if isinstance(other.raises, CBadStreamid | FSteFetch):
+                vsmmu.mark(other)
     return None
 
 

@@ -35,6 +35,9 @@ class EventWriter:
         """Queue a record, or count it as lost: the guest's queue is disabled, or overflows."""
         if not self._vsmmu.regs.cr0.eventqen:
             self._vsmmu.counters["event dropped"] += 1
+        elif self._aborted:
+            # Not writable for another reason than being full: no overflow (§7.2).
+            self._vsmmu.counters["event dropped"] += 1
         elif len(self._pending) >= self._cap:
             self._overflow()
         else:

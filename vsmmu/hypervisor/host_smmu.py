@@ -33,6 +33,7 @@ from vsmmu.arch.registers import (
     Cr0,
     Cr1,
     Cr2,
+    Gbpa,
     Idr0,
     Idr1,
     Idr5,
@@ -133,6 +134,8 @@ class HostSmmu:
 
     def boot(self) -> None:
         """Program the SMMU through MMIO. The caller runs the scheduler until `idle`."""
+        # Until SMMUEN is set, devices meet GBPA: nothing may reach memory that way (§3.11).
+        self._write("GBPA", Gbpa(self._read("GBPA")).replace(abort=1, update=1).raw)
         self._write("CR0", 0)
         self._write(
             "CR1",

@@ -242,6 +242,35 @@ def test_a_bad_span_is_c_bad_streamid_if_recorded(world, span):
     assert g.events() == []
 
 
+@pytest.mark.parametrize("leaf", [0, 1])
+def test_a_non_leaf_cfgi_ste_shows_the_other_entries_of_a_new_table(world, leaf):
+    """An STE behind an invalid L1STD was never cached, so no command has to name it (§4.3.1)."""
+    g = world["g"].boot()
+    table = g.driver.heap.allocate(64 << 8, 64 << 8)
+    for sid in (0, 1):
+        g.memory.write_words(table + 64 * sid, Ste.build(v=1, config=SteConfig.BYPASS).words)
+    g.memory.write64(g.driver._strtab, L1Std.build(span=9, l2ptr=table).raw)
+    g.put(CmdCfgiSte.build(sid=0, leaf=leaf), SYNC)
+    assert ok(g, 0, BUFFER)
+    assert ok(g, 1, BUFFER) == (leaf == 0)
+
+
+def test_a_device_reaches_nothing_before_the_smmu_is_up():
+    """The hypervisor boots with GBPA.ABORT, so its tables cannot be written meanwhile."""
+    world = World({})
+    for smmu in world.smmus.values():
+        assert Gbpa(smmu.regs["GBPA"]).abort == 1
+
+
+def test_a_device_may_fetch_instructions(guest):
+    """Stage 2 is the CPU's p2m as well: RAM is executable."""
+    guest.ste(0, Ste.build(v=1, config=SteConfig.BYPASS))
+    guest.put(CFGI, SYNC)
+    request = guest.ports[0].read(BUFFER, 16, instr=True)
+    assert guest.world.scheduler.run_until_idle()
+    assert request.ok
+
+
 def test_a_table_that_is_too_short(world):
     g = world["g"].boot()
     g.write("CR0", 0xC)
