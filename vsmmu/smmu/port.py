@@ -95,7 +95,11 @@ class DevicePort:
         return len(self._queue)
 
     def step(self, budget: int) -> int:
-        """Put up to `budget` pieces through; returns how many."""
+        """Put up to `budget` pieces through; returns how many.
+
+        A piece that left an event ends the turn: a device that does nothing but fault must not
+        take every place in the SMMU's list before the devices behind it have had theirs.
+        """
         done = 0
         while done < budget and self._queue and self.smmu.ready:
             request = self._queue[0]
@@ -103,6 +107,8 @@ class DevicePort:
             if request.done:
                 self._queue.popleft()
             done += 1
+            if request.outcomes[-1].event is not None:
+                break
         return done
 
     def _submit(self, request: Request) -> Request:

@@ -13,7 +13,14 @@ import random
 
 import pytest
 
-from tests.vsmmu.shadow.world import (
+from vsmmu.arch.commands import OPCODES, CmdCfgiSte, CmdSync
+from vsmmu.arch.events import Event
+from vsmmu.arch.registers import BY_NAME, REGISTERS
+from vsmmu.arch.stream_table import Ste
+from vsmmu.smmu.port import DevicePort
+from vsmmu.smmu.smmu import Smmu
+
+from .world import (
     BASE,
     BUFFER,
     MACHINE,
@@ -23,12 +30,6 @@ from tests.vsmmu.shadow.world import (
     Guest,
     World,
 )
-from vsmmu.arch.commands import OPCODES, CmdCfgiSte, CmdSync
-from vsmmu.arch.events import Event
-from vsmmu.arch.registers import BY_NAME, REGISTERS
-from vsmmu.arch.stream_table import Ste
-from vsmmu.smmu.port import DevicePort
-from vsmmu.smmu.smmu import Smmu
 
 STREAMS = {
     "evil": [("a", 0x600), ("b", 0x600), ("b", 0x610)],

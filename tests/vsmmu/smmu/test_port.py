@@ -64,7 +64,8 @@ def test_nothing_behind_the_address(machine: Machine, port: DevicePort) -> None:
 def test_waits_while_no_event_could_be_kept(machine: Machine, port: DevicePort) -> None:
     for _ in range(PENDING_EVENTS + 2):
         port.read(1 << 30, 4)
-    assert port.step(1000) == PENDING_EVENTS
+    # A fault ends the turn, so that devices behind this one get theirs.
+    assert [port.step(1000) for _ in range(PENDING_EVENTS)] == [1] * PENDING_EVENTS
     assert port.step(1000) == 0
     machine.smmu.eventq.step(1)
     assert port.step(1000) == 1
