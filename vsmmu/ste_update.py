@@ -9,7 +9,7 @@ order exists, the entry passes through V=0, which aborts.
 
 from __future__ import annotations
 
-from vsmmu.arch.stream_table import S1Dss, Ste, SteConfig
+from vsmmu.arch.stream_table import LIVE, STAGE1, STAGE2, S1Dss, Ste, SteConfig
 
 Words = tuple[int, ...]
 
@@ -29,11 +29,11 @@ def used(ste: Ste) -> Words:
     names = ["v"]
     if ste.v:
         names.append("config")
-        if ste.config & SteConfig.BYPASS and ste.config & 1:
+        if ste.config & LIVE and ste.config & STAGE1:
             names += _S1_USED
             if ste.s1dss == S1Dss.BYPASS:
                 names.append("shcfg")
-        if ste.config & SteConfig.BYPASS and ste.config & 2:
+        if ste.config & LIVE and ste.config & STAGE2:
             names += _S2_USED
         if ste.config == SteConfig.BYPASS:
             names.append("shcfg")
@@ -70,6 +70,6 @@ def is_hitless(old: Ste, new: Ste) -> bool:
     for phase in phases(old, new):
         for index, value in phase:
             state[index] = value
-        if not state[0] & 1 and old.v and new.v:
+        if not Ste(tuple(state)).v and old.v and new.v:
             return False
     return True

@@ -51,6 +51,9 @@ S2_START = {
 }
 
 VALID, TABLE = 1, 2
+
+# Bits 63:56 of an input address are a tag that TBIx takes out of the range check (§3.4.1).
+TAG_MASK = 0xFF << 56
 ADDR_MASK = 0x0000_FFFF_FFFF_F000
 
 

@@ -18,6 +18,16 @@ class SteConfig(IntEnum):
     NESTED = 7
 
 
+# SteConfig bit by bit (§5.2): without LIVE the STE aborts; STAGE1 and STAGE2 add to bypass.
+LIVE, STAGE1, STAGE2 = 4, 1, 2
+
+# STE.PRIVCFG and STE.INSTCFG: with OVERRIDE the low bit replaces what the device says.
+OVERRIDE, OVERRIDE_VALUE = 2, 1
+
+# Bits of an ASID or VMID where IDR0.ASID16 or IDR0.VMID16 is 0.
+NARROW_ID_BITS = 8
+
+
 class S1Fmt(IntEnum):
     """STE.S1Fmt."""
 

@@ -27,6 +27,7 @@ from vsmmu.arch.commands import (
 )
 from vsmmu.arch.context import Cd, Tg1
 from vsmmu.arch.events import Event
+from vsmmu.arch.pagetable import G4K
 from vsmmu.arch.registers import (
     BY_NAME,
     Cr0,
@@ -34,6 +35,7 @@ from vsmmu.arch.registers import (
     Cr2,
     EventqCons,
     EventqProd,
+    Gerror,
     Idr0,
     Idr1,
     Idr3,
@@ -43,6 +45,7 @@ from vsmmu.arch.registers import (
     StrtabBase,
     StrtabBaseCfg,
     StrtabFmt,
+    Ttf,
 )
 from vsmmu.arch.stream_table import L1Std, S1Dss, Ste, SteConfig
 from vsmmu.guest.tables import Heap, S1Tables
@@ -52,6 +55,7 @@ from vsmmu.ste_update import phases
 
 _SPLIT = 8
 _SYNC = CmdSync.build(cs=Cs.SEV, msh=3, msiattr=0xF)
+_CMDQ_ERR = Gerror.mask("cmdq_err")[0]
 _ABORT = Ste.build(v=1, config=SteConfig.ABORT)
 # Index 0 normal non-cacheable, 1 normal write-back, 2 Device-nGnRE.
 _MAIR = 0x04FF44
@@ -134,7 +138,7 @@ class SmmuDriver:
         self._read("IIDR")
         if not self.idr0.s1p:
             raise GuestError("no translation support (IDR0.S1P)")
-        if not self.idr0.ttf & 2:
+        if not self.idr0.ttf & Ttf.AARCH64:
             raise GuestError("AArch64 table format not supported (IDR0.TTF)")
         if self.idr1.cmdqs <= 6:
             raise GuestError("command queue too small (IDR1.CMDQS)")
@@ -303,7 +307,7 @@ class SmmuDriver:
 
     def _invalidations(self, asid: int, iova: int, size: int) -> Sequence[Command]:
         """By range where IDR3.RIL allows, a command for each page else."""
-        pages = size >> 12
+        pages = size >> G4K.page_shift
         if not self.idr3.ril:
             return [
                 CmdTlbiNhVa.build(asid=asid, addr=iova + 4096 * i, leaf=1) for i in range(pages)
@@ -344,7 +348,7 @@ class SmmuDriver:
         active = self._read("GERROR") ^ self._read("GERRORN")
         if active:
             self.gerrors.append(active)
-            if active & 1:
+            if active & _CMDQ_ERR:
                 bad = self._cmdq.address(self._read("CMDQ_CONS"))
                 self._memory.write_words(bad, _SYNC.words)
             self._write("GERRORN", self._read("GERROR"))

@@ -7,11 +7,13 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from vsmmu.arch.events import Event
-from vsmmu.arch.registers import EventqCons, EventqProd, QueueBase
+from vsmmu.arch.registers import EventqCons, EventqProd, Gerror, QueueBase
 from vsmmu.queue import Ring
 
 if TYPE_CHECKING:
     from vsmmu.hypervisor.vsmmu import VSmmu
+
+_EVENTQ_ABT_ERR = Gerror.mask("eventq_abt_err")[0]
 
 
 class EventWriter:
@@ -93,7 +95,7 @@ class EventWriter:
 
     @property
     def _aborted(self) -> bool:
-        return bool(self._vsmmu.regs.gerror_active & 4)
+        return bool(self._vsmmu.regs.gerror_active & _EVENTQ_ABT_ERR)
 
     def _overflow(self) -> None:
         """Toggle OVFLG unless an overflow is unacknowledged; only while the queue is enabled."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from vsmmu.arch.registers import BY_NAME, Idr0, Idr5, StallModel, TtEndian
+from vsmmu.arch.registers import BY_NAME, Idr0, Idr5, StallModel, TtEndian, Ttf
 
 _LOWERED = {
     "IDR0": ("cohacc", "asid16"),
@@ -71,7 +71,7 @@ def _fit(host: Identification) -> None:
     idr0 = Idr0(host.ident("IDR0"))
     if not (idr0.s1p and idr0.s2p):
         raise UnfitError(host.path, "nested translation needs both stages (IDR0.S1P, IDR0.S2P)")
-    if not idr0.ttf & 2:
+    if not idr0.ttf & Ttf.AARCH64:
         raise UnfitError(host.path, "no AArch64 translation tables (IDR0.TTF)")
     if idr0.ttendian == TtEndian.BIG:
         raise UnfitError(host.path, "big-endian translation tables only (IDR0.TTENDIAN)")

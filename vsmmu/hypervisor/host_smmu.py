@@ -28,12 +28,12 @@ from vsmmu.arch.commands import (
 from vsmmu.arch.events import Event
 from vsmmu.arch.registers import (
     BY_NAME,
-    Cerror,
     CmdqCons,
     Cr0,
     Cr1,
     Cr2,
     Gbpa,
+    Gerror,
     Idr0,
     Idr1,
     Idr5,
@@ -55,6 +55,7 @@ from vsmmu.ste_update import phases
 HYPERVISOR = 0
 _SPLIT = 8
 _SYNC = CmdSync.build(cs=Cs.SEV)
+_CMDQ_ERR = Gerror.mask("cmdq_err")[0]
 _ABORT_STE = Ste.build(v=1, config=SteConfig.ABORT)
 
 Done = Callable[[], None]
@@ -267,9 +268,9 @@ class HostSmmu:
         active = self._read("GERROR") ^ self._read("GERRORN")
         if not active:
             return 0
-        if active & 1:
+        if active & _CMDQ_ERR:
             cons = CmdqCons(self._read("CMDQ_CONS"))
-            self.counters[f"CERROR_{Cerror(cons.err & 3).name}"] += 1
+            self.counters[f"CERROR_{CmdqCons.err.show(cons.err)}"] += 1
             self._memory.write_words(self._cmdq.address(cons.rd), _SYNC.words)
         self._write("GERRORN", self._read("GERROR"))
         self.counters["gerror"] += 1

@@ -21,12 +21,13 @@ from vsmmu.arch.registers import (
     Cr0,
     Cr2,
     Gbpa,
+    Gerror,
     Idr1,
     Idr3,
     IrqCtrl,
     QueueBase,
 )
-from vsmmu.arch.stream_table import Ste, SteConfig
+from vsmmu.arch.stream_table import LIVE, Ste, SteConfig
 from vsmmu.hypervisor import commands
 from vsmmu.hypervisor.domain import Domain, Stream
 from vsmmu.hypervisor.event_writer import EventWriter
@@ -41,6 +42,7 @@ from vsmmu.trace import Trace
 
 _ABORT = Ste.build(v=1, config=SteConfig.ABORT)
 _INVALID = Ste()
+_CMDQ_ERR = Gerror.mask("cmdq_err")[0]
 Irq = Callable[[str, bool], None]
 
 
@@ -220,7 +222,7 @@ class VSmmu:
         self._outstanding -= 1
 
     def _runnable(self) -> bool:
-        if not self.regs.cr0.cmdqen or self.regs.gerror_active & 1:
+        if not self.regs.cr0.cmdqen or self.regs.gerror_active & _CMDQ_ERR:
             return False
         return bool(self._cmdq.pending(self.regs["CMDQ_PROD"], self.regs["CMDQ_CONS"]))
 
@@ -322,7 +324,7 @@ class VSmmu:
         if decode_ste(found, self._features) is None:
             self.refusals.add("C_BAD_STE", f"vMasterID {stream.vmaster_id:#x}: {found!r}")
             return _INVALID, CBadSte.build()
-        if not found.config & SteConfig.BYPASS:
+        if not found.config & LIVE:
             return _ABORT, None
         if found.config == SteConfig.BYPASS:
             return self.domain.stage2_ste(), None

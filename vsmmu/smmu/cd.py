@@ -6,18 +6,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vsmmu.arch.pagetable import TG0, TG1, Granule
+from vsmmu.arch.pagetable import TAG_MASK, TG0, TG1, Granule
 from vsmmu.arch.registers import OAS_BITS
+from vsmmu.arch.stream_table import NARROW_ID_BITS
 from vsmmu.smmu.ste import TXSZ_MAX, TXSZ_MIN
+from vsmmu.smmu.transaction import MASK64
 from vsmmu.smmu.walk import Stage1, Table
 
 if TYPE_CHECKING:
     from vsmmu.arch.context import Cd
     from vsmmu.smmu.features import Features
-
-# Bits 63:56 are a tag that TBIx takes out of the range check (§3.4.1).
-_TAG = 0xFF << 56
-_MASK64 = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +34,7 @@ def decode_cd(cd: Cd, features: Features) -> Context | None:
         return None
     if cd.endi and not (cd.epd0 and cd.epd1):
         return None
-    if cd.asid >> 8 and not features.idr0.asid16:
+    if cd.asid >> NARROW_ID_BITS and not features.idr0.asid16:
         return None
     output_bits = min(OAS_BITS[cd.ips], features.oas)
     tables: list[Table | None] = []
@@ -75,7 +73,7 @@ def _legal(granule: Granule | None, txsz: int, features: Features) -> bool:
 def _table(granule: Granule, input_bits: int, base: int, *, tbi: bool, had: bool) -> Table:
     start = granule.start_level(input_bits)
     table_bytes = 8 << (input_bits - granule.shift(start))
-    range_mask = _MASK64 & -(1 << input_bits)
+    range_mask = MASK64 & -(1 << input_bits)
     if tbi:
-        range_mask &= ~_TAG
+        range_mask &= ~TAG_MASK
     return Table(granule, start, input_bits, base & -table_bytes, range_mask, had)

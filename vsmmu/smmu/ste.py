@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vsmmu.arch.pagetable import S2_START, TG0, Granule
 from vsmmu.arch.registers import OAS_BITS
-from vsmmu.arch.stream_table import Ste, SteConfig
+from vsmmu.arch.stream_table import LIVE, NARROW_ID_BITS, STAGE1, STAGE2, Ste, SteConfig
 from vsmmu.smmu.walk import Stage2, Table
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ TXSZ_MIN, TXSZ_MAX = 16, 39
 _CONCATENATION = 4
 # Output size that a first level of stage 2 asks for (Arm ARM D8.2.2).
 _START_NEEDS_OAS = {("4K", 0): 44, ("16K", 1): 42, ("64K", 1): 44}
-_STAGE1, _STAGE2, _TRANSLATES = 1, 2, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +45,9 @@ def decode_ste(ste: Ste, features: Features) -> Stream | None:
     if not ste.v:
         return None
     config = ste.config
-    if not config & _TRANSLATES:
+    if not config & LIVE:
         return Stream(config)
-    stage1, on2 = bool(config & _STAGE1), bool(config & _STAGE2)
+    stage1, on2 = bool(config & STAGE1), bool(config & STAGE2)
     if (stage1 and not features.s1p) or (on2 and not features.s2p):
         return None
     if stage1 and (ste.s1stalld or ste.s1ctxptr >> features.oas):
@@ -57,7 +56,7 @@ def decode_ste(ste: Ste, features: Features) -> Stream | None:
     if on2 and stage2 is None:
         return None
     tagged = features.s2p and config != SteConfig.BYPASS
-    if tagged and ste.s2vmid >> 8 and not features.idr0.vmid16:
+    if tagged and ste.s2vmid >> NARROW_ID_BITS and not features.idr0.vmid16:
         return None
     overrides = features.idr1.attr_perms_ovr
     return Stream(

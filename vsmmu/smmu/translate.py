@@ -20,7 +20,7 @@ from vsmmu.arch.events import (
     FTranslation,
 )
 from vsmmu.arch.registers import Cr0, Cr2, Gbpa
-from vsmmu.arch.stream_table import SteConfig
+from vsmmu.arch.stream_table import OVERRIDE, OVERRIDE_VALUE, SteConfig
 from vsmmu.smmu.tlb import VA_MASK, Entry, Tlb
 from vsmmu.smmu.transaction import (
     ALL_PERMS,
@@ -206,8 +206,8 @@ def _overridden(access: Access, stream: Stream | None) -> tuple[bool, bool]:
     """(privileged, instruction) after STE.PRIVCFG and STE.INSTCFG; 1x overrides (§5.2)."""
     priv, instr = access.priv, access.instr
     if stream is not None:
-        if stream.privcfg & 2:
-            priv = bool(stream.privcfg & 1)
-        if stream.instcfg & 2:
-            instr = bool(stream.instcfg & 1)
+        if stream.privcfg & OVERRIDE:
+            priv = bool(stream.privcfg & OVERRIDE_VALUE)
+        if stream.instcfg & OVERRIDE:
+            instr = bool(stream.instcfg & OVERRIDE_VALUE)
     return priv, instr and not access.write
