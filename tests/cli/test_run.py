@@ -11,6 +11,7 @@ import pytest
 from dt_tools import blob
 from vsmmu.cli import main
 from vsmmu.cli.run import execute
+from vsmmu.hypervisor.hypervisor import Hypervisor
 
 SAMPLES = ("one-guest", "two-guests", "hostile")
 
@@ -310,3 +311,22 @@ def test_a_stream_in_two_guests_is_refused(scenario, tmp_path, capsys):
         "vsmmu: MC203: /soc/crypto@60000000: (/soc/iommu@50000000, 0x600) is already assigned to "
         "crypto; assign another device"
     )
+
+
+def test_an_event_in_a_step_of_another_guest_is_told(samples, monkeypatch):
+    """A hypervisor that gives events to the wrong guest does not pass the samples."""
+    right = Hypervisor._event
+
+    def wrong(self, host, event):
+        (path, sid), (vsmmu, _) = next(
+            (key, pair) for key, pair in self._owner.items() if pair[0].domain.name == "media"
+        )
+        if self._owner[host.path, event.sid][0] is vsmmu:
+            right(self, host, event)
+        else:
+            right(self, self.hosts[path], type(event)(event.words).replace(sid=sid))
+
+    monkeypatch.setattr(Hypervisor, "_event", wrong)
+    report = execute(str(samples / "two-guests.toml"))
+    problems = [p for step in report.steps for p in step.problems]
+    assert "media got F_TRANSLATION vMasterID 0x0 of a step that is not its own" in problems
