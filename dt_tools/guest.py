@@ -29,6 +29,7 @@ from dt_tools.merge import merge_partial
 from dt_tools.partial import Partial, build_partial
 from dt_tools.profiles import DEFAULT, GuestProfile, Profile, Window
 from dt_tools.tree import Node, Tree, split_cells
+from dt_tools.virtio import add_child, virtio_devices
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -45,7 +46,6 @@ _MODULES_OFFSET = 128 * MIB
 _GICV2_MAX_VCPUS = 8
 # GIC interrupt ids of SPIs start here; Xen's vGIC has 960 of them.
 _SPI_FIRST, _MAX_SPIS = 32, 960
-_VIRTIO_CHILDREN = {"virtio,device22": "i2c", "virtio,device29": "gpio"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +70,6 @@ class GuestTree:
             + ("" if r.host == r.guest else f"@{r.guest // PAGE:#x}")
             for r in self.iomem
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Virtio:
-    """A virtio-mmio device: its type, and whether its DMA goes through grants."""
-
-    kind: str
-    grants: bool
 
 
 def build_guest(
@@ -118,7 +110,7 @@ class _Guest:
         self.platform = platform
         self.bits = bits
         self.viommu = config.viommu == "smmuv3"
-        self.virtio = _virtio_devices(config)
+        self.virtio = virtio_devices(config)
         self.gic_version = self._gic_version()
         memory = config.memory_mib
         # A smaller maxmem wins, as in libxl; a larger one has no effect on the tree.
@@ -440,7 +432,7 @@ class _Guest:
             node.set_empty("dma-coherent")
             if device.grants:
                 node.set_cells("iommus", guest.xen_iommu_phandle, 0)
-            _virtio_child(node, device.kind)
+            add_child(node, device.kind)
         if any(device.grants for device in self.virtio):
             node = root.add("xen_iommu")
             node.set_strings("compatible", "xen,grant-dma")
@@ -470,50 +462,3 @@ def _set_reg(node: Node, *windows: Window) -> None:
 def _text(text: str) -> bytes:
     """The bytes that the configuration had, with their terminating NUL."""
     return text.encode("utf-8", "surrogateescape") + b"\0"
-
-
-def _virtio_child(node: Node, kind: str) -> None:
-    name = _VIRTIO_CHILDREN.get(kind)
-    if name is None:
-        return
-    child = node.add(name)
-    child.set_strings("compatible", kind)
-    if name == "gpio":
-        child.set_empty("gpio-controller")
-        child.set_cells("#gpio-cells", 2)
-        child.set_empty("interrupt-controller")
-        child.set_cells("#interrupt-cells", 2)
-
-
-def _virtio_devices(config: GuestConfig) -> list[_Virtio]:
-    """virtio-mmio devices in libxl's order: disks, then the virtio key."""
-    disks = [_pairs(text) for text in config.disk]
-    devices = [
-        _Virtio("", _grants(disk)) for disk in disks if disk.get("specification") == "virtio"
-    ]
-    for text in config.virtio:
-        pairs = _pairs(text)
-        if pairs.get("transport", "mmio") == "mmio":
-            devices.append(_Virtio(pairs.get("type", ""), _grants(pairs)))
-    return devices
-
-
-def _pairs(text: str) -> dict[str, str]:
-    """KEY=VALUE,... as a mapping; virtio's type has a comma of its own (virtio,device22)."""
-    pairs: dict[str, str] = {}
-    last = ""
-    for token in text.split(","):
-        key, equals, value = token.strip().partition("=")
-        if equals:
-            pairs[key], last = value, key
-        elif last == "type":
-            pairs[last] += f",{key}"
-    return pairs
-
-
-def _grants(pairs: dict[str, str]) -> bool:
-    """grant_usage as given; unsaid, grants serve a backend outside dom0."""
-    given = pairs.get("grant_usage")
-    if given is not None:
-        return given.strip("0 ") != "" and given.isdecimal()
-    return pairs.get("backend", "0") not in ("0", "Domain-0")
