@@ -7,7 +7,7 @@ READY := $(VENV)/ready
 # The first interpreter of these that is new enough, unless PYTHON says which.
 CANDIDATES := $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11
 
-.PHONY: help demo test lint soak bench goldens clean
+.PHONY: help demo test lint soak bench goldens grammar clean
 
 help:
 	@echo "make demo     run the main job on samples/ and show it"
@@ -16,6 +16,7 @@ help:
 	@echo "make soak     the fuzzers at their full counts"
 	@echo "make bench    benchmarks, ratios in one run"
 	@echo "make goldens  rewrite tests/golden from the present output"
+	@echo "make grammar  compile xl_configs/xlcfg.lark to xl_configs/tables.py"
 	@echo "make clean    remove .venv and caches"
 
 $(READY): pyproject.toml
@@ -51,6 +52,9 @@ bench: $(READY)
 
 goldens: $(READY)
 	@$(BIN)/python -m pytest -q tests/cli --update-goldens $(PYTEST_ARGS)
+
+grammar: $(READY)
+	@$(BIN)/python -m xl_configs.grammar
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks

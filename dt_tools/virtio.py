@@ -37,31 +37,16 @@ def add_child(node: Node, kind: str) -> None:
 
 def virtio_devices(config: GuestConfig) -> list[Virtio]:
     """virtio-mmio devices in libxl's order: disks, then the virtio key."""
-    disks = [_pairs(text) for text in config.disk]
-    devices = [Virtio("", _grants(disk)) for disk in disks if disk.get("specification") == "virtio"]
-    for text in config.virtio:
-        pairs = _pairs(text)
-        if pairs.get("transport", "mmio") == "mmio":
-            devices.append(Virtio(pairs.get("type", ""), _grants(pairs)))
+    devices = [
+        Virtio("", _grants(disk.grant_usage, disk.backend_domname))
+        for disk in config.disk
+        if disk.specification == "virtio"
+    ]
+    for entry in config.virtio:
+        devices.append(Virtio(entry.type or "", _grants(entry.grant_usage, entry.backend_domname)))
     return devices
 
 
-def _pairs(text: str) -> dict[str, str]:
-    """KEY=VALUE,... as a mapping; virtio's type has a comma of its own (virtio,device22)."""
-    pairs: dict[str, str] = {}
-    last = ""
-    for token in text.split(","):
-        key, equals, value = token.strip().partition("=")
-        if equals:
-            pairs[key], last = value, key
-        elif last == "type":
-            pairs[last] += f",{key}"
-    return pairs
-
-
-def _grants(pairs: dict[str, str]) -> bool:
+def _grants(given: bool | None, backend: str | None) -> bool:
     """grant_usage as given; unsaid, grants serve a backend outside dom0."""
-    given = pairs.get("grant_usage")
-    if given is not None:
-        return given.strip("0 ") != "" and given.isdecimal()
-    return pairs.get("backend", "0") not in ("0", "Domain-0")
+    return backend not in (None, "0", "Domain-0") if given is None else given

@@ -4,6 +4,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _LONGEST = 160
 
@@ -17,21 +21,50 @@ def shown(text: str) -> str:
     )
 
 
+DIAGNOSTICS = {
+    "XL001": "the text is no configuration",
+    "XL002": "a value, or a combination of values, is refused",
+    "XL003": "xl crashes at this value; refused here",
+    "XL101": "a key that no reader looks up",
+    "XL102": "one value where a list belongs; the key is ignored",
+    "XL103": "a list is cut at an element that is itself a list",
+    "XL104": "a list where one value belongs; the key is ignored",
+    "XL105": "not a number xl can read; the key is ignored",
+    "XL106": "root and extra are ignored beside cmdline",
+    "XL107": "the last byte of the file is dropped",
+    "XL108": "the beginning of a word is taken for the word",
+    "XL109": "a numeric escape in a string stands for nothing",
+    "XL110": "a deprecated key, or a deprecated way to write its value",
+    "XL111": "a part of an entry is ignored",
+    "XL112": "a number beyond what a guest can have",
+    "XL113": "what follows a number is ignored",
+}
+"""What each id means: errors are XL0nn, warnings XL1nn. Ids are stable."""
+
+
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
     """A warning: the configuration is accepted, but probably not what was meant.
 
     Attributes:
-        id: ``XL1nn``, stable.
+        id: ``XL1nn``, one of ``DIAGNOSTICS``.
         line: of the setting, or None when it is about something absent.
         message: what happens and what to write instead.
-        report: the line xl prints for it; empty where xl is silent.
+        report: the line xl prints for it, or lines; empty where xl is silent.
+        unended: xl ends that line without a line feed, so that what it prints next follows.
     """
 
     id: str
     line: int | None
     message: str
     report: str = ""
+    unended: bool = False
+
+
+def printed(said: Iterable[Diagnostic]) -> tuple[str, ...]:
+    """All that xl prints, line by line."""
+    text = "".join(part.report + ("" if part.unended else "\n") for part in said if part.report)
+    return tuple(text.removesuffix("\n").split("\n")) if text else ()
 
 
 class ConfigError(Exception):
@@ -42,8 +75,10 @@ class ConfigError(Exception):
         line: where, counted from 1; None when it is about something absent.
         reason: what is wrong.
         fix: what to write instead.
-        report: what xl prints, line by line; for a refusal xl does not make, the reason.
-        exit_code: of xl.
+        report: what xl prints up to its end, line by line; for a refusal xl does not make, the
+            reason stands last.
+        exit_code: of xl; minus the signal where xl crashes.
+        said: the warnings before it, in the order in which they were met.
     """
 
     def __init__(
@@ -55,6 +90,7 @@ class ConfigError(Exception):
         *,
         report: tuple[str, ...] | None = None,
         exit_code: int = 1,
+        said: tuple[Diagnostic, ...] = (),
     ) -> None:
         self.source = source
         self.line = line
@@ -62,7 +98,15 @@ class ConfigError(Exception):
         self.fix = fix
         self.report = (reason,) if report is None else report
         self.exit_code = exit_code
+        self.said = said
         super().__init__(source, line, reason, fix)
+
+    @property
+    def id(self) -> str:
+        """Its id, one of ``DIAGNOSTICS``."""
+        if self.exit_code < 0:
+            return "XL003"
+        return "XL001" if "Failed to parse config" in "".join(self.report[-1:]) else "XL002"
 
     def __str__(self) -> str:
         place = self.source if self.line is None else f"{self.source}:{self.line}"

@@ -1,42 +1,49 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """From the text of a guest configuration to what the rest of the program uses.
 
-Accepted and refused is what xl of Xen master accepts and refuses, for the keys in ``keys.KEYS``,
-with three exceptions: ``memory``, ``maxmem``, ``vcpus`` and ``maxvcpus`` have bounds, a file has a
-greatest size, and the ``viommu`` key of the vIOMMU series is read. Keys outside that table, and
-the inside of ``disk`` entries, are not checked. Defaulting that libxl does after the parse is left
-to the caller, but for ``memory``.
+Accepted and refused is what xl 4.20 accepts and refuses, with these exceptions: keys that later
+versions or the vIOMMU series read are checked as those check them, a file has a greatest size, and
+so have a few numbers (``MOST_VCPUS``, ``MOST_COLORS``). Defaulting that libxl does after the parse
+is left to the caller, but for ``memory``.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from xl_configs.errors import ConfigError, Diagnostic, shown
+from xl_configs.errors import ConfigError, Diagnostic, printed, shown
 from xl_configs.getters import Reader
-from xl_configs.keys import INSTEAD, KEYS, OTHER_KEYS
-from xl_configs.parser import MAX_SIZE, ParseResult, parse
-from xl_configs.specs import (
-    U32_MAX,
-    Iomem,
-    PciSpec,
-    SpecError,
-    check_virtio,
-    parse_dtdev,
-    parse_iomem,
-    parse_irq,
-    parse_pci,
+from xl_configs.keys import INSTEAD, KNOWN_KEYS, Dialect
+from xl_configs.parser import MAX_SIZE, ParseResult, Value, parse
+from xl_configs.quoting import NUL_IN_STRING
+from xl_configs.readers import read_all
+from xl_configs.readers.domain import VnumaNode
+from xl_configs.specs.cpus import Host
+from xl_configs.specs.devices import (
+    P9,
+    Channel,
+    Pvcallsif,
+    Usbctrl,
+    Usbdev,
+    Vdispl,
+    Vfb,
+    Virtio,
+    Vkb,
+    Vtpm,
 )
+from xl_configs.specs.devid_map import DevidMap
+from xl_configs.specs.disk import Disk
+from xl_configs.specs.nic import Nic
+from xl_configs.specs.pci import PciSpec
+from xl_configs.specs.resources import Iomem, Ioports
+from xl_configs.specs.scan import U32_MAX
+from xl_configs.specs.sound import Vsnd
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import TypeVar
+    from collections.abc import Mapping, Sequence
 
-    _Entry = TypeVar("_Entry")
-
-_KEY = {key.name: key for key in KEYS}
 _DEFAULT_MEMORY = 32
 _MOST_UNKNOWN = 64
 _LONGEST_COMPARED = 40
@@ -44,62 +51,195 @@ _LONGEST_COMPARED = 40
 
 @dataclass(frozen=True, slots=True)
 class GuestConfig:
-    """A guest, as its configuration describes it.
+    """A guest, as its configuration describes it: every key of xl.cfg that an Arm guest can have.
+
+    A key that is absent, or that xl ignores, is None or empty unless a default is given here. An
+    attribute has the name of its key; sizes say their unit.
 
     Attributes:
         name: of the domain; may be empty.
         type: ``pvh``, ``pv`` or ``hvm``; libxl runs pv as pvh on Arm and refuses hvm.
+        uuid: lower case, or None for libxl to make one up.
+        init_seclabel: FLASK label while it is built.
+        seclabel: FLASK label while it runs.
+        pool: name of a cpupool.
         memory_mib: memory at start; 32 when the configuration says nothing, ``maxmem`` when it
-            says only that.
+            says only that. Any 64-bit number, as xl takes it; 0..2^32 is sensible.
         maxmem_mib: greatest memory, or None for the same as at start.
-        vcpus: virtual CPUs at start, 1..128.
-        maxvcpus: greatest number of them, 1..128; below ``vcpus`` is refused.
+        shadow_memory_mib: size of the pool for its page tables.
+        vcpus: virtual CPUs at start, 1..``MOST_VCPUS``.
+        maxvcpus: greatest number of them.
+        cpus: for each vCPU the physical CPUs it may run on, as written; vCPUs beyond are free.
+        cpus_soft: for each vCPU the physical CPUs it should run on.
+        cpu_weight: of the scheduler, as are the next two.
+        cap: percent of one physical CPU.
+        period: nanoseconds.
+        llc_colors: cache colours, in order.
+        vnuma: virtual NUMA nodes.
+        max_grant_frames: 0..2^31-1; as are the next two.
+        max_maptrack_frames: see there.
+        max_grant_version: see there.
+        max_event_channels: greatest number of them.
+        on_poweroff: what to do then, as for the next four.
+        on_reboot: see there.
+        on_watchdog: see there.
+        on_crash: see there.
+        on_soft_reset: see there.
+        hap: hardware-assisted paging.
+        nomigrate: never to be moved or saved.
+        driver_domain: it serves devices to other domains.
+        acpi: it gets ACPI tables.
+        vpmu: it gets a performance monitor.
         kernel: path, or None when ``bootloader`` or ``firmware`` stands for it.
         ramdisk: path or None.
         device_tree: path of the partial device tree, or None.
         cmdline: kernel command line from ``cmdline``, or ``root`` and ``extra``; None if none.
+        bootloader: path of a program that finds the kernel.
+        bootloader_args: its arguments.
+        bootloader_user: the user it runs as.
+        bootloader_restrict: whether it is confined.
+        firmware: name of a prebuilt kernel.
         dtdev: host device tree paths of devices to assign, unchecked.
         iomem: ranges of 4 KiB frames to map.
         irqs: GIC interrupt numbers to map (SPI n is n + 32).
+        ioports: of no use on Arm.
         pci: PCI devices to assign.
         passthrough: ``default``, ``disabled``, ``enabled``, ``sync_pt`` or ``share_pt``.
         viommu: ``none`` or ``smmuv3``.
+        iommu_devid_map: vMasterIDs that the user wants; the rest are given out.
         gic_version: ``default``, ``v2`` or ``v3``.
         vuart: ``sbsa_uart`` or None.
         tee: ``none``, ``optee`` or ``ffa``.
+        sve: ``disabled``, ``hw`` or a vector length in bits.
         nr_spis: number of SPIs asked for, 32 bits, or None.
-        virtio: entries as written.
-        disk: entries as written, unchecked.
+        trap_unmapped_accesses: whether they fault.
+        arm_sci: ``none`` or ``scmi_smc``, or None.
+        disk: see ``specs.disk``, as for the next ones.
+        vif: networks.
+        virtio: virtio devices.
+        p9: shared folders.
+        vtpm: TPMs.
+        vdispl: displays.
+        vsnd: sound cards.
+        pvcalls: sockets of the backend.
+        channel: private consoles.
+        vfb: framebuffers.
+        vkb: keyboards and pointers.
+        usbctrl: USB controllers.
+        usbdev: USB devices.
+        device_model_override: path of a device model.
+        device_model_version: of which kind it is.
+        device_model_user: the user it runs as.
+        device_model_args: its further arguments.
+        others: every other key, as it stands: those for x86, for other versions, for nobody.
         warnings: what xl ignores or would not warn about, by line.
     """
 
     name: str
     type: str = "pvh"
+    uuid: str | None = None
+    init_seclabel: str | None = None
+    seclabel: str | None = None
+    pool: str | None = None
     memory_mib: int = _DEFAULT_MEMORY
     maxmem_mib: int | None = None
+    shadow_memory_mib: int | None = None
     vcpus: int = 1
     maxvcpus: int = 1
+    cpus: tuple[str, ...] = ()
+    cpus_soft: tuple[str, ...] = ()
+    cpu_weight: int | None = None
+    cap: int | None = None
+    period: int | None = None
+    llc_colors: tuple[int, ...] = ()
+    vnuma: tuple[VnumaNode, ...] = ()
+    max_grant_frames: int | None = None
+    max_maptrack_frames: int | None = None
+    max_grant_version: int | None = None
+    max_event_channels: int | None = None
+    on_poweroff: str = "destroy"
+    on_reboot: str = "restart"
+    on_watchdog: str = "destroy"
+    on_crash: str = "destroy"
+    on_soft_reset: str = "soft-reset"
+    hap: bool | None = None
+    nomigrate: bool | None = None
+    driver_domain: bool | None = None
+    acpi: bool | None = None
+    vpmu: bool | None = None
     kernel: str | None = None
     ramdisk: str | None = None
     device_tree: str | None = None
     cmdline: str | None = None
+    bootloader: str | None = None
+    bootloader_args: tuple[str, ...] = ()
+    bootloader_user: str | None = None
+    bootloader_restrict: bool | None = None
+    firmware: str | None = None
     dtdev: tuple[str, ...] = ()
     iomem: tuple[Iomem, ...] = ()
     irqs: tuple[int, ...] = ()
+    ioports: tuple[Ioports, ...] = ()
     pci: tuple[PciSpec, ...] = ()
     passthrough: str = "default"
     viommu: str = "none"
+    iommu_devid_map: tuple[DevidMap, ...] = ()
     gic_version: str = "default"
     vuart: str | None = None
     tee: str = "none"
+    sve: str = "disabled"
     nr_spis: int | None = None
-    virtio: tuple[str, ...] = ()
-    disk: tuple[str, ...] = ()
+    trap_unmapped_accesses: bool | None = None
+    arm_sci: str | None = None
+    disk: tuple[Disk, ...] = ()
+    vif: tuple[Nic, ...] = ()
+    virtio: tuple[Virtio, ...] = ()
+    p9: tuple[P9, ...] = ()
+    vtpm: tuple[Vtpm, ...] = ()
+    vdispl: tuple[Vdispl, ...] = ()
+    vsnd: tuple[Vsnd, ...] = ()
+    pvcalls: tuple[Pvcallsif, ...] = ()
+    channel: tuple[Channel, ...] = ()
+    vfb: tuple[Vfb, ...] = ()
+    vkb: tuple[Vkb, ...] = ()
+    usbctrl: tuple[Usbctrl, ...] = ()
+    usbdev: tuple[Usbdev, ...] = ()
+    device_model_override: str | None = None
+    device_model_version: str | None = None
+    device_model_user: str | None = None
+    device_model_args: tuple[str, ...] = ()
+    others: tuple[tuple[str, Value], ...] = ()
     warnings: tuple[Diagnostic, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one reader makes of a configuration.
+
+    Attributes:
+        config: the guest; None when it is refused.
+        error: why it is refused, or None.
+        said: the warnings, in the order in which they were met.
+        report: what xl prints, line by line; complete for the dialects of xl.
+        exit_code: of ``xl create -n``; minus the signal where it crashes.
+        domain: libxl's domain configuration, as ``xl create -n`` prints it; empty when refused.
+    """
+
+    config: GuestConfig | None
+    error: ConfigError | None
+    said: tuple[Diagnostic, ...]
+    report: tuple[str, ...]
+    exit_code: int
+    domain: Mapping[str, Any] = field(default_factory=dict)
+
+
 def load(
-    data: bytes, source: str, overrides: Sequence[str] = (), *, max_size: int = MAX_SIZE
+    data: bytes,
+    source: str,
+    overrides: Sequence[str] = (),
+    *,
+    max_size: int = MAX_SIZE,
+    strict: bool = True,
 ) -> GuestConfig:
     """Reads a guest configuration.
 
@@ -109,21 +249,84 @@ def load(
         overrides: ``key=value`` arguments after the file name; later settings win, and ``+=``
             adds. Their lines are numbered on after the file and one blank line.
         max_size: bytes, overrides included.
+        strict: whether to keep the warnings that xl does not print.
 
     Raises:
         ConfigError: the syntax, a value or a combination is refused.
     """
-    parsed = parse(_with_overrides(data, source, overrides), source, max_size=max_size)
+    parsed = parse(with_overrides(data, source, overrides), source, max_size=max_size)
+    outcome = examine(parsed, source)
+    if outcome.config is None:
+        assert outcome.error is not None
+        raise outcome.error
+    if strict:
+        return outcome.config
+    printed_too = tuple(w for w in outcome.config.warnings if w.report)
+    return replace(outcome.config, warnings=printed_too)
+
+
+def examine(
+    parsed: ParseResult,
+    source: str,
+    dialect: Dialect = Dialect.OURS,
+    host: Host | None = None,
+) -> Outcome:
+    """Reads a parsed configuration as one of the readers does; never raises.
+
+    Args:
+        parsed: of the whole text.
+        source: its name, for messages.
+        dialect: whose reading it is.
+        host: the machine whose CPUs count for ``cpus`` and ``vnuma``; without one, none is left
+            out for not being there.
+    """
     if not parsed.ok:
-        raise _syntax_error(parsed, source)
-    read = Reader(parsed, source)
-    config = _Builder(read).build()
-    warnings = [*read.warnings, *_unknown_keys(parsed), *_dropped(parsed)]
+        error = _syntax_error(parsed, source)
+        return Outcome(None, error, (), error.report, error.exit_code)
+    reader = Reader(parsed, source, dialect, host)
+    try:
+        read_all(reader)
+    except ConfigError as error:
+        return Outcome(None, error, error.said, error.report, error.exit_code)
+    said = tuple(reader.said)
+    warnings = [*said, *_unknown_keys(parsed), *_dropped(parsed)]
     warnings.sort(key=lambda warning: (warning.line or 0, warning.id))
-    return replace(config, warnings=tuple(warnings))
+    config = _guest(reader, parsed, tuple(warnings))
+    return Outcome(config, None, said, printed(said), 0, reader.domain)
 
 
-def _with_overrides(data: bytes, source: str, overrides: Sequence[str]) -> bytes:
+_RENAMED = {"memory_mib": "memory", "maxmem_mib": "maxmem", "shadow_memory_mib": "shadow_memory"}
+_NOT_KEYS = {"others", "warnings"}
+_TYPED = {_RENAMED.get(attribute.name, attribute.name) for attribute in fields(GuestConfig)}
+_TYPED |= {"builder", "root", "extra"}
+_TYPED |= {"pci_msitranslate", "pci_power_mgmt", "pci_permissive", "pci_seize"}
+
+
+def _guest(reader: Reader, parsed: ParseResult, warnings: tuple[Diagnostic, ...]) -> GuestConfig:
+    """The typed guest, of the values that were read."""
+    found: dict[str, Any] = {"warnings": warnings}
+    for attribute in fields(GuestConfig):
+        value = reader.values.get(_RENAMED.get(attribute.name, attribute.name))
+        if value is not None and attribute.name not in _NOT_KEYS:
+            found[attribute.name] = value
+    found["type"] = reader.guest_type
+    found["vcpus"] = max(found["vcpus"], 1)
+    found["maxvcpus"] = max(found.get("maxvcpus", 0), found["vcpus"])
+    if found.get("vuart") == "unknown":
+        del found["vuart"]
+    if "nr_spis" in found:
+        found["nr_spis"] &= U32_MAX
+        if found["nr_spis"] == U32_MAX:
+            del found["nr_spis"]
+    if "memory_mib" not in found and "maxmem_mib" in found:
+        found["memory_mib"] = found["maxmem_mib"]
+    found["others"] = tuple(
+        (name, value) for name, value in parsed.effective.items() if name not in _TYPED
+    )
+    return GuestConfig(**found)
+
+
+def with_overrides(data: bytes, source: str, overrides: Sequence[str]) -> bytes:
     """The text xl parses: the file, a line feed, and each argument on a line of its own."""
     if not overrides:
         return data
@@ -142,6 +345,7 @@ def _with_overrides(data: bytes, source: str, overrides: Sequence[str]) -> bytes
 
 
 _REPORTED = re.compile(r":(\d+): (?:config parsing error )?(.*)", re.DOTALL)
+_FAILED_TO_PARSE = "Failed to parse config: Invalid argument"
 _SYNTAX_FIXES = (
     ("\r': lexical error", "end lines with a line feed alone, without a carriage return"),
     ("`#': lexical error", "end the last line, a comment, with a line feed"),
@@ -159,26 +363,73 @@ _SYNTAX_FIXES = (
 )
 
 
-def _syntax_error(parsed: ParseResult, source: str) -> ConfigError:
-    """The error for a text that is not a configuration."""
-    first = parsed.report[0]
-    rest = first.removeprefix(source)
+def syntax_errors(parsed: ParseResult, source: str) -> list[ConfigError]:
+    """One error for each message about a text that is not a configuration."""
+    hinted = parsed.report[-1].startswith("warning:")
+    messages = [line for line in parsed.report if not line.startswith("warning:")]
+    return [_message(line, source, python=hinted) for line in messages]
+
+
+def _message(text: str, source: str, *, python: bool) -> ConfigError:
+    """The error that one of xl's lines stands for."""
+    rest = text.removeprefix(source)
     found = _REPORTED.fullmatch(rest)
     line, reason = (int(found[1]), found[2]) if found else (None, rest.lstrip(": "))
     if line is not None and "unexpected NEWLINE, expecting" in reason:
         line += 1  # xl counts one too few at the end of a line
     fix = next((fix for part, fix in _SYNTAX_FIXES if part in reason), "correct the line")
-    if len(parsed.report) > 1 and parsed.report[-1].startswith("warning:"):
+    if python:
         fix = "write plain key = value settings; xl runs no Python"
-    report = (*parsed.report, "Failed to parse config: Invalid argument")
-    return ConfigError(source, line, reason, fix, report=report)
+    crash = NUL_IN_STRING in reason
+    report = (text,) if crash else (text, _FAILED_TO_PARSE)
+    return ConfigError(source, line, reason, fix, report=report, exit_code=-6 if crash else 1)
+
+
+def _syntax_error(parsed: ParseResult, source: str) -> ConfigError:
+    """The error for a text that is not a configuration: its first, with all that xl prints."""
+    errors = syntax_errors(parsed, source)
+    first = errors[0]
+    # At a NUL byte in a string xl ends itself, whatever came before.
+    code = min(error.exit_code for error in errors)
+    report = parsed.report if code < 0 else (*parsed.report, _FAILED_TO_PARSE)
+    return ConfigError(source, first.line, first.reason, first.fix, report=report, exit_code=code)
+
+
+def refused(error: ConfigError) -> ParseResult:
+    """A parse result for what could not even be put together."""
+    return ParseResult(ok=False, report=(f"{error.source}: {error.reason}",))
+
+
+_HEX_FIELDS = {"start", "gfn", "base", "first"}
+
+
+def guest_json(config: GuestConfig) -> dict[str, Any]:
+    """A guest as plain data: every attribute but the warnings; addresses as hex strings."""
+    shown = {
+        attribute.name: _plain(getattr(config, attribute.name))
+        for attribute in fields(GuestConfig)
+        if attribute.name not in _NOT_KEYS
+    }
+    return {**shown, "others": dict(config.others)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if not is_dataclass(value):
+        return value
+    return {
+        field.name: hex(held) if field.name in _HEX_FIELDS else _plain(held)
+        for field in fields(value)
+        for held in (getattr(value, field.name),)
+    }
 
 
 def _unknown_keys(parsed: ParseResult) -> list[Diagnostic]:
     """XL101 for each key xl does not look up, which it ignores without a word."""
     first_lines: dict[str, int] = {}
     for setting in parsed.settings:
-        if setting.name not in _KEY and setting.name not in OTHER_KEYS:
+        if setting.name not in KNOWN_KEYS:
             first_lines.setdefault(setting.name, setting.line)
     found = [
         Diagnostic("XL101", line, f"{shown(name)}: unknown key, ignored by xl{_meant(name)}")
@@ -191,12 +442,14 @@ def _unknown_keys(parsed: ParseResult) -> list[Diagnostic]:
 
 
 def _dropped(parsed: ParseResult) -> list[Diagnostic]:
-    """XL107 for a last byte that xl drops."""
+    """XL109 for escapes that stand for nothing, XL107 for a last byte that xl drops."""
+    text = "an octal escape stands for nothing in xl; write the character itself"
+    found = [Diagnostic("XL109", line, text) for line in parsed.vanished[:_MOST_UNKNOWN]]
     if not parsed.dropped:
-        return []
+        return found
     last = f"0x{ord(parsed.dropped):02x}"
     message = f"the last byte, {last}, is dropped by xl; take it out or end the line after it"
-    return [Diagnostic("XL107", None, message)]
+    return [*found, Diagnostic("XL107", None, message)]
 
 
 def _meant(name: str) -> str:
@@ -205,196 +458,5 @@ def _meant(name: str) -> str:
 
     close = [INSTEAD[name]] if name in INSTEAD else []
     if not close and len(name) <= _LONGEST_COMPARED:
-        close = get_close_matches(name, sorted({*_KEY, *OTHER_KEYS}), n=1, cutoff=0.75)
+        close = get_close_matches(name, sorted(KNOWN_KEYS), n=1, cutoff=0.75)
     return f"; did you mean {close[0]}?" if close else ""
-
-
-class _Builder:
-    """Reads the keys in xl's order, so that the first error is xl's first error."""
-
-    def __init__(self, read: Reader) -> None:
-        self.read = read
-
-    def string(self, name: str) -> str | None:
-        return self.read.string(_KEY[name])
-
-    def number(self, name: str) -> int | None:
-        return self.read.number(_KEY[name])
-
-    def flag(self, name: str) -> bool:
-        return bool((self.number(name) or 0) & U32_MAX)
-
-    def choice(self, name: str) -> str:
-        return self.read.choice(_KEY[name]) or ""
-
-    def items(self, name: str) -> tuple[str, ...]:
-        return tuple(self.read.items(_KEY[name]))
-
-    def refuse(self, name: str, reason: str, fix: str) -> ConfigError:
-        """An error about how keys go together; the line is that of ``name``."""
-        return ConfigError(self.read.source, self.read.line(name), reason, fix)
-
-    def build(self) -> GuestConfig:
-        """All keys, first to last."""
-        kind = self.domain_type()
-        name = self.name()
-        memory, maxmem = self.number("memory"), self.number("maxmem")
-        vcpus, maxvcpus = self.vcpus()
-        vuart = self.choice("vuart")
-        for event in ("poweroff", "reboot", "watchdog", "crash", "soft_reset"):
-            self.choice(f"on_{event}")
-        config = GuestConfig(
-            name=name,
-            type=kind,
-            memory_mib=next((m for m in (memory, maxmem) if m is not None), _DEFAULT_MEMORY),
-            maxmem_mib=maxmem,
-            vcpus=vcpus,
-            maxvcpus=maxvcpus,
-            vuart=vuart if vuart == "sbsa_uart" else None,
-            pci=self.pci(),
-            dtdev=self.entries("dtdev", parse_dtdev),
-            passthrough=self.choice("passthrough"),
-        )
-        return self.build_rest(self.boot(config))
-
-    def build_rest(self, config: GuestConfig) -> GuestConfig:
-        """The keys that xl reads after the kernel."""
-        return replace(
-            config,
-            irqs=self.entries("irqs", parse_irq),
-            iomem=self.entries("iomem", parse_iomem),
-            disk=self.items("disk"),
-            gic_version=self.choice("gic_version"),
-            tee=self.choice("tee"),
-            nr_spis=self.nr_spis(),
-            viommu=self.choice("viommu"),
-            virtio=self.virtio(),
-        )
-
-    def domain_type(self) -> str:
-        """``type``, or the deprecated ``builder``; pvh when neither is there."""
-        kind, builder = self.choice("type"), self.choice("builder")
-        if not builder:
-            return kind or "pvh"
-        built = {"hvm": "hvm", "generic": "pv"}[builder]
-        if kind and kind != built:
-            raise self.refuse(
-                "builder",
-                'Contradicting "builder" and "type" options specified.',
-                "leave builder out; it is deprecated",
-            )
-        return built
-
-    def name(self) -> str:
-        name = self.string("name")
-        if name is None:
-            raise self.refuse("name", "Domain name must be specified.", 'add name="..."')
-        return name
-
-    def vcpus(self) -> tuple[int, int]:
-        """``vcpus`` and ``maxvcpus``, where 0 means 1 and the same as ``vcpus``."""
-        vcpus = max(self.number("vcpus") or 0, 1)
-        maxvcpus = self.number("maxvcpus") or vcpus
-        if maxvcpus < vcpus:
-            fix = f"make maxvcpus at least {vcpus} or leave it out"
-            raise self.refuse("maxvcpus", "xl: maxvcpus < vcpus", fix)
-        return vcpus, maxvcpus
-
-    def pci(self) -> tuple[PciSpec, ...]:
-        """``pci``, on top of the ``pci_*`` flags."""
-        preset = PciSpec(
-            msitranslate=self.flag("pci_msitranslate"),
-            power_mgmt=self.flag("pci_power_mgmt"),
-            permissive=self.flag("pci_permissive"),
-            seize=self.flag("pci_seize"),
-        )
-        found: list[PciSpec] = []
-        for text in self.read.items(_KEY["pci"]):
-            try:
-                found.append(parse_pci(text, preset))
-            except SpecError as error:
-                refusal = f"unable to parse PCI_SPEC_STRING `{text}' for passthrough"
-                # xl ends the detail without a line feed.
-                raise ConfigError(
-                    self.read.source,
-                    self.read.line("pci"),
-                    "".join(f"{line}: " for line in error.report) + refusal,
-                    "write [DDDD:]BB:DD.F[@SLOT][,KEY=VALUE]* in hex, without blanks",
-                    report=("".join(error.report) + refusal,),
-                    exit_code=-error.code,
-                ) from None
-        return tuple(found)
-
-    def entries(self, name: str, parser: Callable[[str], _Entry]) -> tuple[_Entry, ...]:
-        """The entries of a list key, each read by its own little language."""
-        found: list[_Entry] = []
-        for text in self.read.items(_KEY[name]):
-            try:
-                found.append(parser(text))
-            except SpecError as error:
-                raise self.read.error(_KEY[name], str(error)) from None
-        return tuple(found)
-
-    def boot(self, config: GuestConfig) -> GuestConfig:
-        """Kernel, ramdisk, device tree and command line; something must boot."""
-        kernel, ramdisk = self.string("kernel"), self.string("ramdisk")
-        device_tree, cmdline = self.string("device_tree"), self.cmdline()
-        bootloader = self.string("bootloader")
-        if config.type != "hvm":
-            self.firmware(kernel, bootloader)
-        return replace(
-            config, kernel=kernel, ramdisk=ramdisk, device_tree=device_tree, cmdline=cmdline
-        )
-
-    def firmware(self, kernel: str | None, bootloader: str | None) -> None:
-        """Refuses a guest with nothing, or with two things, to boot."""
-        firmware = self.string("firmware")
-        if firmware is not None:
-            if kernel is not None:
-                raise self.refuse(
-                    "firmware", "ERROR: both kernel and firmware specified", "keep one of them"
-                )
-            if not any(word.startswith(firmware) for word in ("pvgrub32", "pvgrub64")):
-                raise self.refuse(
-                    "firmware",
-                    "ERROR: only pvgrub{32|64} supported as firmware options",
-                    'give a kernel="..." instead',
-                )
-        elif kernel is None and bootloader is None:
-            raise self.refuse(
-                "kernel", "Neither kernel nor bootloader specified", 'add kernel="PATH"'
-            )
-
-    def cmdline(self) -> str | None:
-        """``cmdline``, or else what ``root`` and ``extra`` make."""
-        cmdline, root, extra = (self.string(name) for name in ("cmdline", "root", "extra"))
-        if cmdline is not None and (root is not None or extra is not None):
-            line = self.read.line("cmdline")
-            said = "Warning: ignoring root= and extra= in favour of cmdline="
-            message = "cmdline: root and extra are ignored beside it"
-            self.read.warnings.append(Diagnostic("XL106", line, message, said))
-        if cmdline is not None or root is None:
-            return extra if cmdline is None else cmdline
-        return f"root={root}" if extra is None else f"root={root} {extra}"
-
-    def nr_spis(self) -> int | None:
-        """``nr_spis``, cut to 32 bits; all ones means not given."""
-        number = self.number("nr_spis")
-        return None if number is None or number & U32_MAX == U32_MAX else number & U32_MAX
-
-    def virtio(self) -> tuple[str, ...]:
-        """``virtio``, checked but as written."""
-        entries = self.items("virtio")
-        for text in entries:
-            try:
-                check_virtio(text)
-            except SpecError as error:
-                reason = str(error) if error.report else f"virtio entry '{text}' is refused by xl"
-                raise ConfigError(
-                    self.read.source,
-                    self.read.line("virtio"),
-                    reason,
-                    "write backend=DOM,type=virtio,device...,transport=mmio,grant_usage=0|1",
-                    report=error.report,
-                ) from None
-        return entries

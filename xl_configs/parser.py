@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Syntax of xl guest configuration files: bytes in, settings and xl's own messages out.
 
-The grammar and its tokens come from ``xlcfg.lark``. This module adds what a grammar cannot say:
-``+=``, the recovery after an error, the text and line number of every message, and the depth at
-which xl's parser stack is full.
+The grammar and its tokens come from ``xlcfg.lark``, compiled to ``tables.py``. This module adds
+what a grammar cannot say: ``+=``, the recovery after an error, the text and line number of every
+message, and the depth at which xl's parser stack is full.
 
 Text is lexed as latin-1, one character a byte. Names and values are handed out as UTF-8 with
 ``surrogateescape``, so ``os.fsencode(value)`` gives the bytes of the file back; report lines are
@@ -15,11 +15,13 @@ hashing or printing one of that depth is subject to the interpreter's recursion 
 
 from __future__ import annotations
 
-import functools
+import contextlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from xl_configs.quoting import EscapeError, dequote
+from xl_configs.quoting import EscapeError, dequote, has_octal
+from xl_configs.scanner import KIND_OF_FIRST, ended_lines, kind_of, last_line
+from xl_configs.tables import STEPS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,20 +36,27 @@ MAX_REPORT = 1000
 
 STACK_LIMIT = 10_000
 """Entries at which xl's parser stack is full."""
+# No token of a list takes more than 8 entries above those that lie below the list.
+_NEARLY_FULL = STACK_LIMIT - 8
 
 PYTHON_HINT = (
     "warning: Config file looks like it contains Python code.",
     "warning:  Arbitrary Python is no longer supported.",
     "warning:  See https://wiki.xen.org/wiki/PythonInXlConfig",
 )
-_PYTHON_BYTES = "+-.():"
+_PYTHON_BYTES = frozenset("+-.():")
 
-# Where the reader stands, as xl words what it expects there.
-_AT_START = "$end or IDENT or NEWLINE or ';'"
-_AFTER_KEY = "+= or '='"
-_AFTER_OPERATOR = "STRING or NUMBER or '['"
-_IN_LIST = "']'"
-_AFTER_VALUE = "$end"
+# What xl says it expects at each place of the grammar.
+_EXPECTED = {
+    "start": "$end or IDENT or NEWLINE or ';'",
+    "key": "+= or '='",
+    "operator": "STRING or NUMBER or '['",
+    "value": "$end",
+    "list": "']'",
+    "element": "']'",
+}
+# After a syntax error nothing is accepted up to the end of a line.
+_STEPS = {**STEPS, "skip": {}}
 
 _SHOWN = {
     "$END": "$end",
@@ -60,8 +69,7 @@ _SHOWN = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """One assignment, as written.
 
     Attributes:
@@ -89,6 +97,7 @@ class ParseResult:
         report: xl's messages.
         dropped: a lone last byte of the file that fits nowhere and that xl drops without a word,
             as the ``M`` of ``memory=512M`` with no line feed after it.
+        vanished: the lines of strings with a numeric escape, which stands for nothing.
     """
 
     ok: bool
@@ -96,6 +105,7 @@ class ParseResult:
     effective: dict[str, Value] = field(default_factory=dict)
     report: tuple[str, ...] = ()
     dropped: str = ""
+    vanished: tuple[int, ...] = ()
 
     def accumulated(self) -> Iterator[tuple[Setting, Value]]:
         """Each setting with the value its key has after it.
@@ -128,55 +138,13 @@ def parse(data: bytes, source: str = "cfg", *, max_size: int = MAX_SIZE) -> Pars
             ok=False, report=(f"{source}: {len(data)} bytes, the limit is {max_size}",)
         )
     reader = _Reader(source)
-    for token in _tokens(data.decode("latin-1")):
-        if not reader.take(token):
-            break
+    with contextlib.suppress(_Stop):
+        reader.read(data.decode("latin-1"))
     return reader.result()
 
 
-class _Token(NamedTuple):
-    kind: str
-    text: str
-    line: int
-    value: str = ""
-
-
-@functools.cache
-def _language() -> Any:
-    """The compiled grammar; lark is imported on first use."""
-    from importlib.resources import files
-
-    from lark import Lark
-
-    grammar = files("xl_configs").joinpath("xlcfg.lark").read_text(encoding="utf-8")
-    return Lark(grammar, parser="lalr", lexer="basic", start="file")
-
-
-@functools.cache
-def _bare_token(kind: str) -> Any:
-    """What the grammar is fed: it decides on the kind alone."""
-    from lark import Token
-
-    return Token(kind, "")
-
-
-def _tokens(text: str) -> Iterator[_Token]:
-    """All tokens but blanks, then ``$END`` with the text and line that messages show for it."""
-    # A comment ends in a line feed, so a '#' in an unended last line is junk; a stand-in keeps the
-    # lexer from searching the rest of that line at each of them.
-    cut = text.rfind("\n") + 1
-    lexed = text[:cut] + text[cut:].replace("#", "\x01")
-    line, last_text = 1, ""
-    for token in _language().lex(lexed, dont_ignore=True):
-        if token.type == "BLANK":
-            continue
-        exact = text[token.start_pos : token.end_pos]
-        yield _Token(token.type, exact, token.line)
-        if token.type == "LAST_JUNK":
-            last_text = exact
-        else:
-            line = token.line
-    yield _Token("$END", last_text, line)
+class _Stop(Exception):  # noqa: N818 - not an error
+    """Nothing after this is read."""
 
 
 def _text(raw: str) -> str:
@@ -193,62 +161,33 @@ def _joined(parts: list[Value]) -> Value:
     return tuple(item for part in parts for item in part)
 
 
-class _StackHeight:
-    """Height of xl's parser stack, of which a list takes more the deeper it nests.
-
-    Four entries lie below a top-level value. Each method returns the peak it causes.
-    """
-
-    def __init__(self) -> None:
-        self.height = 4
-        self.levels: list[int] = []
-
-    def add(self, kind: str) -> int:
-        """Counts one token of a value."""
-        if kind == "OPEN":
-            self.levels.append(self.height)
-            self.height += 2
-            return self.height
-        if not self.levels or kind == "NEWLINE":
-            return self.height + 1
-        if kind == "CLOSE":
-            level = self.levels.pop()
-            self.height = level + 2
-            return level + 4
-        if kind == "COMMA":
-            self.height = self.levels[-1] + 5
-        else:
-            self.height += 2
-        return self.height
-
-
 class _Reader:
-    """Feeds tokens to the grammar, keeps the settings, and words errors as xl does."""
+    """Follows the places of the grammar, keeps the settings, and words errors as xl does."""
 
     def __init__(self, source: str) -> None:
-        from lark.exceptions import UnexpectedToken
-
-        self.unexpected = UnexpectedToken
         self.source = source
         self.report: list[str] = []
         self.python = False
         self.dropped = ""
+        self.vanished: list[int] = []
+        self.line = 1
         self.lexical_line = 0
         # Tokens to go until a syntax error is worth a message again; 3 right after one.
         self.quiet = 0
-        self.skipping = False
         self.settings: list[Setting] = []
         self.sums: dict[str, list[Value]] = {}
-        self.restart()
+        self.restart("start")
 
-    def restart(self) -> None:
-        """Stands at the start of a statement, with nothing open."""
-        self.grammar = _language().parse_interactive("")
-        self.place = _AT_START
-        self.lists: list[list[Value]] = []
-        self.stack = _StackHeight()
+    def restart(self, place: str) -> None:
+        """Stands outside of any assignment."""
+        self.place = place
         self.key = self.op = ""
-        self.line = 0
+        self.key_line = 0
+        # The elements of the open list, where its part of xl's stack begins, and for each list
+        # around it the same and the place after this one.
+        self.items: list[Value] | None = None
+        self.base = 0
+        self.around: list[tuple[list[Value] | None, int, str]] = []
 
     def result(self) -> ParseResult:
         """The outcome, once no more tokens are wanted."""
@@ -257,105 +196,86 @@ class _Reader:
             return ParseResult(ok=False, report=(*self.report, *hint))
         effective = {name: _joined(parts) for name, parts in self.sums.items()}
         return ParseResult(
-            ok=True, settings=tuple(self.settings), effective=effective, dropped=self.dropped
+            ok=True,
+            settings=tuple(self.settings),
+            effective=effective,
+            dropped=self.dropped,
+            vanished=tuple(dict.fromkeys(self.vanished)),
         )
 
-    def take(self, token: _Token) -> bool:
-        """Reads one token; false when reading ends here."""
-        if len(self.report) >= MAX_REPORT:
-            self.report.append(f"{self.source}:{token.line}: too many errors, reading stopped")
-            return False
-        if token.kind in ("JUNK", "LAST_JUNK"):
-            return self.junk(token)
-        if token.kind == "STRING":
-            token = token._replace(value=self.string(token))
-        if self.skipping:
-            return self.skip(token)
-        try:
-            self.grammar.feed_token(_bare_token(token.kind))
-        except self.unexpected:
-            return self.syntax_error(token)
-        self.quiet = max(0, self.quiet - 1)
-        return self.accept(token)
+    def read(self, text: str) -> None:
+        """Reads all of it.
 
-    def junk(self, token: _Token) -> bool:
-        """Reports bytes that are no token, and drops them."""
-        self.python |= token.text[0] in _PYTHON_BYTES
-        if token.kind == "LAST_JUNK":
-            self.dropped = token.text
-        else:
-            # A lone bad byte is one before a line feed, which xl has counted already.
-            counted = token.line + (len(token.text) == 1)
-            if self.complain("lexical error", token, counted):
-                self.lexical_line = counted
-        return True
-
-    def skip(self, token: _Token) -> bool:
-        """After a syntax error: drops everything up to the end of a line."""
-        if token.kind == "NEWLINE":
-            self.skipping = False
-            self.quiet = 2
-        return token.kind != "$END"
-
-    def syntax_error(self, token: _Token) -> bool:
-        """Reports a token that cannot stand here, unless the last error was a moment ago."""
-        if not self.quiet:
-            shown = _SHOWN.get(token.kind, token.kind)
-            self.complain(f"syntax error, unexpected {shown}, expecting {self.place}", token)
-        if self.place == _AFTER_VALUE:
-            return False
-        self.restart()
-        self.skipping = True
-        return self.skip(token)
-
-    def complain(self, message: str, token: _Token, counted: int = 0) -> bool:
-        """Adds a message, unless a lexical error covers its line; true if it was added.
-
-        Args:
-            message: the reason.
-            token: where; xl shows its text.
-            counted: the line xl has counted to, when that is not the token's.
+        Raises:
+            _Stop: the rest does not matter.
         """
-        if (counted or token.line) <= self.lexical_line:
-            return False
-        # xl takes one line off for any newline token, though it may not have counted it yet.
-        line = token.line - (token.kind == "NEWLINE")
-        text = token.text.rstrip("\n").rstrip(" \t")
-        shown = text.split("\0")[0].encode("latin-1").decode("utf-8", "backslashreplace")
-        near = "<newline>" if token.kind == "NEWLINE" and not text else f"`{shown}'"
-        self.report.append(f"{self.source}:{line}: config parsing error near {near}: {message}")
-        return True
+        cut = text.rfind("\n") + 1
+        for tokens in ended_lines(text, cut):
+            self.take(tokens)
+        tokens, lone = last_line(text, cut)
+        self.take(tokens)
+        self.dropped = lone
+        self.python |= lone in _PYTHON_BYTES
+        # A message about the end names the line of the last token before it.
+        if cut and text[cut:].strip(" \t") == lone:
+            self.line -= 1
+        if "$END" not in _STEPS[self.place]:
+            self.refuse("$END", lone)
 
-    def accept(self, token: _Token) -> bool:
-        """Follows a token that the grammar has taken; false when xl's stack is full."""
-        kind = token.kind
-        if kind == "IDENT":
-            self.key, self.line, self.place = token.text, token.line, _AFTER_KEY
-        elif kind in ("EQUALS", "PLUS_EQUALS"):
-            self.op, self.place = token.text, _AFTER_OPERATOR
-        elif kind in ("NEWLINE", "SEMICOLON") and not self.lists:
-            self.place = _AT_START
-        elif kind != "$END":
-            return self.accept_value(token)
-        return True
+    def take(self, tokens: list[str]) -> None:
+        """Reads some tokens."""
+        for token in tokens:
+            kind = KIND_OF_FIRST.get(token[0]) or kind_of(token)
+            place = _STEPS[self.place].get(kind)
+            if place is None:
+                self.refuse(kind, token)
+                continue
+            if self.quiet:
+                self.quiet -= 1
+            if self.base >= _NEARLY_FULL:
+                self.check_stack(kind, token)
+            self.place = place
+            action = _ACTIONS.get(kind)
+            if action is not None:
+                action(self, token)
 
-    def accept_value(self, token: _Token) -> bool:
-        """One token of a value."""
-        if self.stack.add(token.kind) >= STACK_LIMIT:
-            self.complain("memory exhausted", token)
-            return False
-        if token.kind == "OPEN":
-            self.lists.append([])
-            self.place = _IN_LIST
-        elif token.kind == "CLOSE":
-            self.value(tuple(self.lists.pop()), token)
-        elif token.kind == "NUMBER":
-            self.value(token.text, token)
-        elif token.kind == "STRING":
-            self.value(token.value, token)
-        return True
+    def ident(self, token: str) -> None:
+        """The key of an assignment."""
+        self.key, self.key_line = token, self.line
 
-    def string(self, token: _Token) -> str:
+    def operator(self, token: str) -> None:
+        """What the assignment does."""
+        self.op = token
+
+    def newline(self, _token: str) -> None:
+        """The end of a line."""
+        self.line += 1
+
+    def open(self, _token: str) -> None:
+        """Begins a list; what lies on xl's stack below it depends on what stands before it."""
+        self.around.append((self.items, self.base, self.place))
+        if self.items is None:
+            self.base = 4
+        else:
+            self.base += 5 if self.items else 2
+        self.items = []
+        self.place = "list"
+
+    def close(self, token: str) -> None:
+        """Ends a list."""
+        value = tuple(self.items or ())
+        self.items, self.base, self.place = self.around.pop()
+        self.value(value, token)
+
+    def number(self, token: str) -> None:
+        """A value as it stands."""
+        self.value(token, token)
+
+    def string(self, token: str) -> None:
+        """A value in quotes."""
+        self.value(self.decoded(token), token)
+
+    def decoded(self, token: str) -> str:
         """The characters of a string; xl decodes them before it looks at the syntax around it.
 
         Once there is an error, strings are no longer decoded.
@@ -363,29 +283,119 @@ class _Reader:
         if self.report:
             return ""
         try:
-            return _text(dequote(token.text))
+            decoded = dequote(token)
         except EscapeError as error:
-            if self.complain(str(error), token):
-                self.lexical_line = token.line
+            self.lexical_error(str(error), "STRING", token, self.line)
             return ""
+        if has_octal(token):
+            self.vanished.append(self.line)
+        return _text(decoded)
 
-    def value(self, value: Value, token: _Token) -> None:
+    def value(self, value: Value, token: str) -> None:
         """A complete value: an element of the open list, or what the key is set to."""
-        if self.lists:
-            self.lists[-1].append(value)
-            return
-        self.place = _AFTER_VALUE
-        self.stack = _StackHeight()
-        if not self.report:
+        if self.items is not None:
+            self.items.append(value)
+        elif not self.report:
             self.store(value, token)
 
-    def store(self, value: Value, token: _Token) -> None:
+    def store(self, value: Value, token: str) -> None:
         """Sets the key or adds to it."""
         if self.op == "=" or self.key not in self.sums:
             self.sums[self.key] = [value]
         elif isinstance(self.sums[self.key][0], str) is isinstance(value, str):
             self.sums[self.key].append(value)
         else:
-            self.complain('can\'t add [list] to "string" or vice versa', token)
+            message = 'can\'t add [list] to "string" or vice versa'
+            self.lexical_error(message, "", token, self.line)
             return
-        self.settings.append(Setting(self.key, self.op, self.line, value))
+        self.settings.append(Setting(self.key, self.op, self.key_line, value))
+
+    def check_stack(self, kind: str, token: str) -> None:
+        """Refuses a token of a list for which xl's parser stack has no room."""
+        count = len(self.items or ())
+        if self.place == "list":
+            height = self.base + (5 if count else 2)
+        else:
+            height = self.base + (7 if count > 1 else 4)
+        needs = {"NEWLINE": height + 1, "CLOSE": self.base + 4, "COMMA": self.base + 5}
+        if needs.get(kind, height + 2) >= STACK_LIMIT:
+            if kind == "STRING":
+                self.decoded(token)
+            self.complain("memory exhausted", kind, token, self.line)
+            raise _Stop
+
+    def refuse(self, kind: str, token: str) -> None:
+        """Passes over what the grammar does not take here."""
+        if kind == "JUNK":
+            self.junk(token)
+        elif self.place == "skip":
+            self.skip(kind)
+        elif kind != "BLANK":
+            if kind == "STRING":
+                self.decoded(token)
+            self.syntax_error(kind, token)
+
+    def junk(self, token: str) -> None:
+        """Reports bytes that are no token."""
+        self.python |= token[0] in _PYTHON_BYTES
+        # A lone bad byte is one before a line feed, which xl has counted already.
+        self.lexical_error("lexical error", "JUNK", token, self.line + (len(token) == 1))
+
+    def skip(self, kind: str) -> None:
+        """After a syntax error: drops everything up to the end of a line."""
+        if kind == "NEWLINE":
+            self.line += 1
+            self.place = "start"
+            self.quiet = 2
+        elif kind == "$END":
+            raise _Stop
+
+    def syntax_error(self, kind: str, token: str) -> None:
+        """Reports a token that cannot stand here, unless the last error was a moment ago."""
+        if not self.quiet:
+            shown, expected = _SHOWN.get(kind, kind), _EXPECTED[self.place]
+            message = f"syntax error, unexpected {shown}, expecting {expected}"
+            self.complain(message, kind, token, self.line)
+        if self.place == "value":
+            raise _Stop
+        self.restart("skip")
+        self.skip(kind)
+
+    def lexical_error(self, message: str, kind: str, token: str, counted: int) -> None:
+        """Reports what xl words as an error of its lexer, which hides later ones in its line."""
+        if self.complain(message, kind, token, counted):
+            self.lexical_line = counted
+
+    def complain(self, message: str, kind: str, token: str, counted: int) -> bool:
+        """Adds a message, unless a lexical error covers its line; true if it was added.
+
+        Args:
+            message: the reason.
+            kind: what kind of token it is about.
+            token: its text.
+            counted: the line xl has counted to, which need not be the token's.
+        """
+        if counted <= self.lexical_line:
+            return False
+        # xl takes one line off for any newline token, though it may not have counted it yet.
+        line = self.line - (kind == "NEWLINE")
+        text = token.rstrip("\n").rstrip(" \t")
+        shown = text.split("\0")[0].encode("latin-1").decode("utf-8", "backslashreplace")
+        near = "<newline>" if kind == "NEWLINE" and not text else f"`{shown}'"
+        self.report.append(f"{self.source}:{line}: config parsing error near {near}: {message}")
+        if len(self.report) >= MAX_REPORT:
+            self.report.append(f"{self.source}:{self.line}: too many errors, reading stopped")
+            raise _Stop
+        return True
+
+
+_ACTIONS = {
+    "IDENT": _Reader.ident,
+    "EQUALS": _Reader.operator,
+    "PLUS_EQUALS": _Reader.operator,
+    "NEWLINE": _Reader.newline,
+    "OPEN": _Reader.open,
+    "CLOSE": _Reader.close,
+    "NUMBER": _Reader.number,
+    "STRING": _Reader.string,
+}

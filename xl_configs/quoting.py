@@ -34,6 +34,8 @@ def dequote(text: str) -> str:
     if "\0" in text:
         raise EscapeError(NUL_IN_STRING)
     body = text[1:-1]
+    if "\\" not in body:
+        return body
     out: list[str] = []
     at = 0
     while (found := body.find("\\", at)) >= 0:
@@ -57,3 +59,11 @@ def _escape(body: str, at: int, out: list[str]) -> int:
     if rest is None or rest.end() < 2:
         raise EscapeError(BAD_OCTAL)
     return at + 1 + rest.end()
+
+
+_PAIR = re.compile(r"\\(.)", re.DOTALL)
+
+
+def has_octal(text: str) -> bool:
+    """Whether a string that ``dequote`` reads has an escape that stands for nothing."""
+    return "\\" in text and any(found[1] in "01234567" for found in _PAIR.finditer(text))

@@ -3,12 +3,21 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from lark import Lark, Token, UnexpectedToken
 
-from xl_configs import ParseResult, Setting, parse
-from xl_configs.parser import MAX_REPORT, PYTHON_HINT
+from xl_configs import ParseResult, Setting, parse, tables
+from xl_configs.grammar import tables_source
+from xl_configs.parser import MAX_REPORT, PYTHON_HINT, _Reader
+from xl_configs.scanner import KIND_OF_FIRST, ended_lines, kind_of, last_line
 
 
 def effective(data: bytes) -> dict[str, object]:
@@ -196,3 +205,123 @@ def test_long_inputs_are_read_or_refused() -> None:
     assert len(many) == MAX_REPORT + 1
     assert many[-1] == f"cfg:{MAX_REPORT}: too many errors, reading stopped"
     assert parse(b"a=1", "x", max_size=2).report == ("x: 3 bytes, the limit is 2",)
+
+
+def test_a_refused_sum_hides_later_errors_of_its_line() -> None:
+    said = "cfg:2: `1': can't add [list] to \"string\" or vice versa"
+    assert report(b"a=[]\na+=1;a\n") == [said]
+    assert report(b"a=[]\na+=1;@@\nb b\n") == [
+        said,
+        "cfg:3: `b': syntax error, unexpected IDENT, expecting += or '='",
+    ]
+
+
+def test_the_tables_are_those_of_the_grammar() -> None:
+    written = Path(tables.__file__).read_text(encoding="utf-8")
+    assert written == tables_source(), "run python -m xl_configs.grammar"
+
+
+LANGUAGE = Lark(
+    Path(tables.__file__).with_name("xlcfg.lark").read_text(encoding="utf-8"),
+    parser="lalr",
+    lexer="basic",
+    start="file",
+)
+TOKENS = {
+    "IDENT": "a",
+    "NUMBER": "1",
+    "STRING": "'x'",
+    "EQUALS": "=",
+    "PLUS_EQUALS": "+=",
+    "COMMA": ",",
+    "SEMICOLON": ";",
+    "NEWLINE": "\n",
+    "OPEN": "[",
+    "CLOSE": "]",
+}
+
+
+def test_after_any_tokens_the_reader_accepts_what_lark_does() -> None:
+    """All sequences of up to seven tokens that may begin a configuration."""
+    begun: list[tuple[str, ...]] = [()]
+    compared = 0
+    while begun:
+        kinds = begun.pop()
+        twin = LANGUAGE.parse_interactive("")
+        reader = _Reader("cfg")
+        for kind in kinds:
+            twin.feed_token(Token(kind, ""))
+        reader.take([TOKENS[kind] for kind in kinds])
+        accepted = set(tables.STEPS[reader.place])
+        assert accepted == twin.accepts(), kinds
+        assert not reader.report
+        compared += 1
+        if len(kinds) < 7:
+            begun += [(*kinds, kind) for kind in accepted - {"$END"}]
+    assert compared > 2000
+
+
+SOUPS = st.lists(
+    st.sampled_from(
+        [*TOKENS.values(), *" \t'\"#@.+\\A\xe9\0", "# c\n", "\n", "a=[", "a=1\n", "\\'"]
+    )
+).map("".join)
+
+
+@settings(max_examples=1000, deadline=None, derandomize=True)
+@given(SOUPS)
+def test_tokens_are_what_larks_lexer_makes(text: str) -> None:
+    cut = text.rfind("\n") + 1
+    last, lone = last_line(text, cut)
+    tokens = [*itertools.chain.from_iterable(ended_lines(text, cut)), *last]
+    ours = [(KIND_OF_FIRST.get(token[0]) or kind_of(token), token) for token in tokens]
+    if lone:
+        ours.append(("LAST_JUNK", lone))
+    theirs = [(str(t.type), str(t.value)) for t in LANGUAGE.lex(text, dont_ignore=True)]
+    assert [x for x in ours if x[0] != "BLANK"] == [x for x in theirs if x[0] != "BLANK"]
+    assert all(KIND_OF_FIRST.get(token[0], kind_of(token)) == kind_of(token) for token in tokens)
+
+
+LISTS = st.recursive(
+    st.sampled_from(["1", "'x'"]),
+    lambda inner: st.lists(inner | st.sampled_from(["", "\n"]), max_size=3).map(
+        lambda items: f"[{','.join(items)}]"
+    ),
+    max_leaves=4,
+)
+STATEMENTS = st.lists(
+    st.tuples(
+        st.sampled_from(["a=", "b =", "\nc=", ";d=", "a"]), LISTS, st.sampled_from("\n;#\n ")
+    ).map("".join),
+    max_size=5,
+).map("".join)
+
+
+@settings(max_examples=500, deadline=None, derandomize=True)
+@given(STATEMENTS | SOUPS)
+def test_accepted_is_what_larks_parser_accepts(text: str) -> None:
+    """But for strings with bad escapes and sums of unlike values, which are no matter of syntax."""
+    result = parse(text.encode("latin-1"))
+    junk = any(t.type == "JUNK" for t in LANGUAGE.lex(text, dont_ignore=True))
+    assume(not any("quoted string" in x or "vice versa" in x for x in result.report))
+    try:
+        LANGUAGE.parse(text)
+        accepted = not junk
+    except UnexpectedToken:
+        accepted = False
+    assert result.ok is accepted
+
+
+def test_reading_takes_no_lark() -> None:
+    """Nor much memory: the possessive strings of the grammar keep no places to go back to."""
+    program = (
+        "import sys, tracemalloc, xl_configs.parser as p\n"
+        "data = b'a=\"' + b'\\\\n' * 100_000 + b'\"'\n"
+        "tracemalloc.start()\n"
+        "assert p.parse(data).ok\n"
+        "print(tracemalloc.get_traced_memory()[1] >> 20, 'lark' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert not done.stderr
+    mib, lark = done.stdout.split()
+    assert (int(mib) < 8, lark) == (True, "False")
