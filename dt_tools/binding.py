@@ -3,9 +3,9 @@
 
 A physical StreamID means nothing without its SMMU (boards repeat ids on several SMMUs), so the
 key of every binding is (SMMU path, pMasterID). `allocate` numbers the keys of one guest from 0
-upwards in the order of its `dtdev` list; it reads nothing but its arguments, so the same list
-on the same host tree always gets the same numbers and a guest with a static tree can rely on
-them. Refusals carry the rule ids DT101 to DT110, DT503 and DT506.
+upwards in the order of its `dtdev` list, past the ids that `iommu_devid_map` names; it reads
+nothing but its arguments, so the same list on the same host tree always gets the same numbers and
+a guest with a static tree can rely on them. Refusals carry the rule ids DT101 to DT110, DT503, DT506 and DT507.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from dt_tools.platform import Master, Platform, Smmu
     from dt_tools.tree import Node
+    from xl_configs.specs.devid_map import DevidMap
 
 SCHEMA = "vsmmu.bindings/1"
 SMMU_V3 = "arm,smmu-v3"
@@ -104,7 +105,10 @@ class Viommu:
 
 @dataclass(frozen=True, slots=True)
 class Bindings:
-    """The vMasterID map of one guest; `entries[i].vmaster_id == i`."""
+    """The vMasterID map of one guest, by ascending vMasterID.
+
+    The ids are 0, 1, 2 ... unless the user wanted others.
+    """
 
     entries: tuple[Binding, ...] = ()
     guest: str = ""
@@ -114,10 +118,12 @@ class Bindings:
     _index: dict[tuple[str, int], int] = field(
         init=False, repr=False, compare=False, default_factory=dict
     )
+    _by_id: dict[int, Binding] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         for entry in self.entries:
             self._index[entry.smmu, entry.pmaster_id] = entry.vmaster_id
+            self._by_id[entry.vmaster_id] = entry
 
     def vmaster_id(self, smmu: str, pmaster_id: int) -> int | None:
         """The vMasterID of a stream of the SMMU at host path `smmu`; None when not bound."""
@@ -125,7 +131,7 @@ class Bindings:
 
     def resolve(self, vmaster_id: int) -> Binding | None:
         """The binding of a vMasterID; None when the guest has no such id."""
-        return self.entries[vmaster_id] if 0 <= vmaster_id < len(self.entries) else None
+        return self._by_id.get(vmaster_id)
 
     def to_json(self) -> dict[str, Any]:
         """The map as JSON values: numbers as hex strings, ids of the guest as numbers."""
@@ -150,16 +156,24 @@ class Bindings:
         return _Reader(source).bindings(data)
 
 
-def allocate(platform: Platform, devices: Sequence[str], *, viommu: bool = True) -> Bindings:
+def allocate(
+    platform: Platform,
+    devices: Sequence[str],
+    *,
+    viommu: bool = True,
+    wanted: Sequence[DevidMap] = (),
+) -> Bindings:
     """Number the streams of the devices at host paths `devices` (the `dtdev` list).
 
-    First fit from 0 in list order, then in the order of each node's streams. Devices that share
+    First fit from 0 in list order, then in the order of each node's streams, past the ids that
+    `wanted` (the `iommu_devid_map` list) gives to streams of its own choice. Devices that share
     a stream share its id. With `viommu` false the devices are checked alike (any kind of SMMU
     will do) and no ids are given out.
 
     Raises:
         UserError: a path is not in the host tree.
-        Refusal: a device cannot be assigned, or the ids are used up.
+        Refusal: a device cannot be assigned, the ids are used up, or `wanted` does not fit the
+            host and the devices.
     """
     smmus = {smmu.path: smmu for smmu in platform.smmus}
     masters = {master.path: master for master in platform.masters}
@@ -177,11 +191,55 @@ def allocate(platform: Platform, devices: Sequence[str], *, viommu: bool = True)
     notices = _check_sharing(platform, users)
     if not viommu:
         return Bindings(notices=notices)
-    entries = tuple(
-        Binding(vid, smmu, sid, tuple(owners), smmus[smmu].base or 0)
-        for vid, ((smmu, sid), owners) in enumerate(users.items())
-    )
-    return Bindings(entries, notices=notices)
+    chosen = _chosen(platform, wanted, users)
+    taken = set(chosen.values())
+    free = (vid for vid in range(MAX_VMASTER_IDS) if vid not in taken)
+    entries = [
+        Binding(
+            chosen[key] if key in chosen else next(free),
+            *key,
+            tuple(owners),
+            smmus[key[0]].base or 0,
+        )
+        for key, owners in users.items()
+    ]
+    entries.sort(key=lambda entry: entry.vmaster_id)
+    return Bindings(tuple(entries), notices=notices)
+
+
+def _chosen(
+    platform: Platform,
+    wanted: Sequence[DevidMap],
+    users: Mapping[tuple[str, int], Sequence[str]],
+) -> dict[tuple[str, int], int]:
+    """The vMasterIDs that the user chose, by (SMMU path, pMasterID); checked by rule DT507."""
+    bases = {smmu.base: smmu.path for smmu in platform.smmus if smmu.base is not None}
+    chosen: dict[tuple[str, int], int] = {}
+    owners: dict[int, tuple[str, int]] = {}
+    for entry in wanted:
+        path = bases.get(entry.base)
+        if path is None:
+            known = ", ".join(f"{base:#x}" for base in bases) or "none"
+            reason = f"iommu_devid_map: no SMMU of the host is at {entry.base:#x}"
+            raise Refusal("DT507", "/", reason, f"use the address of one (SMMUs: {known})")
+        key = (path, entry.pmaster)
+        if key not in users:
+            reason = f"iommu_devid_map: no device in dtdev has pMasterID {entry.pmaster:#x} of it"
+            raise Refusal("DT507", path, reason, "take the entry out, or assign the device")
+        if entry.vmaster >= MAX_VMASTER_IDS:
+            reason = f"iommu_devid_map: vMasterID {entry.vmaster:#x} is not below 0x10000"
+            raise Refusal("DT507", path, reason, "choose a smaller one")
+        if chosen.setdefault(key, entry.vmaster) != entry.vmaster:
+            reason = f"iommu_devid_map: pMasterID {entry.pmaster:#x} of it has two vMasterIDs"
+            raise Refusal("DT507", path, reason, "keep one of the entries")
+        if owners.setdefault(entry.vmaster, key) != key:
+            other, sid = owners[entry.vmaster]
+            reason = (
+                f"iommu_devid_map: vMasterID {entry.vmaster:#x} is wanted for pMasterID "
+                f"{entry.pmaster:#x} of it and for {sid:#x} of {other}"
+            )
+            raise Refusal("DT507", path, reason, "choose different ones")
+    return chosen
 
 
 def _distinct(platform: Platform, devices: Sequence[str]) -> list[str]:
@@ -378,8 +436,9 @@ class _Reader:
         if top.get("schema") != SCHEMA:
             raise self.bad("schema", f'"{SCHEMA}"')
         entries = tuple(self.entry(v, w) for w, v in self.rows(top, "bindings", ""))
-        if [e.vmaster_id for e in entries] != list(range(len(entries))):
-            raise self.bad("bindings", "vmaster_id 0, 1, 2 ... in order")
+        ids = [e.vmaster_id for e in entries]
+        if ids != sorted(set(ids)):
+            raise self.bad("bindings", "each vmaster_id once, in ascending order")
         if len({(e.smmu, e.pmaster_id) for e in entries}) != len(entries):
             raise self.bad("bindings", "each (smmu, pmaster_id) once")
         if len(entries) > MAX_VMASTER_IDS:

@@ -192,6 +192,9 @@ class _Guest:
         if config.pci:
             reason = "pci devices are not built into the guest's tree"
             raise Refusal("DT107", "/", reason, "take pci out of the configuration")
+        if config.iommu_devid_map and not (self.viommu and config.dtdev):
+            text = 'iommu_devid_map has no effect without viommu = "smmuv3" and dtdev'
+            self.notices.append(Notice("DT507", "/", text))
         if config.passthrough == "sync_pt":
             reason = 'passthrough = "sync_pt" is not supported on Arm'
             raise Refusal("DT604", "/", reason, 'use "share_pt" or leave it out')
@@ -244,7 +247,8 @@ class _Guest:
             hint = "give the host's device tree"
             raise UserError("dtdev", dtdev[0], "there is no host tree to look in", hint)
         if self.platform is not None and dtdev:
-            bindings = allocate(self.platform, dtdev, viommu=self.viommu)
+            wanted = self.config.iommu_devid_map
+            bindings = allocate(self.platform, dtdev, viommu=self.viommu, wanted=wanted)
         if partial is not None:
             merged = merge_partial(
                 Tree(),

@@ -224,9 +224,10 @@ def create_guest(machine: Machine, config: GuestConfig, partial: Tree | None = N
             key = (entry.smmu, entry.pmaster_id)
             _assign(machine, vsmmu, entry.vmaster_id, key, entry.devices)
     for device in bindings.devices:
-        entries = [bindings.entries[vmaster_id] for vmaster_id in device.vmaster_ids]
+        found = [bindings.resolve(vmaster_id) for vmaster_id in device.vmaster_ids]
         guest.paths[device.path] = device.guest_path
-        _add_ports(machine, guest, device.path, [(e.smmu, e.pmaster_id) for e in entries])
+        keys = [(entry.smmu, entry.pmaster_id) for entry in found if entry is not None]
+        _add_ports(machine, guest, device.path, keys)
     return guest
 
 

@@ -25,6 +25,7 @@ from dt_tools.binding import (
 from dt_tools.errors import Refusal, UserError
 from dt_tools.platform import Platform
 from dt_tools.tree import Node, Tree
+from xl_configs.specs.devid_map import DevidMap
 
 SMMU_A, SMMU_B, SMMU_OFF = "/iommu@5000000", "/iommu@6000000", "/iommu@7000000"
 
@@ -72,6 +73,61 @@ def paths(host: Platform, *names: str) -> list[str]:
 
 def keys(bindings: Bindings) -> list[tuple[int, str, int]]:
     return [(e.vmaster_id, e.smmu, e.pmaster_id) for e in bindings.entries]
+
+
+def test_ids_that_the_user_wants() -> None:
+    host = platform({"dma": [(2, 0x600)], "sec": [(3, 0x600), (3, 7)], "usb": [(2, 9)]})
+    wanted = [DevidMap(0x600, 1, 0x6000000), DevidMap(9, 0x40, 0x5000000)]
+    bindings = allocate(host, paths(host, "dma", "sec", "usb"), wanted=wanted)
+    assert keys(bindings) == [
+        (0, SMMU_A, 0x600),
+        (1, SMMU_B, 0x600),
+        (2, SMMU_B, 7),
+        (0x40, SMMU_A, 9),
+    ]
+    for entry in bindings.entries:
+        assert bindings.resolve(entry.vmaster_id) == entry
+    assert bindings.resolve(3) is None
+    assert Bindings.from_json(bindings.to_json(), "x") == bindings
+    again = allocate(host, paths(host, "dma", "sec", "usb"), wanted=[*wanted, *wanted])
+    assert again == bindings
+
+
+@pytest.mark.parametrize(
+    ("wanted", "text"),
+    [
+        (
+            [DevidMap(0x600, 1, 0x600)],
+            "DT507: /: iommu_devid_map: no SMMU of the host is at 0x600; use the address of one "
+            "(SMMUs: 0x5000000, 0x6000000, 0x7000000, 0x8000000)",
+        ),
+        (
+            [DevidMap(7, 1, 0x5000000)],
+            "DT507: /iommu@5000000: iommu_devid_map: no device in dtdev has pMasterID 0x7 of it; "
+            "take the entry out, or assign the device",
+        ),
+        (
+            [DevidMap(0x600, 0x10000, 0x5000000)],
+            "DT507: /iommu@5000000: iommu_devid_map: vMasterID 0x10000 is not below 0x10000; "
+            "choose a smaller one",
+        ),
+        (
+            [DevidMap(0x600, 1, 0x5000000), DevidMap(0x600, 2, 0x5000000)],
+            "DT507: /iommu@5000000: iommu_devid_map: pMasterID 0x600 of it has two vMasterIDs; "
+            "keep one of the entries",
+        ),
+        (
+            [DevidMap(0x600, 1, 0x5000000), DevidMap(0x600, 1, 0x6000000)],
+            "DT507: /iommu@6000000: iommu_devid_map: vMasterID 0x1 is wanted for pMasterID 0x600 "
+            "of it and for 0x600 of /iommu@5000000; choose different ones",
+        ),
+    ],
+)
+def test_wanted_ids_are_checked_against_the_host(wanted: list[DevidMap], text: str) -> None:
+    host = platform({"dma": [(2, 0x600)], "sec": [(3, 0x600)]})
+    with pytest.raises(Refusal) as caught:
+        allocate(host, paths(host, "dma", "sec"), wanted=wanted)
+    assert str(caught.value) == text
 
 
 def test_equal_stream_ids_on_two_smmus_get_two_ids() -> None:
@@ -325,7 +381,7 @@ def test_bad_json_names_the_member(change: dict[str, object], text: str) -> None
 @pytest.mark.parametrize(
     ("member", "value", "text"),
     [
-        ("vmaster_id", 1, "bindings: expected vmaster_id 0, 1, 2 ... in order"),
+        ("vmaster_id", 7, "bindings: expected each vmaster_id once, in ascending order"),
         ("vmaster_id", 65536, "bindings[0].vmaster_id: expected a number below 2**16"),
         ("vmaster_id", True, "bindings[0].vmaster_id: expected a number below 2**16"),
         ("pmaster_id", 6, 'bindings[0].pmaster_id: expected a string "0x..." below 2**32'),
