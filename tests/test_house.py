@@ -6,12 +6,16 @@ from __future__ import annotations
 import argparse
 import ast
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from vsmmu.cli import build_parser
 from vsmmu.scenario import _COMMON, ACTIONS
+from xl_configs.errors import DIAGNOSTICS
+from xl_configs.guest_config import GuestConfig
+from xl_configs.keys import KNOWN_KEYS
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted(
@@ -110,6 +114,26 @@ def test_the_scenario_document_names_every_action_and_field():
         assert set(re.findall(r"`([a-z]+)`", row.split("|")[2])) == {*required, *optional}
     for field in _COMMON:
         assert f"`{field}`" in text
+
+
+def test_the_configuration_document_names_every_key_and_id():
+    text = (ROOT / "docs/config.md").read_text()
+    named = set(re.findall(r"`([a-z0-9_]+)`", text))
+    assert named >= KNOWN_KEYS
+    rows = re.findall(r"^\| (XL\d+) \| (error|warning)", text, re.MULTILINE)
+    assert [id_ for id_, _ in rows] == list(DIAGNOSTICS)
+    assert all((kind == "error") is id_.startswith("XL0") for id_, kind in rows)
+
+
+def test_every_diagnostic_is_emitted_somewhere():
+    source = "".join(p.read_text() for p in (ROOT / "xl_configs").rglob("*.py"))
+    for id_ in DIAGNOSTICS:
+        assert source.count(f'"{id_}"') > 1, id_
+
+
+def test_every_attribute_of_a_guest_is_described():
+    described = re.findall(r"^        (\w+): ", GuestConfig.__doc__ or "", re.MULTILINE)
+    assert described == [field.name for field in fields(GuestConfig)]
 
 
 def test_the_readme_shows_the_commands_that_exist():

@@ -18,6 +18,7 @@ from vsmmu import __version__
 
 _COMMANDS = {
     "inspect": "print the SMMUs and masters of a board",
+    "config": "read a guest configuration as xl does, and say what is wrong with it",
     "guest-dtb": "build a guest's device tree and its vMasterID map",
     "dom0-dtb": "build dom0's device tree, a vSMMU for each physical SMMU",
     "run": "run a scenario on the emulator",
@@ -74,7 +75,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     from vsmmu.cli.files import guarded
 
     def run() -> int:
-        parsed = build_parser(named or "").parse_args(arguments)
+        parser = build_parser(named or "")
+        parsed, rest = parser.parse_known_args(arguments)
+        if rest:
+            _take_overrides(parser, parsed, rest)
         return int(module(parsed.command).run(parsed))
 
     return guarded(run)
+
+
+def _take_overrides(parser: Parser, parsed: argparse.Namespace, rest: list[str]) -> None:
+    """Adds KEY=VALUE arguments that stand behind an option, which argparse leaves over."""
+    if not hasattr(parsed, "overrides") or any(r.startswith("-") or "=" not in r for r in rest):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    parsed.overrides = [*parsed.overrides, *rest]

@@ -8,19 +8,18 @@ import json
 from pathlib import Path
 
 from vsmmu.cli.files import FileError, say, write
-from vsmmu.cli.inputs import check_override, load_config, load_partial, load_platform
+from vsmmu.cli.inputs import (
+    add_config_arguments,
+    check_override,
+    load_config,
+    load_partial,
+    load_platform,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("config", metavar="GUEST.cfg", help="guest configuration (- for stdin)")
-    parser.add_argument(
-        "overrides",
-        metavar="KEY=VALUE",
-        nargs="*",
-        default=[],
-        help="settings appended to it, as xl does",
-    )
+    add_config_arguments(parser)
     parser.add_argument(
         "--host", metavar="HOST.dtb", help="the board; needed for a guest with devices"
     )

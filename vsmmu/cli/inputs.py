@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from vsmmu.cli.files import FileError, read, say
 
 if TYPE_CHECKING:
+    from argparse import ArgumentParser
+
     from dt_tools.platform import Platform
     from dt_tools.tree import Tree
     from xl_configs import GuestConfig
@@ -28,10 +31,23 @@ def load_platform(name: str) -> Platform:
 
 
 def load_tree(name: str) -> Tree:
-    """The tree in a DTB file. Raises FileError, DtbError."""
+    """The tree in a DTB file, or in device-tree source that dtc compiles.
+
+    Raises:
+        FileError: the file cannot be read.
+        DtbError: it is neither a sound blob nor source that dtc accepts.
+    """
     from dt_tools import blob
 
-    return blob.read(read(name), name)
+    data = read(name)
+    # A blob is told by its first byte: most of them need nothing of the module for source.
+    if data[:1] != b"\xd0":
+        from dt_tools.dts import compile_source, is_source
+
+        if is_source(data, name):
+            folder = None if name == "-" else os.path.dirname(os.path.abspath(name))
+            data = compile_source(data, name, folder)
+    return blob.read(data, name)
 
 
 def load_config(name: str, overrides: Sequence[str] = ()) -> GuestConfig:
@@ -48,8 +64,25 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> GuestConfig:
     except ConfigError as error:
         raise ConfigRejectedError(str(error)) from None
     for warning in config.warnings:
-        say(f"vsmmu: {name}:{warning.line}: warning {warning.id}: {warning.message}")
+        say(f"vsmmu: {at(name, warning.line)}: warning {warning.id}: {warning.message}")
     return config
+
+
+def at(name: str, line: int | None) -> str:
+    """A place in a file, as messages begin with it."""
+    return name if line is None else f"{name}:{line}"
+
+
+def add_config_arguments(parser: ArgumentParser) -> None:
+    """Declares the arguments that name a guest: the file, and settings appended to it."""
+    parser.add_argument("config", metavar="GUEST.cfg", help="guest configuration (- for stdin)")
+    parser.add_argument(
+        "overrides",
+        metavar="KEY=VALUE",
+        nargs="*",
+        default=[],
+        help="settings appended to it, as xl does",
+    )
 
 
 def load_partial(config: GuestConfig) -> Tree | None:
