@@ -19,30 +19,31 @@ from xl_configs.keys import INSTEAD, KNOWN_KEYS, Dialect
 from xl_configs.parser import MAX_SIZE, ParseResult, Value, parse
 from xl_configs.quoting import NUL_IN_STRING
 from xl_configs.readers import read_all
-from xl_configs.readers.domain import VnumaNode
-from xl_configs.specs.cpus import Host
-from xl_configs.specs.devices import (
-    P9,
-    Channel,
-    Pvcallsif,
-    Usbctrl,
-    Usbdev,
-    Vdispl,
-    Vfb,
-    Virtio,
-    Vkb,
-    Vtpm,
-)
-from xl_configs.specs.devid_map import DevidMap
-from xl_configs.specs.disk import Disk
-from xl_configs.specs.nic import Nic
-from xl_configs.specs.pci import PciSpec
-from xl_configs.specs.resources import Iomem, Ioports
 from xl_configs.specs.scan import U32_MAX
-from xl_configs.specs.sound import Vsnd
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from xl_configs.readers.domain import VnumaNode
+    from xl_configs.specs.cpus import Host
+    from xl_configs.specs.devices import (
+        P9,
+        Channel,
+        Pvcallsif,
+        Usbctrl,
+        Usbdev,
+        Vdispl,
+        Vfb,
+        Virtio,
+        Vkb,
+        Vtpm,
+    )
+    from xl_configs.specs.devid_map import DevidMap
+    from xl_configs.specs.disk import Disk
+    from xl_configs.specs.nic import Nic
+    from xl_configs.specs.pci import PciSpec
+    from xl_configs.specs.resources import Iomem, Ioports
+    from xl_configs.specs.sound import Vsnd
 
 _DEFAULT_MEMORY = 32
 _MOST_UNKNOWN = 64

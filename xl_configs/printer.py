@@ -11,7 +11,7 @@ from, but for what a ``GuestConfig`` does not say:
   list of them was empty: it is written as one text or not at all, which leaves NUMA placement to
   libxl.
 * whether a key of ``others`` was added to with ``+=``, at which xl ignores a number. It is written
-  with ``=``.
+  with ``=``, unless that makes another guest.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 import textwrap
 from dataclasses import fields, replace
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from xl_configs.errors import ConfigError, shown
@@ -72,15 +73,37 @@ def to_cfg(config: GuestConfig) -> str:
         config: a guest; a device without ``devid`` gets the one that xl gives it.
 
     Raises:
-        ValueError: the key it begins with has a value that no configuration gives it. Of the
-            guests that ``load`` makes, this befalls those whose ``mmio_hole`` or ``altp2m_count``
-            holds a number xl refuses, which only ``+=`` gets past xl.
+        ValueError: no configuration gives a key its value; the text begins with the key. Of the
+            guests that ``load`` makes, this befalls those alone in which ``+=`` put the bytes of a
+            character of UTF-8 together, which as text are not that character.
     """
+    refusal = None
+    present = [name for name, _ in config.others if name in _ADDED]
+    for count in range(len(present) + 1):
+        for added in combinations(present, count):
+            text = _text(config, added)
+            try:
+                _check(config, text)
+            except ValueError as error:
+                refusal = refusal or error
+            else:
+                return text
+    assert refusal is not None
+    raise refusal
+
+
+# Numbers that make another guest, or none, but stand for nothing where += made them.
+_ADDED = ("altp2m_count", "mmio_hole", "vnc", "vncdisplay")
+
+
+def _text(config: GuestConfig, added: tuple[str, ...]) -> str:
+    """The text, with ``+=`` for some of the other keys."""
     groups = [list(_settings(config, names)) for names in GROUPS]
-    groups.append([_setting(name, value, _as_it_stands) for name, value in config.others])
-    text = "\n\n".join("\n".join(group) for group in groups if group) + "\n"
-    _check(config, text)
-    return text
+    groups.append([])
+    for name, value in config.others:
+        operator = "+=" if name in added else "="
+        groups[-1].append(_setting(name, value, _as_it_stands, operator))
+    return "\n\n".join("\n".join(group) for group in groups if group) + "\n"
 
 
 def _settings(config: GuestConfig, names: tuple[str, ...]) -> Iterator[str]:
@@ -215,13 +238,15 @@ def _as_it_stands(value: str | int) -> str:
     return text if _BARE.fullmatch(text) else _atom(text)
 
 
-def _setting(key: str, value: Written, atom: Callable[[str | int], str] = _atom) -> str:
+def _setting(
+    key: str, value: Written, atom: Callable[[str | int], str] = _atom, operator: str = "="
+) -> str:
     """``key = value``, a list over several lines where it is long.
 
     Raises:
         ValueError: characters that no file holds.
     """
-    text = f"{key} = "
+    text = f"{key} {operator} "
     text += _listed(value, atom, len(text)) if isinstance(value, tuple) else atom(value)
     if "\0" in text:
         raise ValueError(f"{key}: a NUL character")

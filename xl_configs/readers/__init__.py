@@ -36,7 +36,12 @@ def read(reader: Reader, key: Key) -> None:
     if key.instead and key.name in ("type", "builder") and reader.raw(key.name) is not None:
         reader.note("XL110", key.name, f"deprecated, use {key.instead}")
     special = _SPECIAL.get(key.name)
-    if special is not None:
+    entries = devices.ENTRIES.get(key.name)
+    if entries is not None:
+        reader.values[key.name] = ()
+        if reader.raw(key.name) is not None:
+            entries(reader, key)
+    elif special is not None:
         special(reader, key)
     elif key.getter is Getter.STRING:
         _keep(reader, key, reader.string(key.name))

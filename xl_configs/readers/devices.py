@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Keys whose entries are devices, or ranges of the host to map."""
+"""Keys whose entries are devices, or ranges of the host to map.
+
+The languages of the entries are imported by the keys that have any: they are many, and most
+configurations have few.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from xl_configs.getters import as_i32
 from xl_configs.keys import Dialect
-from xl_configs.specs import devices as spec
-from xl_configs.specs.devid_map import parse_devid_map
-from xl_configs.specs.disk import parse_disk
-from xl_configs.specs.nic import nic_json, parse_vif
 from xl_configs.specs.record import as_json
 from xl_configs.specs.resources import Iomem, parse_iomem, parse_ioports, parse_irq
 from xl_configs.specs.scan import ascii_lower, strtok
-from xl_configs.specs.sound import Vsnd, parse_vsnd
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from xl_configs.getters import Reader
     from xl_configs.keys import Key
+    from xl_configs.specs import devices as spec
+    from xl_configs.specs.sound import Vsnd
 
     Say = Callable[[str], None]
 
@@ -94,11 +95,15 @@ def _entries(
 
 def read_disk(reader: Reader, key: Key) -> None:
     """``disk``."""
+    from xl_configs.specs.disk import parse_disk
+
     _entries(reader, key, "disks", lambda text: parse_disk(text, reader.source), numbered=False)
 
 
 def read_p9(reader: Reader, key: Key) -> None:
     """``p9``; the daemon of Xen's own shares the guest's log folder unless it has a path."""
+    from xl_configs.specs import devices as spec
+
     logs = f"{_LOG_DIR}/guests/{reader.values['name']}"
 
     def parse(text: str) -> spec.P9:
@@ -111,6 +116,8 @@ def read_p9(reader: Reader, key: Key) -> None:
 
 def read_vsnd(reader: Reader, key: Key) -> None:
     """``vsnd``: a list of cards, each a list of texts."""
+    from xl_configs.specs.sound import parse_vsnd
+
     cards: list[Vsnd] = []
     for item in reader.list(key.name) or ():
         if isinstance(item, str):
@@ -133,6 +140,8 @@ def read_vsnd(reader: Reader, key: Key) -> None:
 
 def read_vif(reader: Reader, key: Key) -> None:
     """``vif``."""
+    from xl_configs.specs.nic import nic_json, parse_vif
+
     say = reader.sayer(key)
     texts = reader.strings(key.name) or ()
     found = tuple(reader.entry(key, parse_vif, text, say, reader.source) for text in texts)
@@ -150,6 +159,8 @@ def read_vif2(reader: Reader, key: Key) -> None:
 
 def read_vfb(reader: Reader, key: Key) -> None:
     """``vfb``; each has a keyboard."""
+    from xl_configs.specs import devices as spec
+
     _entries(reader, key, "vfbs", spec.parse_vfb)
     count = len(reader.values[key.name])
     if count:
@@ -158,6 +169,8 @@ def read_vfb(reader: Reader, key: Key) -> None:
 
 def read_vkb(reader: Reader, key: Key) -> None:
     """``vkb``, numbered on after the keyboards of ``vfb``."""
+    from xl_configs.specs import devices as spec
+
     before = reader.domain.get("vkbs", [])
     found: list[spec.Vkb] = []
     for text in reader.strings(key.name) or ():
@@ -273,6 +286,8 @@ def read_arm_sci(reader: Reader, key: Key) -> None:
 
 def read_devid_map(reader: Reader, key: Key) -> None:
     """``iommu_devid_map``: vMasterIDs that the user wants, by pMasterID and SMMU."""
+    from xl_configs.specs.devid_map import parse_devid_map
+
     items = reader.all_strings(key, "element {} is a list")
     found = tuple(reader.entry(key, parse_devid_map, text) for text in items)
     reader.values[key.name] = found
@@ -291,40 +306,46 @@ def read_msr_relaxed(reader: Reader, key: Key) -> None:
         reader.note("XL110", key.name, "goes away in later versions of xl", report)
 
 
-def _plain(into: str, parser: Callable[[str, Say], Any], *, numbered: bool = True) -> Any:
+def _plain(into: str, parser: str, *, numbered: bool = True) -> Any:
     """A reader of a list whose entries need nothing but their own text."""
 
     def read(reader: Reader, key: Key) -> None:
-        say = reader.sayer(key)
-        _entries(reader, key, into, lambda text: parser(text, say), numbered=numbered)
+        from xl_configs.specs import devices as spec
+
+        parse, say = getattr(spec, parser), reader.sayer(key)
+        _entries(reader, key, into, lambda text: parse(text, say), numbered=numbered)
 
     return read
 
 
-READERS = {
+ENTRIES = {
     "dtdev": read_dtdev,
     "ioports": read_ioports,
     "irqs": read_irqs,
     "iomem": read_iomem,
     "disk": read_disk,
     "p9": read_p9,
-    "vtpm": _plain("vtpms", spec.parse_vtpm),
-    "vdispl": _plain("vdispls", spec.parse_vdispl),
-    "pvcalls": _plain("pvcallsifs", spec.parse_pvcalls),
+    "vtpm": _plain("vtpms", "parse_vtpm"),
+    "vdispl": _plain("vdispls", "parse_vdispl"),
+    "pvcalls": _plain("pvcallsifs", "parse_pvcalls"),
     "vsnd": read_vsnd,
-    "channel": _plain("channels", spec.parse_channel, numbered=False),
+    "channel": _plain("channels", "parse_channel", numbered=False),
     "vif": read_vif,
-    "vif2": read_vif2,
     "vfb": read_vfb,
-    "usbctrl": _plain("usbctrls", spec.parse_usbctrl),
-    "usbdev": _plain("usbdevs", spec.parse_usbdev, numbered=False),
+    "usbctrl": _plain("usbctrls", "parse_usbctrl"),
+    "usbdev": _plain("usbdevs", "parse_usbdev", numbered=False),
+    "iommu_devid_map": read_devid_map,
+    "vkb": read_vkb,
+    "virtio": _plain("virtios", "parse_virtio"),
+}
+"""Readers of lists of entries, which need not be asked when their key is absent."""
+
+READERS = {
+    "vif2": read_vif2,
     "cpuid": read_cpuid,
     "device_model": read_device_model,
     "device_model_version": read_device_model_version,
     "vnc": read_vnc,
     "arm_sci": read_arm_sci,
-    "iommu_devid_map": read_devid_map,
-    "vkb": read_vkb,
-    "virtio": _plain("virtios", spec.parse_virtio),
     "msr_relaxed": read_msr_relaxed,
 }

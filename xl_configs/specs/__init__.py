@@ -8,15 +8,9 @@ sign wraps around.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from xl_configs.specs import devices
-from xl_configs.specs.cpus import members, parse_cpus, parse_llc_colors
-from xl_configs.specs.devid_map import parse_devid_map
-from xl_configs.specs.disk import parse_disk
-from xl_configs.specs.nic import parse_rate, parse_vif
-from xl_configs.specs.pci import parse_bdf, parse_pci, parse_rdm
-from xl_configs.specs.resources import parse_dtdev, parse_iomem, parse_ioports, parse_irq
 from xl_configs.specs.scan import SpecError
 
 if TYPE_CHECKING:
@@ -48,37 +42,42 @@ def parse_spec(
         SpecError: xl refuses the entry, or crashes at it.
         ValueError: no such kind.
     """
-    reader = _READERS.get(kind)
-    if reader is None:
+    if kind not in _PARSERS:
         raise ValueError(f"unknown kind {kind!r}; one of {', '.join(KINDS)}")
-    return reader(text, say, source)
+    module, name, more = _PARSERS[kind]
+    parser = getattr(import_module(f"xl_configs.specs.{module}"), name)
+    found = parser(text, **{name: {"say": say, "source": source}[name] for name in more})
+    if kind == "cpus":
+        return tuple(import_module("xl_configs.specs.cpus").members(found))
+    return found
 
 
-_READERS: dict[str, Callable[[str, Callable[[str], None], str], Any]] = {
-    "bdf": lambda text, say, source: parse_bdf(text),
-    "channel": lambda text, say, source: devices.parse_channel(text, say),
-    "cpus": lambda text, say, source: tuple(members(parse_cpus(text))),
-    "disk": lambda text, say, source: parse_disk(text, source),
-    "dtdev": lambda text, say, source: parse_dtdev(text),
-    "iomem": lambda text, say, source: parse_iomem(text),
-    "iommu_devid_map": lambda text, say, source: parse_devid_map(text),
-    "ioports": lambda text, say, source: parse_ioports(text, say),
-    "irqs": lambda text, say, source: parse_irq(text),
-    "llc_colors": lambda text, say, source: parse_llc_colors(text),
-    "p9": lambda text, say, source: devices.parse_p9(text, say),
-    "pci": lambda text, say, source: parse_pci(text),
-    "pvcalls": lambda text, say, source: devices.parse_pvcalls(text, say),
-    "rate": lambda text, say, source: parse_rate(text, source),
-    "rdm": lambda text, say, source: parse_rdm(text, say),
-    "usbctrl": lambda text, say, source: devices.parse_usbctrl(text, say),
-    "usbdev": lambda text, say, source: devices.parse_usbdev(text, say),
-    "vdispl": lambda text, say, source: devices.parse_vdispl(text, say),
-    "vfb": lambda text, say, source: devices.parse_vfb(text, say),
-    "vif": parse_vif,
-    "virtio": lambda text, say, source: devices.parse_virtio(text, say),
-    "vkb": lambda text, say, source: devices.parse_vkb(text, say),
-    "vtpm": lambda text, say, source: devices.parse_vtpm(text, say),
+# Kind -> module, function, and what it takes beside the text.
+_PARSERS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "bdf": ("pci", "parse_bdf", ()),
+    "channel": ("devices", "parse_channel", ("say",)),
+    "cpus": ("cpus", "parse_cpus", ()),
+    "disk": ("disk", "parse_disk", ("source",)),
+    "dtdev": ("resources", "parse_dtdev", ()),
+    "iomem": ("resources", "parse_iomem", ()),
+    "iommu_devid_map": ("devid_map", "parse_devid_map", ()),
+    "ioports": ("resources", "parse_ioports", ("say",)),
+    "irqs": ("resources", "parse_irq", ()),
+    "llc_colors": ("cpus", "parse_llc_colors", ()),
+    "p9": ("devices", "parse_p9", ("say",)),
+    "pci": ("pci", "parse_pci", ()),
+    "pvcalls": ("devices", "parse_pvcalls", ("say",)),
+    "rate": ("nic", "parse_rate", ("source",)),
+    "rdm": ("pci", "parse_rdm", ("say",)),
+    "usbctrl": ("devices", "parse_usbctrl", ("say",)),
+    "usbdev": ("devices", "parse_usbdev", ("say",)),
+    "vdispl": ("devices", "parse_vdispl", ("say",)),
+    "vfb": ("devices", "parse_vfb", ("say",)),
+    "vif": ("nic", "parse_vif", ("say", "source")),
+    "virtio": ("devices", "parse_virtio", ("say",)),
+    "vkb": ("devices", "parse_vkb", ("say",)),
+    "vtpm": ("devices", "parse_vtpm", ("say",)),
 }
 
-KINDS = tuple(_READERS)
+KINDS = tuple(_PARSERS)
 """The kinds that ``parse_spec`` reads."""
