@@ -26,20 +26,10 @@ if TYPE_CHECKING:
 
     from xl_configs.readers.domain import VnumaNode
     from xl_configs.specs.cpus import Host
-    from xl_configs.specs.devices import (
-        P9,
-        Channel,
-        Pvcallsif,
-        Usbctrl,
-        Usbdev,
-        Vdispl,
-        Vfb,
-        Virtio,
-        Vkb,
-        Vtpm,
-    )
+    from xl_configs.specs.devices import P9, Channel, Pvcallsif, Usbctrl, Usbdev, Virtio, Vtpm
     from xl_configs.specs.devid_map import DevidMap
     from xl_configs.specs.disk import Disk
+    from xl_configs.specs.display import Vdispl, Vfb, Vkb
     from xl_configs.specs.nic import Nic
     from xl_configs.specs.pci import PciSpec
     from xl_configs.specs.resources import Iomem, Ioports

@@ -8,6 +8,7 @@ configurations have few.
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from xl_configs.getters import as_i32
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from xl_configs.getters import Reader
     from xl_configs.keys import Key
     from xl_configs.specs import devices as spec
+    from xl_configs.specs.display import Vkb
     from xl_configs.specs.sound import Vsnd
 
     Say = Callable[[str], None]
@@ -159,9 +161,9 @@ def read_vif2(reader: Reader, key: Key) -> None:
 
 def read_vfb(reader: Reader, key: Key) -> None:
     """``vfb``; each has a keyboard."""
-    from xl_configs.specs import devices as spec
+    from xl_configs.specs.display import parse_vfb
 
-    _entries(reader, key, "vfbs", spec.parse_vfb)
+    _entries(reader, key, "vfbs", parse_vfb)
     count = len(reader.values[key.name])
     if count:
         reader.put("vkbs", [{"devid": at} for at in range(count)])
@@ -169,12 +171,12 @@ def read_vfb(reader: Reader, key: Key) -> None:
 
 def read_vkb(reader: Reader, key: Key) -> None:
     """``vkb``, numbered on after the keyboards of ``vfb``."""
-    from xl_configs.specs import devices as spec
+    from xl_configs.specs.display import parse_vkb
 
     before = reader.domain.get("vkbs", [])
-    found: list[spec.Vkb] = []
+    found: list[Vkb] = []
     for text in reader.strings(key.name) or ():
-        entry = reader.entry(key, spec.parse_vkb, text)
+        entry = reader.entry(key, parse_vkb, text)
         found.append(replace(entry, devid=len(before) + len(found)))
     reader.values[key.name] = tuple(found)
     if found:
@@ -306,13 +308,12 @@ def read_msr_relaxed(reader: Reader, key: Key) -> None:
         reader.note("XL110", key.name, "goes away in later versions of xl", report)
 
 
-def _plain(into: str, parser: str, *, numbered: bool = True) -> Any:
+def _plain(into: str, parser: str, module: str = "devices", *, numbered: bool = True) -> Any:
     """A reader of a list whose entries need nothing but their own text."""
 
     def read(reader: Reader, key: Key) -> None:
-        from xl_configs.specs import devices as spec
-
-        parse, say = getattr(spec, parser), reader.sayer(key)
+        parse = getattr(import_module(f"xl_configs.specs.{module}"), parser)
+        say = reader.sayer(key)
         _entries(reader, key, into, lambda text: parse(text, say), numbered=numbered)
 
     return read
@@ -326,7 +327,7 @@ ENTRIES = {
     "disk": read_disk,
     "p9": read_p9,
     "vtpm": _plain("vtpms", "parse_vtpm"),
-    "vdispl": _plain("vdispls", "parse_vdispl"),
+    "vdispl": _plain("vdispls", "parse_vdispl", "display"),
     "pvcalls": _plain("pvcallsifs", "parse_pvcalls"),
     "vsnd": read_vsnd,
     "channel": _plain("channels", "parse_channel", numbered=False),

@@ -19,7 +19,7 @@ from xl_configs.specs.cpus import (
     parse_range,
 )
 from xl_configs.specs.record import as_json
-from xl_configs.specs.scan import U32_MAX, U64_MAX, split_pair, strtok, strtoul
+from xl_configs.specs.scan import U32_MAX, U64_MAX, is_uuid, split_pair, strtok, strtoul
 
 if TYPE_CHECKING:
     from xl_configs.errors import ConfigError
@@ -92,23 +92,15 @@ def read_name(reader: Reader, key: Key) -> None:
     reader.values["init_seclabel"], reader.values["seclabel"] = labels
 
 
-_UUID = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-
-
 def read_uuid(reader: Reader, key: Key) -> None:
     """``uuid``; libxl makes one up when it is absent."""
     text = reader.string(key.name)
-    if text is not None and not uuid_bytes(text):
+    if text is not None and not is_uuid(text):
         raise reader.refuse(
             key.name, f"Failed to parse UUID: {text}", "write 8-4-4-4-12 hexadecimal digits"
         )
     reader.values["uuid"] = None if text is None else text.lower()
     reader.put("c_info/uuid", "<generated>" if text is None else text.lower())
-
-
-def uuid_bytes(text: str) -> bool:
-    """Whether a text is a UUID as libxl reads it."""
-    return _UUID.fullmatch(text) is not None
 
 
 def read_xenstore_quota(reader: Reader, key: Key) -> None:

@@ -71,11 +71,11 @@ _PARSERS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "rdm": ("pci", "parse_rdm", ("say",)),
     "usbctrl": ("devices", "parse_usbctrl", ("say",)),
     "usbdev": ("devices", "parse_usbdev", ("say",)),
-    "vdispl": ("devices", "parse_vdispl", ("say",)),
-    "vfb": ("devices", "parse_vfb", ("say",)),
+    "vdispl": ("display", "parse_vdispl", ("say",)),
+    "vfb": ("display", "parse_vfb", ("say",)),
     "vif": ("nic", "parse_vif", ("say", "source")),
     "virtio": ("devices", "parse_virtio", ("say",)),
-    "vkb": ("devices", "parse_vkb", ("say",)),
+    "vkb": ("display", "parse_vkb", ("say",)),
     "vtpm": ("devices", "parse_vtpm", ("say",)),
 }
 

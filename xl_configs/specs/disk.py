@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from xl_configs.specs.options import SIGABRT
 from xl_configs.specs.scan import SpecError, atoi
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ _LONGEST_LOOK = 16384
 # Each line of the report repeats the entry, so that it would grow with the square of its length.
 _LONGEST_REPORT = 1 << 20
 _EINVAL = 22
-_SIGABRT = 6
 _JAMMED = 2
 
 
@@ -160,7 +160,7 @@ def _look(data: bytes, at: int, stops: bytes, start: int = 0) -> int:
         raise SpecError(
             f"disk: a field of {_LONGEST_LOOK} bytes and more overruns a buffer of xl",
             code=_EINVAL,
-            crash=_SIGABRT,
+            crash=SIGABRT,
         )
     return end
 

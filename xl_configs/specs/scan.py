@@ -129,3 +129,11 @@ def as_u32(text: str) -> int:
 def is_nonzero(text: str) -> bool:
     """Whether the number at the front, base 0, has any of its 64 bits set."""
     return strtoul(text, 0)[0] != 0
+
+
+_UUID = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
+def is_uuid(text: str) -> bool:
+    """Whether a text is a UUID as libxl reads it."""
+    return _UUID.fullmatch(text) is not None

@@ -6,13 +6,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from xl_configs.specs.devices import SIGSEGV, one_of
+from xl_configs.specs.options import SIGSEGV, one_of
 from xl_configs.specs.scan import SpecError, as_u32, ascii_lower, comma_fields, strtok
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from xl_configs.specs.devices import Table
+    from xl_configs.specs.options import Table
 
 
 @dataclass(frozen=True, slots=True)

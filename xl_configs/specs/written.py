@@ -12,7 +12,7 @@ from dataclasses import fields
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from xl_configs.specs import devices, nic, sound
+from xl_configs.specs import devices, display, nic, sound
 from xl_configs.specs import disk as disks
 from xl_configs.specs.scan import U32_MAX, SpecError
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from xl_configs.specs.devid_map import DevidMap
+    from xl_configs.specs.options import Table
     from xl_configs.specs.pci import PciSpec
     from xl_configs.specs.resources import Iomem, Ioports
 
@@ -55,12 +56,12 @@ def _options(record: Any, names: Iterable[tuple[str, str]], empty: str = "") -> 
             yield f"{key}={_value(held) or empty}"
 
 
-def _names(table: devices.Table, *without: str) -> list[tuple[str, str]]:
+def _names(table: Table, *without: str) -> list[tuple[str, str]]:
     """Key and field of a reader's table."""
     return [(key, name) for key, (name, _) in table.items() if key not in without]
 
 
-def _table(table: devices.Table, *without: str) -> Callable[[Any], str]:
+def _table(table: Table, *without: str) -> Callable[[Any], str]:
     """A writer of records whose reader has a table of all they hold."""
     names = _names(table, *without)
     return lambda record: ",".join(_options(record, names))
@@ -221,10 +222,10 @@ def _makes(text: str, rate: nic.Rate) -> bool:
 
 def write_p9(entry: devices.P9) -> str:
     """``key=value`` fields, at least one."""
-    return ",".join(_options(entry, _names(devices._P9), _BLANK)) or "type=unknown"
+    return ",".join(_options(entry, _names(devices.P9_TABLE), _BLANK)) or "type=unknown"
 
 
-def write_vdispl(entry: devices.Vdispl) -> str:
+def write_vdispl(entry: display.Vdispl) -> str:
     """``backend``, ``be-alloc`` and the connectors."""
     # A connector without id comes from behind one that xl could not read.
     unread = next((at for at, c in enumerate(entry.connectors) if c.unique_id is None), None)
@@ -244,10 +245,10 @@ def write_channel(entry: devices.Channel) -> str:
     return ",".join([*parts, "connection=socket", f"path={entry.socket.path or _BLANK}"])
 
 
-def write_vfb(entry: devices.Vfb) -> str:
+def write_vfb(entry: display.Vfb) -> str:
     """The options of VNC, of SDL, and ``keymap``."""
-    parts = [*_options(entry.vnc, _names(devices._VNC))]
-    parts += _options(entry.sdl, _names(devices._SDL))
+    parts = [*_options(entry.vnc, _names(display.VNC_TABLE))]
+    parts += _options(entry.sdl, _names(display.SDL_TABLE))
     return ",".join([*parts, *_options(entry, [("keymap", "keymap")])])
 
 
@@ -280,7 +281,7 @@ WRITERS: dict[str, Callable[[Any], str | tuple[str, ...]]] = {
     "pci": write_pci,
     "disk": write_disk,
     "vif": write_vif,
-    "virtio": _table(devices._VIRTIO),
+    "virtio": _table(devices.VIRTIO_TABLE),
     "p9": write_p9,
     "vtpm": lambda entry: ",".join(_options(entry, [*_BACKEND, ("uuid", "uuid")])),
     "vdispl": write_vdispl,
@@ -289,8 +290,8 @@ WRITERS: dict[str, Callable[[Any], str | tuple[str, ...]]] = {
     "channel": write_channel,
     "vfb": write_vfb,
     # The multi-touch feature follows from its sizes.
-    "vkb": _table(devices._VKB, "feature-multi-touch"),
-    "usbctrl": _table(devices._USBCTRL),
+    "vkb": _table(display.VKB_TABLE, "feature-multi-touch"),
+    "usbctrl": _table(devices.USBCTRL_TABLE),
     "usbdev": write_usbdev,
 }
 """By key, what makes the text of an entry; for ``vsnd`` the texts of a card."""
