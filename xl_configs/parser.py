@@ -157,7 +157,9 @@ def _joined(parts: list[Value]) -> Value:
     if len(parts) == 1:
         return parts[0]
     if isinstance(parts[0], str):
-        return "".join(part for part in parts if isinstance(part, str))
+        joined = "".join(part for part in parts if isinstance(part, str))
+        # A character may have come in two parts.
+        return joined.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
     return tuple(item for part in parts for item in part)
 
 

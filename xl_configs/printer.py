@@ -5,8 +5,10 @@ Reading the text gives the same guest. To xl it is the same domain as the text t
 from, but for what a ``GuestConfig`` does not say:
 
 * whether a key was written that has its default: ``vcpus=1``, and a ``memory`` that is ``maxmem``
-  or 32, are left out. So is an ``nr_spis`` of 2^32-1, which stands for none. One vCPU that is
-  pinned is written, since xl 4.20 pins none where ``vcpus`` is absent. ``pnode`` is written.
+  or 32, are left out; libxl makes the same of it, but for 32 MiB beside ``vnuma``. So is an
+  ``nr_spis`` of 2^32-1, which stands for none, and a guest frame that is the host's (``iomem``).
+  One vCPU that is pinned is written, since xl 4.20 pins none where ``vcpus`` is absent. ``pnode``
+  is written.
 * whether ``cpus`` was one text or a list of as many equal ones as there are vCPUs, or whether a
   list of them was empty: it is written as one text or not at all, which leaves NUMA placement to
   libxl.
@@ -73,12 +75,12 @@ def to_cfg(config: GuestConfig) -> str:
         config: a guest; a device without ``devid`` gets the one that xl gives it.
 
     Raises:
-        ValueError: no configuration gives a key its value; the text begins with the key. Of the
-            guests that ``load`` makes, this befalls those alone in which ``+=`` put the bytes of a
-            character of UTF-8 together, which as text are not that character.
+        ValueError: no configuration gives a key its value, which happens to no guest that ``load``
+            makes; the text begins with the key.
     """
     refusal = None
-    present = [name for name, _ in config.others if name in _ADDED]
+    others = {name for name, _ in config.others}
+    present = [name for name in _ADDED if name in others]
     for count in range(len(present) + 1):
         for added in combinations(present, count):
             text = _text(config, added)

@@ -485,6 +485,18 @@ def test_warnings(text: str, warning: Diagnostic) -> None:
     assert config == unwarned
 
 
+def test_a_character_in_two_parts() -> None:
+    data = BASE + b'extra="\xc3"\nextra+="\xa9"\n'
+    assert load(data, "d.cfg").cmdline == "\u00e9"
+
+
+def test_nodes_are_bounded() -> None:
+    assert str(refusal("vnuma=[" + "[]," * 300 + "]")) == (
+        "d.cfg:3: more than 256 virtual NUMA nodes; write "
+        'vnuma=[["pnode=0", "size=512", "vcpus=0-1"], ...]'
+    )
+
+
 def test_one_switch_leaves_what_xl_prints() -> None:
     text = BASE + b"vcpis=2\ndtdev='/a'\n"
     assert ids(load(text, "d.cfg")) == [("XL101", 3), ("XL102", 4)]

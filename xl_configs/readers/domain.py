@@ -32,6 +32,12 @@ MOST_VCPUS = 1 << 17
 
 ARM_VCPUS = 128
 
+# The line of libxl 4.20.3, with the place in its source.
+_NO_CPUS = "libxl: error: libxl_utils.c:812:libxl_cpu_bitmap_alloc: invalid number of cpus provided"
+
+MOST_NODES = 256
+"""Virtual NUMA nodes of one guest; xl has no bound but its memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class VnumaNode:
@@ -143,9 +149,8 @@ def read_vcpus(reader: Reader, key: Key) -> None:
     if reader.dialect is Dialect.SERIES:
         vcpus = max(vcpus, 1)
     elif vcpus < 0:
-        said = "libxl: error: libxl_utils.c:812:libxl_cpu_bitmap_alloc: invalid number of cpus "
         reason = "Unable to allocate cpumap"
-        raise reader.refuse(key.name, reason, "use 1 or more", report=(f"{said}provided", reason))
+        raise reader.refuse(key.name, reason, "use 1 or more", report=(_NO_CPUS, reason))
     if vcpus > MOST_VCPUS:
         raise reader.refuse(key.name, f"{vcpus} vCPUs are too many", f"use 1 to {ARM_VCPUS}")
     reader.values["vcpus"] = vcpus
@@ -191,6 +196,14 @@ def _settle_memory(reader: Reader) -> None:
 
 def _vnuma(reader: Reader, key: Key, value: tuple[Value, ...]) -> tuple[list[_Node], int, int]:
     """The nodes, the number of vCPUs they name, and the sum of their memory in KiB."""
+    if len(value) > MOST_NODES:
+        raise reader.refuse(key.name, f"more than {MOST_NODES} virtual NUMA nodes", key.fix)
+    most = as_i32(reader.values["maxvcpus"] or 0)
+    if most < 0:
+        reason = "libxl_node_bitmap_alloc failed."
+        raise reader.refuse("maxvcpus", reason, "use 1 or more", report=(_NO_CPUS, reason))
+    # xl drops the vCPUs that its set, of whole bytes, has no room for.
+    room = ((most or _host(reader).cpus) + 7) & ~7
     nodes: list[_Node] = []
     vcpus = memory = 0
     for item in value:
@@ -205,6 +218,7 @@ def _vnuma(reader: Reader, key: Key, value: tuple[Value, ...]) -> tuple[list[_No
                 vcpus += _vnuma_option(reader, key, node, option)
         if node.memkb != U64_MAX:
             memory = (memory + node.memkb) & U64_MAX
+        node.bits &= (1 << room) - 1
         nodes.append(node)
     return nodes, vcpus, memory
 
@@ -308,9 +322,11 @@ def _listed_cpus(reader: Reader, key: Key, listed: tuple[Value, ...], most: int)
             break
         reader.entry(key, parse_cpus, text)
         texts.append(text)
-    if len(texts) < min(len(listed), most) and key.name == "cpus":
-        # xl goes on with memory it never wrote.
-        raise _empty(reader, key)
+    if len(texts) < min(len(listed), most):
+        # xl goes on with memory it never wrote: cpus looks empty to it, mostly.
+        if key.name == "cpus":
+            raise _empty(reader, key)
+        raise _crash(reader, key, f"element {len(texts)} is itself a list")
     return tuple(texts)
 
 

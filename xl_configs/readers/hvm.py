@@ -187,6 +187,7 @@ def read_mca_caps(reader: Reader, key: Key) -> None:
 def read_firmware(reader: Reader, key: Key) -> None:
     """``firmware`` of an hvm guest: a bios by name, or a path."""
     text = reader.string(key.name)
+    reader.values[key.name] = text
     if text is None:
         return
     if ascii_lower(text) in _BIOSES:

@@ -171,7 +171,7 @@ def write_vif(entry: nic.Nic) -> str:
     Raises:
         SpecError: no rate makes those two numbers.
     """
-    parts = [] if entry.nictype == "unknown" else [f"type={_NIC_TYPES[entry.nictype]}"]
+    parts = [] if entry.nictype == "unknown" else [f"type={_NIC_TYPES.get(entry.nictype)}"]
     parts += _options(entry, [(name, name) for name in ("mac", "devid", "mtu")])
     parts += _options(entry, _NIC_STRINGS)
     if entry.rate_bytes_per_interval or entry.rate_interval_usecs:
