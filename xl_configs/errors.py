@@ -38,6 +38,7 @@ DIAGNOSTICS = {
     "XL111": "a part of an entry is ignored",
     "XL112": "a number beyond what a guest can have",
     "XL113": "what follows a number is ignored",
+    "XL114": "libxl refuses it on Arm",
 }
 """What each id means: errors are XL0nn, warnings XL1nn. Ids are stable."""
 
@@ -108,6 +109,11 @@ class ConfigError(Exception):
             return "XL003"
         return "XL001" if "Failed to parse config" in "".join(self.report[-1:]) else "XL002"
 
+    @property
+    def message(self) -> str:
+        """The reason and the fix, fit for one line."""
+        return f"{shown(self.reason).removesuffix('.')}; {shown(self.fix)}"
+
     def __str__(self) -> str:
         place = self.source if self.line is None else f"{self.source}:{self.line}"
-        return f"{shown(place)}: {shown(self.reason)}; {shown(self.fix)}"
+        return f"{shown(place)}: {self.message}"

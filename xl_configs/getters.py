@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from xl_configs.errors import ConfigError, Diagnostic, printed
 from xl_configs.keys import Dialect, Getter, Key
-from xl_configs.specs.scan import U32_MAX, U64_MAX, SpecError, ascii_lower, scan_number
+from xl_configs.specs.scan import C2X, U32_MAX, U64_MAX, SpecError, ascii_lower, scan_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -203,7 +203,7 @@ class Reader:
         """A number, and why xl cannot use it, in its words; no words if it can."""
         if self._last[name].op == "+=":
             return 0, f"can't use += with numbers for parameter `{name}'"
-        scanned = scan_number(text, 0, 0)
+        scanned = scan_number(text, 0, C2X)
         if scanned is not None and not -LONG_MAX - 1 <= scanned[0] <= LONG_MAX:
             said = "could not be parsed as a number: Numerical result out of range"
             return 0, f"parameter `{name}' {said}"

@@ -297,7 +297,7 @@ _DEVICES = (
     _special("vmtrace_buf_kb"),
     _special("ioports", fix='list ports in hex, as in ioports=["3f8-3ff"]'),
     _special("irqs", fix="list decimal interrupt numbers, as in irqs=[112, 113]"),
-    _special("iomem", fix='list frames in hex, as in iomem=["fd010,1@fd000"]'),
+    _special("iomem", fix='list frames in hex, as in iomem=["fd010,1@fd000"], with nothing behind'),
     _special("disk", fix='write disk=["TARGET,FORMAT,VDEV,ACCESS", ...]'),
     _special("p9", fix='write p9=["tag=TAG,path=DIR,security_model=none", ...]'),
     _special("vtpm", fix='write vtpm=["backend=DOMAIN", ...]'),

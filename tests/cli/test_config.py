@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -219,3 +220,31 @@ def test_ids(capsys):
     code, out, _ = config(capsys, "--list-ids")
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()] == list(DIAGNOSTICS)
+
+
+def test_no_escape_sequence_reaches_a_terminal(place, capsys, monkeypatch):
+    Path("g.cfg").write_bytes(b"name='d\x1b[31m'\nkernel='/k'\nfoo='\x1b]0;t\x07'\n")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    code, out, err = config(capsys, "g.cfg")
+    assert code == 0
+    assert "\x1b" not in out + err
+    assert 'name = "d\\x1b[31m"' in out
+
+
+def test_closed_streams(place, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert config(capsys, "-") == (
+        1,
+        "",
+        "vsmmu: -: cannot read: standard input is closed\n",
+    )
+    monkeypatch.setattr(sys, "stderr", None)
+    assert config(capsys, "no.cfg")[:2] == (1, "")
+
+
+def test_one_bad_entry_is_one_short_line(place, capsys):
+    Path("g.cfg").write_text("name='d'\nkernel='/k'\ndisk=['" + "a," * 100_000 + "']\n")
+    code, _, err = config(capsys, "g.cfg")
+    assert code == 2
+    assert len(err) < 500

@@ -5,7 +5,18 @@ from __future__ import annotations
 
 import pytest
 
-from xl_configs import ConfigError, Diagnostic, GuestConfig, Iomem, PciSpec, load
+from xl_configs import (
+    ConfigError,
+    Diagnostic,
+    Dialect,
+    GuestConfig,
+    Host,
+    Iomem,
+    PciSpec,
+    examine,
+    load,
+    parse,
+)
 from xl_configs.keys import KEYS, KNOWN_KEYS, PSEUDO_KEYS, Getter
 from xl_configs.specs.devices import Virtio
 from xl_configs.specs.disk import Disk
@@ -178,14 +189,14 @@ def test_overrides_are_settings_after_the_file() -> None:
         ),
         (
             "type='linux'",
-            'd.cfg:3: Invalid domain type linux.; use type="pvh", the only one for Arm, or leave '
+            'd.cfg:3: Invalid domain type linux; use type="pvh", the only one for Arm, or leave '
             "the key out",
             ("Invalid domain type linux.",),
             1,
         ),
         (
             "type='pvh'\nbuilder='hvm'",
-            'd.cfg:4: Contradicting "builder" and "type" options specified.; leave builder out; '
+            'd.cfg:4: Contradicting "builder" and "type" options specified; leave builder out; '
             "it is deprecated",
             ('Contradicting "builder" and "type" options specified.',),
             1,
@@ -267,7 +278,7 @@ def test_overrides_are_settings_after_the_file() -> None:
         (
             "iomem=['1,1,arm_mem_WB']",
             "d.cfg:3: xl: Invalid argument parsing iomem: 1,1,arm_mem_WB; list frames in hex, as "
-            'in iomem=["fd010,1@fd000"]',
+            'in iomem=["fd010,1@fd000"], with nothing behind',
             ("xl: Invalid argument parsing iomem: 1,1,arm_mem_WB",),
             1,
         ),
@@ -318,7 +329,7 @@ def test_refusals(text: str, message: str, report: tuple[str, ...], code: int) -
 def test_refusals_about_something_absent() -> None:
     with pytest.raises(ConfigError) as caught:
         load(b"kernel='/k'\n", "c")
-    assert str(caught.value) == 'c: Domain name must be specified.; add name="..."'
+    assert str(caught.value) == 'c: Domain name must be specified; add name="..."'
     assert caught.value.line is None
     with pytest.raises(ConfigError) as caught:
         load(b"name='d'\n", "c")
@@ -521,3 +532,40 @@ def test_the_key_table_is_sound() -> None:
 
 
 CHOOSING = (Getter.WORD, Getter.EXACT, Getter.PREFIX)
+
+
+def as_xl(text: str) -> tuple[int, tuple[str, ...], dict[str, object]]:
+    outcome = examine(parse(BASE + text.encode()), "cfg", Dialect.STOCK, Host())
+    return outcome.exit_code, outcome.report, dict(outcome.domain.get("b_info", {}))
+
+
+def test_an_empty_set_of_cpus_is_the_last_thing_xl_finds() -> None:
+    empty = "vcpu hard affinity map is empty"
+    assert as_xl('vcpus=1\ncpus=","\ntee="x"')[:2] == (3, ('Unknown tee "x" specified',))
+    assert as_xl('vcpus=1\ncpus="9"\nvif=["foo"]')[1] == ("unrecognized argument `foo'", empty)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ('vcpus="-4294967296"', 0),
+        ('vcpus="-4294967295"', 0),
+        ('vcpus="-2147483648"', 1),
+        ("vcpus=0x80000000", 1),
+        ("vcpus=0x7fffffff", -6),
+        ('llc_colors=["1--3"]', -11),
+        ('llc_colors=["4294967295"]', -11),
+        ('vcpus=2\nvnuma=[["vdistances=10,20","vcpus=0"]]', 1),
+        ('vcpus=2\nvnuma=[["vdistances=' + "1," * 6 + '2","vcpus=0"]]', -11),
+    ],
+)
+def test_numbers_that_c_cuts(text: str, code: int) -> None:
+    assert as_xl(text)[0] == code
+
+
+def test_numbers_that_wrap() -> None:
+    assert as_xl('memory="0b101"')[2]["target_memkb"] == 5 * 1024
+    assert as_xl('vcpus=1\ncpus="4294967297"')[2]["vcpu_hard_affinity"] == [[1]]
+    assert as_xl('maxvcpus=4\nvnuma=[["vcpus=6-9"]]')[2]["vnuma_nodes"] == [
+        {"distances": [0], "vcpus": [6, 7]}
+    ]

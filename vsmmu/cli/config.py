@@ -125,8 +125,15 @@ def _ours(parsed: ParseResult, name: str, *, strict: bool, quiet: bool) -> int:
             place = at(name, found["line"])
             say(f"vsmmu: {place}: {found['severity']} {found['id']}: {found['message']}")
         if outcome.config is not None:
-            sys.stdout.buffer.write(to_cfg(outcome.config).encode("utf-8", "surrogateescape"))
+            _show(to_cfg(outcome.config))
     return 0 if outcome.config is not None else 2
+
+
+def _show(text: str) -> None:
+    """A configuration to stdout: byte for byte, unless it would reach a terminal."""
+    if sys.stdout.isatty():
+        text = "".join(f"{plain(line)}\n" for line in text.splitlines())
+    sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
 
 
 def _talk(lines: Sequence[str]) -> None:
@@ -184,12 +191,12 @@ def _diagnostics(
     ]
     if not parsed.ok:
         rows += [
-            (found.line, found.id, "error", f"{found.reason}; {found.fix}", found.report[0])
+            (found.line, found.id, "error", found.message, found.report[0])
             for found in syntax_errors(parsed, name)
         ]
     elif error is not None:
-        message = f"{error.reason}; {error.fix}"
-        rows.append((error.line, error.id, "error", message, "\n".join(error.report[-1:])))
+        printed = "\n".join(error.report[-1:])
+        rows.append((error.line, error.id, "error", error.message, printed))
     return [
         {
             "file": name,

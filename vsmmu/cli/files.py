@@ -24,6 +24,8 @@ def read(name: str) -> bytes:
     """A file's bytes; `-` is stdin. Raises FileError."""
     try:
         if name == "-":
+            if sys.stdin is None:
+                raise FileError("-: cannot read: standard input is closed")
             data = sys.stdin.buffer.read(_READ_MAX + 1)
         else:
             with Path(name).open("rb") as file:
@@ -146,7 +148,9 @@ def plain(text: str) -> str:
 
 
 def say(line: str) -> None:
-    """A line to stderr."""
+    """A line to stderr; nowhere, if that is closed."""
+    if sys.stderr is None:
+        return
     with contextlib.suppress(OSError, ValueError, AttributeError):
         print(plain(line), file=sys.stderr)
 

@@ -29,6 +29,7 @@ def read_all(reader: Reader) -> None:
     for key in KEYS:
         if key.read_by(reader.dialect) and key.only in ("", reader.guest_type):
             read(reader, key)
+    domain.check_placed(reader)
 
 
 def read(reader: Reader, key: Key) -> None:

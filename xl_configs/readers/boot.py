@@ -36,7 +36,9 @@ def read_rdm(reader: Reader, key: Key) -> None:
         strategy = parse_rdm(text, reader.sayer(key, unended=True))
     except SpecError as error:
         report = "".join(error.report)
-        reader.note("XL111", key.name, "xl ignores the key", report, unended=True)
+        reader.note(
+            "XL111", key.name, 'xl ignores the key, use "strategy=host"', report, unended=True
+        )
         return
     reader.values[key.name] = strategy
     if reader.guest_type == "hvm":

@@ -283,6 +283,8 @@ def read_arm_sci(reader: Reader, key: Key) -> None:
             kind = ascii_lower(given)
             if kind not in ("none", "scmi_smc"):
                 raise reader.refuse(key.name, f"Unknown ARM_SCI type: {given}", key.fix)
+    if text is not None and kind is None:
+        reader.note("XL111", key.name, "there is no type= in it; it sets nothing")
     reader.values[key.name] = kind
 
 

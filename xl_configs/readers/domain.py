@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from xl_configs.getters import as_i32
+from xl_configs.getters import INT_MAX, as_i32
 from xl_configs.keys import Dialect
 from xl_configs.specs.cpus import (
     MOST_COLORS,
@@ -76,6 +76,9 @@ def read_builder(reader: Reader, key: Key) -> None:
             raise reader.refuse(key.name, reason, "leave builder out; it is deprecated")
         reader.guest_type = built
     reader.put("c_info/type", reader.guest_type)
+    if reader.guest_type == "hvm":
+        name = "type" if reader.raw("builder") is None else "builder"
+        reader.note("XL114", name, 'libxl on Arm refuses hvm guests, use type="pvh"')
     level = f"b_info/type.{reader.guest_type}"
     reader.domain_level(level)
     if reader.guest_type == "hvm":
@@ -131,7 +134,10 @@ def read_llc_colors(reader: Reader, key: Key) -> None:
     for text in reader.all_strings(key, "xl: Can't get element {} in LLC color list"):
         first, last = reader.entry(key, parse_llc_colors, text)
         if len(colors) + last - first >= MOST_COLORS:
-            raise reader.refuse(key.name, f"more than {MOST_COLORS} LLC colors", key.fix)
+            # No memory holds the greatest of these: xl dies of them.
+            code = -11 if last - first >= 1 << 28 else 1
+            reason = f"more than {MOST_COLORS} LLC colors"
+            raise reader.refuse(key.name, reason, key.fix, code=code)
         colors += range(first, last + 1)
         written = re.fullmatch(r"[ \t\n\v\f\r]*\+?[0-9]+(-[ \t\n\v\f\r]*\+?[0-9]+)?", text)
         if written is None:
@@ -148,11 +154,15 @@ def read_vcpus(reader: Reader, key: Key) -> None:
     vcpus = number or 0
     if reader.dialect is Dialect.SERIES:
         vcpus = max(vcpus, 1)
-    elif vcpus < 0:
+    elif as_i32(vcpus) < 0:
         reason = "Unable to allocate cpumap"
         raise reader.refuse(key.name, reason, "use 1 or more", report=(_NO_CPUS, reason))
-    if vcpus > MOST_VCPUS:
-        raise reader.refuse(key.name, f"{vcpus} vCPUs are too many", f"use 1 to {ARM_VCPUS}")
+    if as_i32(vcpus) > MOST_VCPUS or vcpus > MOST_VCPUS:
+        # xl hangs in most of these, and dies of the greatest.
+        code = -6 if as_i32(vcpus) == INT_MAX else 1
+        reason, fix = f"{vcpus} vCPUs are too many", f"use 1 to {ARM_VCPUS}"
+        raise reader.refuse(key.name, reason, fix, code=code)
+    vcpus = max(vcpus, 0)
     reader.values["vcpus"] = vcpus
     if vcpus:
         reader.put("b_info/avail_vcpus", list(range(vcpus)))
@@ -242,10 +252,12 @@ def _vnuma_option(reader: Reader, key: Key, node: _Node, text: str) -> int:
         if not parts:
             raise _crash(reader, key, f"an empty list in {text}")
         if option == "vdistances":
-            if len(parts) > len(node.distances):
+            numbers = [_number(reader, key, part) & U32_MAX for part in parts]
+            count = len(node.distances)
+            # xl writes past its array; what malloc gives beyond it does no harm.
+            if len(numbers) > max(24, ((4 * count + 23) & ~15) - 8) // 4:
                 raise _crash(reader, key, f"more distances than nodes in {text}")
-            for at, part in enumerate(parts):
-                node.distances[at] = _number(reader, key, part) & U32_MAX
+            node.distances[: len(numbers)] = numbers[:count]
         else:
             return sum(_vnuma_vcpus(node, part) for part in parts)
     return 0
@@ -325,7 +337,8 @@ def _listed_cpus(reader: Reader, key: Key, listed: tuple[Value, ...], most: int)
     if len(texts) < min(len(listed), most):
         # xl goes on with memory it never wrote: cpus looks empty to it, mostly.
         if key.name == "cpus":
-            raise _empty(reader, key)
+            reader.values["unplaced"] = True
+            return tuple(texts)
         raise _crash(reader, key, f"element {len(texts)} is itself a list")
     return tuple(texts)
 
@@ -338,14 +351,21 @@ def _placed(reader: Reader, key: Key, texts: tuple[str, ...]) -> list[list[int]]
             continue  # who knows which CPUs that are
         bits = parse_cpus(text, reader.host)
         if not bits and key.name == "cpus":
-            raise _empty(reader, key)
+            reader.values["unplaced"] = True
         if reader.host is not None:
             sets[text] = members(bits)
     return [sets[text] for text in texts if text in sets]
 
 
-def _empty(reader: Reader, key: Key) -> ConfigError:
-    return reader.refuse(key.name, "vcpu hard affinity map is empty", "name a CPU of the host")
+def check_placed(reader: Reader) -> None:
+    """``cpus`` must leave each vCPU a CPU, which xl looks at when it has read everything.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if "unplaced" in reader.values:
+        reason = "vcpu hard affinity map is empty"
+        raise reader.refuse("cpus", reason, "name a CPU of the host")
 
 
 READERS = {

@@ -57,6 +57,9 @@ def parse_range(text: str) -> tuple[int, int, bool]:
 
 
 def _bits(first: int, last: int) -> int:
+    # xl keeps 32 bits of a CPU's number.
+    last -= first & ~U32_MAX
+    first &= U32_MAX
     last = min(last, MOST_CPUS - 1)
     return 0 if first > last else ((1 << (last - first + 1)) - 1) << first
 

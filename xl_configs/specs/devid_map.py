@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from xl_configs.specs.scan import U32_MAX, U64_MAX, SpecError
 
 _ENTRY = re.compile(
-    r"[ \t]*(0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})(?:@(0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20}))?"
-    r"[ \t]*,[ \t]*(0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})[ \t]*"
+    r"[ \t]*(0[xX][0-9a-fA-F]+|[0-9]+)(?:@(0[xX][0-9a-fA-F]+|[0-9]+))?"
+    r"[ \t]*,[ \t]*(0[xX][0-9a-fA-F]+|[0-9]+)[ \t]*"
 )
 
 
@@ -51,4 +51,7 @@ def parse_devid_map(text: str) -> DevidMap:
 
 
 def _number(text: str) -> int:
-    return int(text, 16) if text[:2] in ("0x", "0X") else int(text)
+    # 64 digits exceed 64 bits in either radix: more make it no bigger.
+    hexadecimal = text[:2] in ("0x", "0X")
+    digits = (text[2:] if hexadecimal else text).lstrip("0")[:64]
+    return int(digits or "0", 16 if hexadecimal else 10)

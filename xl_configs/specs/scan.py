@@ -44,7 +44,8 @@ def scan_number(text: str, at: int, base: int) -> tuple[int, int] | None:
     Args:
         text: where from.
         at: index to start at; blanks and a sign may come first.
-        base: 10, 16 (with or without ``0x``) or 0 (decimal, ``0x`` hex, leading ``0`` octal).
+        base: 10, 16 (with or without ``0x``) or 0 (decimal, ``0x`` hex, leading ``0`` octal), or
+            ``C2X``.
 
     Returns:
         The signed value (its magnitude cut to 64 digits) and the index after it, or None when
@@ -57,7 +58,9 @@ def scan_number(text: str, at: int, base: int) -> tuple[int, int] | None:
     radix = abs(base)
     if digits[:2] in ("0x", "0X"):
         radix, digits = 16, digits[2:]
-    elif not base:
+    elif base == C2X and digits[:2] in ("0b", "0B"):
+        radix, digits = 2, digits[2:]
+    elif base in (0, C2X):
         radix = 8 if digits[0] == "0" else 10
     # 64 digits exceed 64 bits in any radix: longer ones saturate all the same.
     value = int(digits.lstrip("0")[:64] or "0", radix)
@@ -67,11 +70,14 @@ def scan_number(text: str, at: int, base: int) -> tuple[int, int] | None:
 # C's scanf, as glibc has it, takes a bare 0x for 0.
 _HEX = r"0[xX][0-9a-fA-F]*|[0-9a-fA-F]+"
 _STRICT_HEX = -16
+C2X = -2
+"""Base of ``scan_number``: 0, and ``0b`` binary, as the strtol of glibc has it from 2.38 on."""
 _NUMBERS = {
     10: re.compile(rf"[{_BLANKS}]*([+-]?)([0-9]+)"),
     16: re.compile(rf"[{_BLANKS}]*([+-]?)({_HEX})"),
     _STRICT_HEX: re.compile(rf"[{_BLANKS}]*([+-]?)(0[xX][0-9a-fA-F]+|[0-9a-fA-F]+)"),
     0: re.compile(rf"[{_BLANKS}]*([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)"),
+    C2X: re.compile(rf"[{_BLANKS}]*([+-]?)(0[xX][0-9a-fA-F]+|0[bB][01]+|0[0-7]*|[1-9][0-9]*)"),
 }
 
 
