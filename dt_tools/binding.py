@@ -5,7 +5,8 @@ A physical StreamID means nothing without its SMMU (boards repeat ids on several
 key of every binding is (SMMU path, pMasterID). `allocate` numbers the keys of one guest from 0
 upwards in the order of its `dtdev` list, past the ids that `iommu_devid_map` names; it reads
 nothing but its arguments, so the same list on the same host tree always gets the same numbers and
-a guest with a static tree can rely on them. Refusals carry the rule ids DT101 to DT110, DT503, DT506 and DT507.
+a guest with a static tree can rely on them. Refusals carry the rule ids DT101 to DT110, DT503,
+DT506 and DT507.
 """
 
 from __future__ import annotations

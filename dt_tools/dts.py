@@ -85,7 +85,7 @@ def _run_dtc(dtc: str, data: bytes, source: str, folder: str | None) -> bytes:
     # The shell sets the limit and becomes dtc; where it knows no such limit, dtc runs without.
     limit = 'ulimit -v "$1" 2>/dev/null; shift; exec "$@"'
     command = ["/bin/sh", "-c", limit, "sh", str(DTC_MEMORY >> 10)]
-    command += [dtc, "-q", "-I", "dts", "-O", "dtb", "-o", "-", "-"]
+    command += [os.path.abspath(dtc), "-q", "-I", "dts", "-O", "dtb", "-o", "-", "-"]
     try:
         done = subprocess.run(  # noqa: S603 - the program is dtc, the source comes by stdin
             command,
@@ -137,8 +137,18 @@ def _check_includes(data: bytes, source: str, folder: str | None) -> None:
             seen.add(place)
             if len(seen) > MAX_INCLUDES:
                 raise DtbError(source, f"includes more than {MAX_INCLUDES} files")
-            with open(place, "rb") as file:
-                todo.append((file.read(MAX_SOURCE), os.path.dirname(place)))
+            todo.append((_included(place, name, source), os.path.dirname(place)))
+
+
+def _included(place: str, name: str, source: str) -> bytes:
+    try:
+        with open(place, "rb") as file:
+            text = file.read(MAX_SOURCE + 1)
+    except OSError as error:
+        raise DtbError(source, f'/include/ "{name}": cannot read: {error.strerror}') from None
+    if len(text) > MAX_SOURCE:
+        raise DtbError(source, f'/include/ "{name}": larger than {MAX_SOURCE} bytes')
+    return text
 
 
 def _mentions(text: bytes, source: str) -> Iterator[tuple[str, str]]:
@@ -162,10 +172,12 @@ def _inside(word: str, name: str, source: str, root: str | None, here: str | Non
     """The file that is meant, which must be a regular one below `root`."""
     if root is None or here is None:
         raise DtbError(source, f'/{word}/ "{name}": source that is piped in cannot include files')
-    place = os.path.realpath(os.path.join(here, name))
-    if os.path.isabs(name) or os.path.commonpath([root, place]) != root:
+    # Not resolved, since dtc looks for what this file includes beside the name it has here.
+    place = os.path.join(here, name)
+    target = os.path.realpath(place)
+    if os.path.isabs(name) or os.path.commonpath([root, target]) != root:
         raise DtbError(source, f'/{word}/ "{name}": is outside the folder of the source')
-    if not os.path.isfile(place):
+    if not os.path.isfile(target):
         raise DtbError(source, f'/{word}/ "{name}": there is no such file')
     return place
 

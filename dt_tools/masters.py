@@ -118,12 +118,11 @@ class Masters:
         if "iommu-map-mask" in node.props and mask is None:
             self.note("DT505", "error", node, "iommu-map-mask is not one cell")
         mask = 0xFFFFFFFF if mask is None else mask
-        if not cells or len(cells) < 4:
+        if not cells or len(cells) < 3:
             size = len(node.props["iommu-map"])
             self.note("DT505", "error", node, f"iommu-map has {size} bytes, not rows of cells")
             return (), mask
-        one_cell = _is_legacy_map(cells) or not self._fits(cells, legacy=False)
-        legacy = one_cell and self._fits(cells, legacy=True)
+        legacy = self._cells_of(cells[1]) == 2 and _is_legacy_map(cells)
         rows: list[MapRow] = []
         at = 0
         while at < len(cells):
@@ -135,20 +134,10 @@ class Masters:
             at += width
         return tuple(rows), mask
 
-    def _width(self, phandle: int, legacy: bool) -> int | None:
+    def _cells_of(self, phandle: int) -> int | None:
         target = self.phandles.get(phandle)
         smmu = None if target is None else self.smmus.get(target)
-        return None if smmu is None else 4 if legacy else 3 + smmu.iommu_cells
-
-    def _fits(self, cells: Cells, legacy: bool) -> bool:
-        """Whether the whole map divides into rows that name IOMMUs."""
-        at = 0
-        while at + 1 < len(cells):
-            width = self._width(cells[at + 1], legacy)
-            if width is None:
-                return False
-            at += width
-        return at == len(cells)
+        return None if smmu is None else smmu.iommu_cells
 
     def _row_width(self, node: Node, cells: Cells, at: int, legacy: bool) -> int | None:
         """Cells of the row at `at`; None after a finding.
@@ -188,7 +177,7 @@ class Masters:
 
 
 def _is_legacy_map(cells: Cells) -> bool:
-    """Rows with one output cell whatever `#iommu-cells` says, as older trees have them.
+    """Rows with one output cell although `#iommu-cells` is 2, as older trees have them.
 
     Recognised like Linux does: four cells a row, one phandle throughout, every length 1.
     """

@@ -2,7 +2,8 @@
 """The report on a board as one JSON object, schema `vsmmu.inspect/1`.
 
 Addresses, sizes, ids, masks and phandles are hexadecimal strings; counts and GIC interrupt ids are
-numbers. A member that a node does not have is null. Boards go one object a line (JSON Lines).
+numbers. A member that a node does not have is null. Ranges are inclusive. Boards go one object a
+line (JSON Lines).
 """
 
 from __future__ import annotations
@@ -10,16 +11,20 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from dt_tools.platform import OTHER, SMMU_V3, Finding
+from dt_tools.platform import OTHER
 from dt_tools.report.assign import verdicts
-from dt_tools.report.streams import MAX_GROUPS, intervals, repeated, shared
+from dt_tools.report.facts import Facts
+from dt_tools.report.findings import findings
+from dt_tools.report.resources import interrupt_map, page_map
+from dt_tools.report.streams import stream_maps
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from dt_tools.platform import Interrupt, Master, Platform, Pmcg, Smmu
-    from dt_tools.report.assign import Verdict
-    from dt_tools.report.streams import Repeated, Shared
+    from dt_tools.platform import Finding, Interrupt, Master, Platform, Pmcg, Smmu
+    from dt_tools.report.assign import Reason, Verdict
+    from dt_tools.report.references import Need
+    from dt_tools.report.resources import InterruptMap, Line, PageMap
+    from dt_tools.report.streams import Entry, Repeated, Shared, StreamMap
+    from dt_tools.tree import Node
 
 SCHEMA = "vsmmu.inspect/1"
 # Properties of an SMMUv3 that tell of a defect or an extension of the implementation.
@@ -31,15 +36,16 @@ _QUIRKS = (
 )
 
 
-def inspect_report(platform: Platform) -> dict[str, Any]:
-    """The whole report, in tree order throughout.
+def inspect_report(platform: Platform, facts: Facts | None = None) -> dict[str, Any]:
+    """The whole report, in tree order throughout; ids, interrupts and addresses ascending.
 
     Raises:
         DtbError: the tree asks for more work than the platform's limit.
     """
-    judged = verdicts(platform)
-    again, tied = repeated(platform), shared(platform)
-    spans = _spans(platform)
+    facts = facts or Facts(platform)
+    maps = stream_maps(platform, facts.repeated, facts.shared)
+    pages = page_map(platform)
+    users = {one.smmu: one for one in maps}
     gic = platform.gic
     return {
         "schema": SCHEMA,
@@ -47,21 +53,22 @@ def inspect_report(platform: Platform) -> dict[str, Any]:
         "model": platform.tree.root.string("model"),
         "compatible": list(platform.tree.root.strings("compatible") or ()),
         "gic": None if gic is None else {"path": gic.path, "version": gic.version},
-        "smmus": [
-            _smmu(smmu, spans.get(smmu.path, [])) for smmu in platform.smmus if smmu.kind != OTHER
-        ],
+        "smmus": [_smmu(smmu, users[smmu.path]) for smmu in platform.smmus if smmu.kind != OTHER],
         "pmcgs": [_pmcg(pmcg) for pmcg in platform.pmcgs],
         "other_iommus": [
             {"path": s.path, "compatible": list(s.compatible), "status": s.status}
             for s in platform.smmus
             if s.kind == OTHER
         ],
-        "masters": [_master(platform, verdict) for verdict in judged],
+        "masters": [master_json(facts, verdict) for verdict in verdicts(platform, facts)],
         "stream_ids": {
-            "on_several_smmus": [_repeated(group) for group in again],
-            "shared": [_shared(group) for group in tied],
+            "maps": [_stream_map(one) for one in maps if one.entries],
+            "on_several_smmus": [_repeated(group) for group in facts.repeated],
+            "shared": [_shared(group) for group in facts.shared],
         },
-        "findings": [_finding(one) for one in findings(platform, again, tied)],
+        "interrupts": _interrupts(interrupt_map(platform, facts.interrupts)),
+        "mmio": _pages(pages),
+        "findings": [finding_json(one) for one in findings(facts, pages)],
     }
 
 
@@ -70,57 +77,8 @@ def to_line(report: dict[str, Any]) -> str:
     return json.dumps(report, ensure_ascii=True, separators=(", ", ": "))
 
 
-def findings(
-    platform: Platform, again: tuple[Repeated, ...], tied: tuple[Shared, ...]
-) -> tuple[Finding, ...]:
-    """What the tree's own findings and the report's parts come to, errors first."""
-    found = [*platform.findings, *_smmu_findings(platform), *_stream_findings(again, tied)]
-    rank = {"error": 0, "warning": 1, "note": 2}
-    return tuple(sorted(found, key=lambda one: rank[one.severity]))
-
-
-def _stream_findings(again: tuple[Repeated, ...], tied: tuple[Shared, ...]) -> Iterator[Finding]:
-    for one in again:
-        text = f"{_ids(one.first, one.last)}: on {len(one.smmus)} SMMUs, needs vMasterIDs"
-        yield Finding("DT502", "note", one.smmus[0], text)
-    for two in tied:
-        text = f"{_ids(two.first, two.last)}: shared by {', '.join(two.masters)}; "
-        yield Finding("DT503", "note", two.smmu, f"{text}assigned together")
-    if MAX_GROUPS in (len(again), len(tied)):
-        yield Finding("DT503", "warning", "/", f"StreamID lists end after {MAX_GROUPS} groups")
-
-
-def _smmu_findings(platform: Platform) -> Iterator[Finding]:
-    users: dict[str, int] = {}
-    for master in platform.masters:
-        if master.status == "okay":
-            for path in {smmu for _, _, smmu in intervals(master)}:
-                users[path] = users.get(path, 0) + 1
-    for smmu in platform.smmus:
-        if smmu.kind == OTHER:
-            continue
-        count = users.get(smmu.path, 0)
-        if smmu.status != "okay" and count:
-            text = f'has status "{smmu.status}" and {count} enabled masters behind it'
-            yield Finding("DT104", "warning", smmu.path, text)
-        if smmu.kind == SMMU_V3 and smmu.iommu_cells != 1:
-            text = f"#iommu-cells is {smmu.iommu_cells}; an SMMUv3 has 1"
-            yield Finding("DT406", "error", smmu.path, text)
-        if smmu.base is None:
-            text = "its reg does not translate to CPU addresses"
-            yield Finding("DT202", "error", smmu.path, text)
-        odd = [i for i in smmu.interrupts if i.kind not in ("SPI", "PPI")]
-        if odd:
-            text = f"{len(odd)} interrupts of {odd[0].controller_path}: {odd[0].reason}"
-            yield Finding("DT302", "note", smmu.path, text)
-
-
 def _hex(value: int | None) -> str | None:
     return None if value is None else f"{value:#x}"
-
-
-def _ids(first: int, last: int) -> str:
-    return f"StreamID {first:#x}" if first == last else f"StreamIDs {first:#x}..{last:#x}"
 
 
 def _interrupt(interrupt: Interrupt, name: str | None = None) -> dict[str, Any]:
@@ -139,17 +97,9 @@ def _named(interrupts: tuple[Interrupt, ...], names: tuple[str, ...]) -> list[di
     return [_interrupt(i, name) for i, name in zip(interrupts, padded, strict=False)]
 
 
-def _spans(platform: Platform) -> dict[str, list[tuple[int, int, str]]]:
-    """Per SMMU path: (first, end, master path) of all that sits behind it, enabled or not."""
-    found: dict[str, list[tuple[int, int, str]]] = {}
-    for master in platform.masters:
-        for first, end, path in intervals(master):
-            found.setdefault(path, []).append((first, end, master.path))
-    return found
-
-
-def _smmu(smmu: Smmu, spans: list[tuple[int, int, str]]) -> dict[str, Any]:
-    last = max((end - 1 for _, end, _ in spans), default=None)
+def _smmu(smmu: Smmu, users: StreamMap) -> dict[str, Any]:
+    last = max((entry.last | entry.mask for entry in users.entries), default=None)
+    first = min((entry.first & ~entry.mask for entry in users.entries), default=None)
     return {
         "path": smmu.path,
         "compatible": list(smmu.compatible),
@@ -162,8 +112,8 @@ def _smmu(smmu: Smmu, spans: list[tuple[int, int, str]]) -> dict[str, Any]:
         "dma_coherent": smmu.dma_coherent,
         "interrupts": _named(smmu.interrupts, smmu.interrupt_names),
         "quirks": [name for name in _QUIRKS if name in smmu.node.props],
-        "masters": len({path for _, _, path in spans}),
-        "stream_id_first": _hex(min((first for first, _, _ in spans), default=None)),
+        "masters": len({entry.master for entry in users.entries}),
+        "stream_id_first": _hex(first),
         "stream_id_last": _hex(last),
         "stream_id_bits": None if last is None else last.bit_length(),
     }
@@ -198,10 +148,9 @@ def _map_rows(master: Master) -> list[dict[str, Any]]:
     ]
 
 
-def _master(platform: Platform, verdict: Verdict) -> dict[str, Any]:
+def master_json(facts: Facts, verdict: Verdict) -> dict[str, Any]:
+    """A member of `masters`."""
     master = verdict.master
-    regs = platform.reg_of(master.node)
-    names = master.node.strings("interrupt-names") or ()
     return {
         "path": master.path,
         "compatible": list(master.node.strings("compatible") or ()),
@@ -210,21 +159,127 @@ def _master(platform: Platform, verdict: Verdict) -> dict[str, Any]:
         "streams": _streams(master),
         "iommu_map": _map_rows(master),
         "iommu_map_mask": _hex(master.map_mask) if master.maps else None,
+        **node_json(facts, master.node),
+        "assignable": verdict.answer,
+        "reasons": reasons_json(verdict.reasons),
+    }
+
+
+def node_json(facts: Facts, node: Node) -> dict[str, Any]:
+    """Registers, interrupts, page neighbours and dependencies of any node."""
+    regs = facts.platform.reg_of(node)
+    names = node.strings("interrupt-names") or ()
+    return {
         "regs": None
         if regs is None
         else [{"base": _hex(reg.cpu_base), "size": _hex(reg.size)} for reg in regs],
-        "interrupts": _named(platform.interrupts_of(master.node), names),
-        "page_neighbours": list(platform.page_neighbours(master.node)),
-        "assignable": verdict.answer,
-        "reasons": [
-            {"rule": r.rule, "effect": r.effect, "text": r.text, "others": list(r.others)}
-            for r in verdict.reasons
+        "interrupts": _named(facts.interrupts.get(node, ()), names),
+        "page_neighbours": list(facts.neighbours(node)),
+        "page_closure": list(facts.page_closure(node)),
+        "needs": [_need(need) for need in facts.needs(node)],
+        "needed_by": [user.path for user in facts.references.outside_users(node)],
+    }
+
+
+def reasons_json(reasons: tuple[Reason, ...]) -> list[dict[str, Any]]:
+    """The member `reasons` of a master."""
+    return [
+        {"rule": r.rule, "effect": r.effect, "text": r.text, "others": list(r.others)}
+        for r in reasons
+    ]
+
+
+def _need(need: Need) -> dict[str, Any]:
+    return {
+        "path": need.path,
+        "properties": list(need.properties),
+        "via": need.via,
+        "depth": need.depth,
+        "users": need.users,
+    }
+
+
+def _stream_map(one: StreamMap) -> dict[str, Any]:
+    holes = one.holes
+    return {
+        "smmu": one.smmu,
+        "entries": [_entry(entry) for entry in one.entries],
+        "unused": None
+        if holes is None
+        else [{"first": _hex(a), "last": _hex(b)} for a, b in holes],
+    }
+
+
+def _entry(entry: Entry) -> dict[str, Any]:
+    length = entry.last - entry.first
+    return {
+        "first": _hex(entry.first),
+        "last": _hex(entry.last),
+        "mask": _hex(entry.mask),
+        "master": entry.master,
+        "status": entry.status,
+        "rid_first": _hex(entry.rid),
+        "rid_last": None if entry.rid is None else _hex(entry.rid + length),
+        "on_smmus": entry.smmus,
+        "in_use_on": entry.in_use,
+        "shared_with": list(entry.others),
+    }
+
+
+def _interrupts(found: InterruptMap) -> dict[str, Any]:
+    return {
+        "spis": [_line(line) for line in found.spis],
+        "ppis": [_line(line) for line in found.ppis],
+        "elsewhere": [
+            {
+                "controller": e.controller,
+                "kind": e.kind,
+                "reason": e.reason,
+                "count": e.interrupts,
+                "nodes": list(e.nodes),
+            }
+            for e in found.elsewhere
+        ],
+    }
+
+
+def _line(line: Line) -> dict[str, Any]:
+    owners = [
+        {"path": o.path, "name": o.name, "flags": _hex(o.flags), "via": o.via} for o in line.owners
+    ]
+    return {"number": line.number, "owners": owners}
+
+
+def _pages(pages: PageMap) -> dict[str, Any]:
+    return {
+        "regions": [
+            {"base": _hex(r.base), "size": _hex(r.size), "path": r.path, "shares": list(r.shares)}
+            for r in pages.regions
+        ],
+        "shared": [
+            {
+                "first": _hex(s.first),
+                "last": _hex(s.last),
+                "paths": list(s.paths),
+                "nested": s.nested,
+            }
+            for s in pages.shared
+        ],
+        "untranslated": list(pages.untranslated),
+        "memory": [
+            {"base": _hex(base), "size": _hex(size), "path": path, "kind": kind}
+            for base, size, path, kind in pages.memory
         ],
     }
 
 
 def _repeated(group: Repeated) -> dict[str, Any]:
-    return {"first": _hex(group.first), "last": _hex(group.last), "smmus": list(group.smmus)}
+    return {
+        "first": _hex(group.first),
+        "last": _hex(group.last),
+        "smmus": list(group.smmus),
+        "in_use": list(group.in_use),
+    }
 
 
 def _shared(group: Shared) -> dict[str, Any]:
@@ -236,7 +291,8 @@ def _shared(group: Shared) -> dict[str, Any]:
     }
 
 
-def _finding(finding: Finding) -> dict[str, Any]:
+def finding_json(finding: Finding) -> dict[str, Any]:
+    """A member of `findings`."""
     return {
         "rule": finding.rule,
         "severity": finding.severity,

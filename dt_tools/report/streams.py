@@ -1,43 +1,53 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Which StreamIDs of a board occur more than once, and what that means.
+"""Which StreamIDs of a board are used by whom, which more than once, and what that means.
 
 The same id on several SMMUs is no conflict: a guest that gets devices behind two of them needs
-vMasterIDs to tell them apart. The same (SMMU, StreamID) under several masters ties these together:
-the SMMU cannot isolate one from another. Only enabled Arm SMMUs and enabled masters count.
+vMasterIDs to tell them apart. Masters and SMMUs that are not enabled count there too, since a
+later tree may enable them, but what is in use is told apart. The same (SMMU, StreamID) under
+several masters ties these together: the SMMU cannot isolate one from another. There only enabled
+Arm SMMUs and enabled masters count.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
-from dataclasses import dataclass
-from itertools import islice
-from typing import TYPE_CHECKING
+from itertools import islice, product
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from dt_tools.platform import OTHER
+from dt_tools.platform import OTHER, SMMU_V3
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
-    from dt_tools.platform import Master, Platform
+    from dt_tools.platform import Master, Platform, Smmu
 
 # A hostile tree can make every id of every row its own case: report this many, name so many each.
 MAX_GROUPS = 1_000
 MAX_OWNERS = 64
+# An SMMUv2 entry's mask stands for a run of ids for each setting of its higher bits; with more of
+# these bits only the base id is counted.
+_MASK_BITS = 6
+# Behind the path of an SMMU: what is meant is its part that is not in use. No path has a NUL.
+_OFF = "\0"
 
 Interval = tuple[int, int, str]
+_Group = TypeVar("_Group", "Repeated", "Shared")
 
 
-@dataclass(frozen=True, slots=True)
-class Repeated:
-    """StreamIDs `first` to `last` on several SMMUs (full paths, sorted)."""
+class Repeated(NamedTuple):
+    """StreamIDs `first` to `last` on several SMMUs (full paths, sorted).
+
+    `in_use` are those of `smmus` that are enabled and have an enabled master with the ids.
+    """
 
     first: int
     last: int
     smmus: tuple[str, ...]
+    in_use: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Shared:
+class Shared(NamedTuple):
     """StreamIDs `first` to `last` of one SMMU under several masters (full paths, sorted)."""
 
     smmu: str
@@ -46,48 +56,110 @@ class Shared:
     masters: tuple[str, ...]
 
 
-def intervals(master: Master) -> tuple[Interval, ...]:
+class Entry(NamedTuple):
+    """StreamIDs of one SMMU that one master can use.
+
+    From `iommus` (`rid` is None), adjacent ids as one entry; or a row of `iommu-map`, of the
+    requester ids from `rid` on. `mask` is an SMMUv2 entry's, whose other ids are not in
+    `first` to `last`. `smmus` counts the SMMUs that have one of these ids, this one among them,
+    and `in_use` those of them where it is in use; `others` are the enabled masters that use one of
+    them on this SMMU.
+    """
+
+    first: int
+    last: int
+    mask: int
+    master: str
+    status: str
+    rid: int | None
+    smmus: int = 1
+    in_use: int = 0
+    others: tuple[str, ...] = ()
+
+
+class StreamMap(NamedTuple):
+    """The StreamIDs of the SMMU at `smmu`, `entries` in ascending order.
+
+    `holes` are the unused ids below the last used one as (first, last), at most `MAX_GROUPS`; None
+    when a mask keeps them unknown.
+    """
+
+    smmu: str
+    entries: tuple[Entry, ...]
+    holes: tuple[tuple[int, int], ...] | None
+
+
+def matching(platform: Platform) -> frozenset[str]:
+    """Paths of the SMMUs that match StreamIDs under a mask: the Arm SMMUs before version 3."""
+    return frozenset(s.path for s in platform.smmus if s.kind not in (OTHER, SMMU_V3))
+
+
+def intervals(master: Master, masked: Collection[str] = ()) -> tuple[Interval, ...]:
     """The StreamIDs a master can use as (first, end, SMMU path); `end` is exclusive.
 
-    A two-cell entry's mask (SMMUv2 stream matching) is not widened: its base id stands for it.
+    The mask of a two-cell entry is applied for the SMMUs in `masked`.
     """
-    one = [(s.stream_id, s.stream_id + 1, s.smmu_path) for s in master.streams]
-    rows = [(r.sid_base, r.sid_base + r.length, r.smmu_path) for r in master.maps if r.length]
-    return tuple(one + rows)
+    found: list[Interval] = []
+    for stream in master.streams:
+        mask = stream.mask if stream.smmu_path in masked else 0
+        for first, end in _matched(stream.stream_id, mask):
+            found.append((first, end, stream.smmu_path))
+    found += [(r.sid_base, r.sid_base + r.length, r.smmu_path) for r in master.maps if r.length]
+    return tuple(found)
+
+
+def _matched(base: int, mask: int) -> Iterator[tuple[int, int]]:
+    """Runs (first, end) of the ids that equal `base` where `mask` has no bit."""
+    low = (~mask & (mask + 1)) - 1
+    high = [1 << at for at in range(low.bit_length(), mask.bit_length()) if mask >> at & 1]
+    if not mask or len(high) > _MASK_BITS:
+        yield base, base + 1
+        return
+    for bits in product(*((0, bit) for bit in high)):
+        first = (base & ~mask) + sum(bits)
+        yield first, first + low + 1
 
 
 def repeated(platform: Platform) -> tuple[Repeated, ...]:
     """StreamIDs that occur on several SMMUs, ascending; at most `MAX_GROUPS`."""
-    spans = [(first, end, smmu) for first, end, smmu, _ in _used(platform)]
-    return tuple(Repeated(*group) for group in islice(overlaps(spans), MAX_GROUPS))
+    spans = {(first, end, smmu + _OFF * (not on)) for first, end, smmu, _, on in _used(platform)}
+    found = []
+    for first, last, owners in overlaps(spans):
+        smmus = tuple(sorted({owner.removesuffix(_OFF) for owner in owners}))
+        in_use = tuple(owner for owner in owners if not owner.endswith(_OFF))
+        if len(smmus) > 1:
+            found.append(Repeated(first, last, smmus, in_use))
+    return tuple(found[:MAX_GROUPS])
 
 
 def shared(platform: Platform) -> tuple[Shared, ...]:
     """(SMMU, StreamID) pairs under several masters, SMMUs in tree order; at most `MAX_GROUPS`."""
     spans: dict[str, list[Interval]] = {}
-    for first, end, smmu, master in _used(platform):
-        spans.setdefault(smmu, []).append((first, end, master))
+    for first, end, smmu, master, on in _used(platform):
+        if on:
+            spans.setdefault(smmu, []).append((first, end, master))
     groups = (Shared(smmu.path, *group) for smmu in platform.smmus
               for group in overlaps(spans.get(smmu.path, ())))  # fmt: skip
     return tuple(islice(groups, MAX_GROUPS))
 
 
-def together_with(platform: Platform) -> dict[str, tuple[str, ...]]:
-    """For each master that shares a (SMMU, StreamID): the other masters, sorted."""
+def together_with(groups: Iterable[Shared]) -> dict[str, tuple[str, ...]]:
+    """For each master of `shared` groups: the other masters, sorted."""
     others: dict[str, set[str]] = {}
-    for group in shared(platform):
+    for group in groups:
         for path in group.masters:
             others.setdefault(path, set()).update(group.masters)
     return {path: tuple(sorted(found - {path})) for path, found in others.items()}
 
 
-def _used(platform: Platform) -> list[tuple[int, int, str, str]]:
-    arm = {s.path for s in platform.smmus if s.kind != OTHER and s.status == "okay"}
+def _used(platform: Platform) -> list[tuple[int, int, str, str, bool]]:
+    """(first, end, SMMU, master, whether both are enabled) for the Arm SMMUs."""
+    arm = {s.path: s.status == "okay" for s in platform.smmus if s.kind != OTHER}
+    masked = matching(platform)
     return [
-        (*span, master.path)
+        (*span, master.path, master.status == "okay" and arm[span[2]])
         for master in platform.masters
-        if master.status == "okay"
-        for span in intervals(master)
+        for span in intervals(master, masked)
         if span[2] in arm
     ]
 
@@ -121,3 +193,103 @@ def _append(
     if found and found[-1][1] == first - 1 and found[-1][2] == owners:
         first = found.pop()[0]
     found.append((first, last, owners))
+
+
+# The map of each SMMU.
+
+
+def stream_maps(
+    platform: Platform, again: Sequence[Repeated], tied: Sequence[Shared]
+) -> tuple[StreamMap, ...]:
+    """A map for each Arm SMMU in tree order, of all masters whatever their status.
+
+    `again` and `tied` are what `repeated` and `shared` found on the platform.
+    """
+    masked = matching(platform)
+    entries: dict[str, list[Entry]] = {}
+    for master in platform.masters:
+        for path, entry in _entries(master, masked):
+            entries.setdefault(path, []).append(entry)
+    groups: dict[str, list[Shared]] = {}
+    for group in tied:
+        groups.setdefault(group.smmu, []).append(group)
+    return tuple(
+        _map(s, entries.get(s.path, []), again, groups.get(s.path, []))
+        for s in platform.smmus
+        if s.kind != OTHER
+    )
+
+
+def _entries(master: Master, masked: Collection[str]) -> Iterator[tuple[str, Entry]]:
+    runs: list[tuple[str, int, int, int]] = []
+    for stream in dict.fromkeys(master.streams):
+        mask = stream.mask if stream.smmu_path in masked else 0
+        first, last = stream.stream_id, stream.stream_id
+        if mask & (mask + 1) == 0:  # one run: no bit above the lowest clear one
+            first, last, mask = first & ~mask, first | mask, 0
+        runs.append((stream.smmu_path, mask, first, last))
+    joined: list[tuple[str, int, int, int]] = []
+    for path, mask, first, last in sorted(set(runs)):
+        if joined and not mask and joined[-1][:2] == (path, 0) and joined[-1][3] >= first - 1:
+            before = joined.pop()
+            joined.append((path, mask, before[2], max(last, before[3])))
+        else:
+            joined.append((path, mask, first, last))
+    for path, mask, first, last in joined:
+        yield path, Entry(first, last, mask, master.path, master.status, None)
+    for row in master.maps:
+        if row.length:
+            last = row.sid_base + row.length - 1
+            entry = Entry(row.sid_base, last, 0, master.path, master.status, row.rid_base)
+            yield row.smmu_path, entry
+
+
+def _map(
+    smmu: Smmu, entries: list[Entry], again: Sequence[Repeated], tied: Sequence[Shared]
+) -> StreamMap:
+    entries.sort(key=lambda e: (e.first, e.last, e.master))
+    ends = [group.last for group in again], [group.last for group in tied]
+    marked = []
+    for entry in entries:
+        groups = [g for g in _touched(again, ends[0], entry) if smmu.path in g.smmus]
+        smmus = {path for group in groups for path in group.smmus} | {smmu.path}
+        in_use = {path for group in groups for path in group.in_use}
+        if smmu.status == entry.status == "okay":
+            in_use.add(smmu.path)
+        others: set[str] = set()
+        if entry.status == "okay":
+            others = {m for g in _touched(tied, ends[1], entry) for m in g.masters}
+        marked.append(
+            entry._replace(
+                smmus=len(smmus),
+                in_use=len(in_use),
+                others=tuple(sorted(others - {entry.master})),
+            )
+        )
+    return StreamMap(smmu.path, tuple(marked), _holes(entries))
+
+
+def _touched(groups: Sequence[_Group], ends: Sequence[int], entry: Entry) -> Iterator[_Group]:
+    """The groups that have an id of `entry`; the first `MAX_OWNERS` of them."""
+    runs = _matched(entry.first, entry.mask) if entry.mask else ((entry.first, entry.last + 1),)
+    for first, end in runs:
+        at = bisect_left(ends, first)
+        for group in groups[at : at + MAX_OWNERS]:
+            if group.first >= end:
+                break
+            yield group
+
+
+def _holes(entries: Sequence[Entry]) -> tuple[tuple[int, int], ...] | None:
+    spans = []
+    for entry in entries:
+        runs = list(_matched(entry.first, entry.mask)) if entry.mask else []
+        if entry.mask and len(runs) == 1:
+            return None
+        spans += runs or [(entry.first, entry.last + 1)]
+    found, free = [], 0
+    for first, end in sorted(spans):
+        if first > free:
+            found.append((free, first - 1))
+        free = max(free, end)
+    return tuple(found[:MAX_GROUPS])

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Second opinions on whole boards: dtc on every tree we write, QEMU's own board as input."""
+"""Second opinions on whole boards: dtc on every tree we write, QEMU's own board as input.
+
+The boards are those of the corpus; `VSMMU_BOARDS` names a folder of any number more.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,7 +15,10 @@ import pytest
 
 from dt_tools import blob
 from dt_tools.dom0 import build_dom0
+from dt_tools.dts import to_dts
 from dt_tools.platform import Platform
+from dt_tools.report.jsonreport import inspect_report
+from dt_tools.tree import Tree
 from vsmmu.cli.run import execute
 
 # dtc's checks that a generated tree must pass as errors; those it has are probed.
@@ -113,3 +120,86 @@ def test_a_machine_is_built_of_qemus_board(qemu_board, tmp_path, monkeypatch):
     report = execute("s.toml")
     assert report.ok
     assert list(report.machine.smmus) == ["/smmuv3@9050000"]
+
+
+# Every board of a folder, in one process.
+
+
+@pytest.fixture(scope="module")
+def boards() -> list[Path]:
+    place = os.environ.get("VSMMU_BOARDS")
+    if not place:
+        pytest.skip("VSMMU_BOARDS names no folder of boards")
+    found = sorted(Path(place).glob("*.dtb"))
+    assert found, f"no *.dtb in {place}"
+    return found
+
+
+def test_every_board_is_read_alike_written_back_and_inspected(boards):
+    """All trees live until the end, so that one leaking into another shows."""
+    trees: dict[Path, Tree] = {}
+    for place in boards:
+        data = place.read_bytes()
+        tree = blob.read(data, place.name)
+        assert blob.same_content(blob.read_with_fdt(data, place.name), tree), place.name
+        again = blob.read(blob.write(tree), place.name)
+        assert blob.same_content(again, tree), place.name
+        inspect_report(Platform.from_tree(again, place.name))
+        trees[place] = again
+    for place, tree in trees.items():
+        assert blob.same_content(blob.read(place.read_bytes(), place.name), tree), place.name
+
+
+def test_every_board_compiles_to_itself(dtc, boards):
+    for place in boards:
+        tree = blob.read(place.read_bytes(), place.name)
+        command = [dtc[0], "-q", "-f", "-I", "dts", "-O", "dtb", "-b", str(tree.boot_cpuid)]
+        text = to_dts(tree).encode("ascii")
+        made = subprocess.run(command, input=text, capture_output=True, check=True).stdout
+        assert blob.same_content(blob.read(made, place.name), tree), place.name
+
+
+# The boards whose StreamIDs and names mislead.
+
+
+def _inspected(corpus: Path, name: str) -> dict:
+    (place,) = (corpus / "dtbs").glob(f"{name}*.dtb")
+    return inspect_report(Platform.from_tree(blob.read(place.read_bytes()), place.name))
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "smmus"),
+    [
+        ("hip07", "0x600", ["/iommu@400d0040000", "/iommu@408d0040000", "/iommu@8d0040000",
+                            "/iommu@d0040000"]),
+        ("morello-sdp", "0x0", ["/iommu@4f000000", "/iommu@4f400000", "/soc/iommu@2ce00000"]),
+        ("tegra264", "0x10000", ["/bus@8100000000/iommu@5000000",
+                                 "/bus@8100000000/iommu@6000000"]),
+    ],
+)  # fmt: skip
+def test_one_stream_id_on_several_smmus_is_no_conflict(corpus, name, first, smmus):
+    report = _inspected(corpus, name)
+    groups = {group["first"]: group["smmus"] for group in report["stream_ids"]["on_several_smmus"]}
+    assert groups[first] == smmus
+    assert report["stream_ids"]["shared"] == []
+    told = [found for found in report["findings"] if found["rule"] == "DT502"]
+    assert len(told) == len(groups)
+    assert all("vMasterIDs" in found["text"] for found in told)
+    assert {found["severity"] for found in told} == {"note"}
+    assert "DT503" not in {found["rule"] for found in report["findings"]}
+
+
+def test_imx95_has_one_smmu_and_twelve_monitors(corpus):
+    report = _inspected(corpus, "imx95")
+    assert [smmu["path"] for smmu in report["smmus"]] == ["/soc/bus@49000000/iommu@490d0000"]
+    monitors = {pmcg["path"] for pmcg in report["pmcgs"]}
+    assert len(monitors) == 12
+    assert not monitors & {smmu["path"] for smmu in report["smmus"] + report["other_iommus"]}
+
+
+def test_tegra264_has_two_smmus_of_one_basename(corpus):
+    smmus = {smmu["path"]: smmu for smmu in _inspected(corpus, "tegra264")["smmus"]}
+    alike = [path for path in smmus if path.endswith("/iommu@6000000")]
+    assert alike == ["/bus@8100000000/iommu@6000000", "/bus@8800000000/iommu@6000000"]
+    assert [smmus[path]["base"] for path in alike] == ["0x8106000000", "0x8806000000"]
+    assert [smmus[path]["status"] for path in alike] == ["okay", "disabled"]

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import dt_tools
 from dt_tools import blob
-from dt_tools.blob import read, write
+from dt_tools.blob import read, read_with_fdt, same_content, write
 from dt_tools.errors import DtbError, DtError, Refusal, UserError
 from dt_tools.tree import Node, Tree
 
@@ -168,6 +168,42 @@ def test_round_trip_of_any_tree(tree: Tree) -> None:
     assert content(read(write(tree))) == content(tree)
 
 
+# The reader and its slow twin, the fdt package.
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(trees())
+def test_the_fdt_package_reads_the_same_of_any_tree(tree: Tree) -> None:
+    data = write(tree)
+    assert content(read_with_fdt(data)) == content(read(data)) == content(tree)
+
+
+def test_the_fdt_package_reads_the_same_of_every_board(corpus: Path) -> None:
+    for path in sorted((corpus / "dtbs").glob("*.dtb")):
+        data = path.read_bytes()
+        assert content(read_with_fdt(data, path.name)) == content(read(data, path.name)), path.name
+
+
+def test_same_content_tells_every_part() -> None:
+    assert same_content(a_tree(), a_tree())
+    changes = (
+        lambda t: t.memreserve.clear(),
+        lambda t: setattr(t, "boot_cpuid", 0),
+        lambda t: t.root.props.update(model=t.root.props.pop("compatible")),
+        lambda t: t.root.props.update(compatible=t.root.props.pop("compatible")),
+        lambda t: t.root.children["soc@0"].add("late"),
+        lambda t: t.root.children["soc@0"].children["uart@1000"].props.update(blob=b""),
+        lambda t: t.root.children["soc@0"].children.update(
+            {"uart@1000": t.root.children["soc@0"].children.pop("uart@1000")}
+        ),
+    )
+    for change in changes:
+        tree = a_tree()
+        change(tree)
+        assert not same_content(tree, a_tree())
+        assert not same_content(a_tree(), tree)
+
+
 # The defects of the fdt package, one test each.
 
 
@@ -187,11 +223,12 @@ def test_defect_01_reservations_are_not_shared_between_trees() -> None:
 def test_defect_02_nop_tags_are_skipped() -> None:
     """It stops at FDT_NOP with "Unknown Tag: 4"."""
     structure = (
-        NOP + begin(b"") + NOP + prop(0, b"x") + NOP + NOP + prop(2, b"")
+        begin(b"") + NOP + prop(0, b"x") + NOP + NOP + prop(2, b"")
         + begin(b"n") + NOP + END_NODE + NOP + END_NODE + NOP + END
     )  # fmt: skip
     tree = read(raw_blob(structure))
     assert content(tree) == ([("/", [("a", b"x"), ("b", b"")]), ("/n", [])], [], 0)
+    assert content(read_with_fdt(raw_blob(structure))) == content(tree)
 
 
 def test_defect_03_phandles_are_left_alone() -> None:
@@ -247,6 +284,7 @@ def test_defect_04_a_blob_starts_at_its_first_byte() -> None:
             "offset 0xc: strings block [0x48, 0x4d) is outside [0x28, 0x4c)",
         ),
         ({"off_dt_strings": 0x40}, "offset 0x8: structure block and strings block overlap"),
+        ({"off_mem_rsvmap": 0x38}, "offset 0x10: memory reservations and structure block overlap"),
         ({"version": 16}, "offset 0x14: version 16, last compatible 16: only 17 and 16 are read"),
         ({"last_comp": 17}, "offset 0x14: version 17, last compatible 17: only 17 and 16 are read"),
         ({"magic": 0xD00DFEEE}, "offset 0x0: magic 0xd00dfeee is not 0xd00dfeed"),
@@ -271,6 +309,17 @@ def test_defect_05_strings_and_values_stay_inside() -> None:
     assert fails(raw_blob(node + PROP + words(0))) == (
         "x.dtb: offset 0x40: /: property header is cut off"
     )
+
+
+def test_defect_05_blocks_do_not_overlap() -> None:
+    strings = bytes(16)
+    message = "x.dtb: offset 0x10: memory reservations and strings block overlap"
+    assert fails(raw_blob(ONE_NODE, strings, off_mem_rsvmap=0x48, off_dt_strings=0x48)) == message
+    # One inside the other, and an empty one anywhere.
+    inner = raw_blob(ONE_NODE, b"", off_dt_strings=0x3C, size_dt_strings=4)
+    assert fails(inner) == "x.dtb: offset 0x8: structure block and strings block overlap"
+    empty = raw_blob(ONE_NODE, b"", off_dt_strings=0x3C, size_dt_strings=0)
+    assert content(read(empty)) == content(Tree())
 
 
 def test_defect_05_reservations_are_terminated() -> None:
@@ -311,6 +360,7 @@ def test_defect_05_reservations_are_terminated() -> None:
             "offset 0x44: /: node name '\\xe9\\x1b[m' is not valid",
         ),
         (begin(b"") + words(0) + END_NODE + END, "offset 0x40: /: unknown tag 0x0"),
+        (NOP + ONE_NODE, "offset 0x38: FDT_NOP before the root node"),
         (ONE_NODE + END, "offset 0x48: structure block goes on after FDT_END"),
         (begin(b"")[:-4] + b"abcd", "offset 0x3c: node name is not terminated within 255 bytes"),
     ],
@@ -337,13 +387,34 @@ def test_defect_07_what_fdt_itself_raises_is_wrapped(monkeypatch: pytest.MonkeyP
         def parse_dtb(data: bytes) -> None:
             raise IndexError("out of range")
 
+        class FDT:
+            def __init__(self, entries: list[object]) -> None:
+                raise AssertionError("no")
+
     monkeypatch.setattr(blob, "_fdt", lambda: Broken)
-    assert fails(write_without(a_tree())) == "x.dtb: the fdt package refused the blob: out of range"
+    with pytest.raises(DtbError) as caught:
+        read_with_fdt(raw_blob(ONE_NODE), "x.dtb")
+    assert str(caught.value) == "x.dtb: the fdt package refused the blob: out of range"
+    with pytest.raises(DtbError) as caught:
+        write(Tree(), "guest")
+    assert str(caught.value) == "guest: the fdt package cannot write the tree: no"
 
 
-def write_without(tree: Tree) -> bytes:
-    """A blob made by hand, for tests that take the fdt package away."""
-    return raw_blob(ONE_NODE)
+def test_defect_07_no_check_is_an_assertion() -> None:
+    """Its checks vanish under python -O."""
+    for name in ("blob.py", "scan.py", "errors.py"):
+        text = (Path(dt_tools.__file__).parent / name).read_text(encoding="utf-8")
+        assert "assert " not in text, name
+
+
+def test_what_fdt_writes_is_read_back_before_it_is_returned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = write(Tree())
+    monkeypatch.setattr(blob, "_serialise", lambda tree: other)
+    with pytest.raises(DtbError) as caught:
+        write(a_tree(), "guest")
+    assert str(caught.value) == "guest: the fdt package wrote other content than it was given"
 
 
 @pytest.mark.parametrize(
@@ -374,6 +445,7 @@ def test_defect_09_names_that_fdt_drops_are_refused() -> None:
     structure = begin(b"") + prop(0, b"x") + END_NODE + END
     tree = read(raw_blob(structure, b"reg_with_references\0"))
     assert tree.root.props == {"reg_with_references": b"x"}
+    assert content(read_with_fdt(raw_blob(structure, b"reg_with_references\0"))) == content(tree)
     with pytest.raises(DtbError) as caught:
         write(tree, "guest")
     assert str(caught.value) == (
@@ -487,6 +559,9 @@ def test_limits_on_size_nodes_and_properties() -> None:
     data = write(a_tree())
     with pytest.raises(DtbError, match=r"totalsize \d+ exceeds the limit of 100 bytes"):
         read(data, max_bytes=100)
+    big = Tree()
+    big.root.props["x"] = bytes(3 << 20)
+    assert content(read(write(big, max_bytes=4 << 20), max_bytes=4 << 20)) == content(big)
     nodes = b"".join(begin(b"%x" % i) + END_NODE for i in range(7_000))
     assert "too many siblings (properties or children)" in fails(
         raw_blob(begin(b"") + nodes + END_NODE + END)

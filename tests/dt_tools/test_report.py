@@ -27,6 +27,7 @@ from dt_tools.report.terminal import clean, print_inspected, print_report
 from dt_tools.tree import Node, Tree
 
 GIC, SMMU, SMMU_B = 1, 2, 3
+BOTH = ("/iommu@2000000", "/iommu@3000000")
 
 
 def board() -> Tree:
@@ -102,7 +103,7 @@ def test_the_same_id_on_two_smmus_is_no_sharing() -> None:
     device(tree, 0x500_0000, SMMU, 0x600)
     device(tree, 0x600_0000, SMMU_B, 0x600)
     found = platform_of(tree)
-    assert repeated(found) == (Repeated(0x600, 0x600, ("/iommu@2000000", "/iommu@3000000")),)
+    assert repeated(found) == (Repeated(0x600, 0x600, BOTH, BOTH),)
     assert shared(found) == ()
     assert [v.answer for v in verdicts(found)] == ["yes", "yes"]
 
@@ -122,18 +123,22 @@ def test_the_same_id_under_two_masters_ties_them_together() -> None:
     )
 
 
-def test_disabled_smmus_and_masters_do_not_count() -> None:
+def test_disabled_smmus_and_masters_share_nothing_and_are_not_in_use() -> None:
     tree = board()
     device(tree, 0x500_0000, SMMU, 1)
     device(tree, 0x600_0000, SMMU, 1).set_strings("status", "disabled")
     device(tree, 0x700_0000, SMMU_B, 1)
     tree.root.children["iommu@3000000"].set_strings("status", "reserved")
     found = platform_of(tree)
-    assert (repeated(found), shared(found)) == ((), ())
+    assert repeated(found) == (Repeated(1, 1, BOTH, BOTH[:1]),)
+    assert shared(found) == ()
     findings = [(f["rule"], f["severity"], f["path"], f["text"]) for f in
                 inspect_report(found)["findings"]]  # fmt: skip
     text = 'has status "reserved" and 1 enabled masters behind it'
-    assert findings == [("DT104", "warning", "/iommu@3000000", text)]
+    assert findings == [
+        ("DT104", "warning", "/iommu@3000000", text),
+        ("DT502", "note", BOTH[0], "StreamID 0x1: on 2 SMMUs, in use on 1; would need vMasterIDs"),
+    ]
 
 
 def test_groups_are_limited() -> None:
@@ -182,7 +187,7 @@ def test_verdicts_name_every_reason() -> None:
         (
             lambda n: n.set_cells("iommus", 99, 1),
             "no",
-            ("DT101", "blocks", "no entry of its iommus names an SMMU"),
+            ("DT401", "blocks", "iommus: <0x63> is no node's phandle"),
         ),
         (
             lambda n: n.set_strings("device_type", "pci"),
@@ -258,7 +263,7 @@ def test_the_json_report_of_a_small_board() -> None:
     report = inspect_report(platform_of(tree))
     assert list(report) == [
         *("schema", "file", "model", "compatible", "gic", "smmus", "pmcgs", "other_iommus"),
-        *("masters", "stream_ids", "findings"),
+        *("masters", "stream_ids", "interrupts", "mmio", "findings"),
     ]
     assert report["schema"] == "vsmmu.inspect/1"
     assert report["gic"] == {"path": "/gic@1000000", "version": 3}
@@ -309,10 +314,54 @@ def test_the_json_report_of_a_small_board() -> None:
                 }
             ],
             "page_neighbours": [],
+            "page_closure": [],
+            "needs": [
+                {
+                    "path": "/iommu@2000000",
+                    "properties": ["iommus"],
+                    "via": "/dev@5000000",
+                    "depth": 1,
+                    "users": 1,
+                }
+            ],
+            "needed_by": [],
             "assignable": "yes",
             "reasons": [],
         }
     ]
+    assert report["stream_ids"] == {
+        "maps": [
+            {
+                "smmu": "/iommu@2000000",
+                "entries": [
+                    {
+                        "first": "0x600",
+                        "last": "0x600",
+                        "mask": "0x0",
+                        "master": "/dev@5000000",
+                        "status": "okay",
+                        "rid_first": None,
+                        "rid_last": None,
+                        "on_smmus": 1,
+                        "in_use_on": 1,
+                        "shared_with": [],
+                    }
+                ],
+                "unused": [{"first": "0x0", "last": "0x5ff"}],
+            }
+        ],
+        "on_several_smmus": [],
+        "shared": [],
+    }
+    done = {"path": "/dev@5000000", "name": "done", "flags": "0x4", "via": "interrupts"}
+    assert report["interrupts"]["spis"][0] == {"number": 39, "owners": [done]}
+    assert [line["number"] for line in report["interrupts"]["spis"]] == [39, 64, 80]
+    assert report["mmio"]["regions"][2] == {
+        "base": "0x5000000",
+        "size": "0x1000",
+        "path": "/dev@5000000",
+        "shares": [],
+    }
     assert report["findings"] == []
 
 
@@ -347,12 +396,16 @@ def test_hip07_needs_vmaster_ids(corpus: Path) -> None:
     assert [(s["kind"], s["stream_id_first"], s["stream_id_last"]) for s in enabled] == [
         ("arm,smmu-v3", "0x600", "0x600")
     ] * 4
-    assert report["stream_ids"] == {
-        "on_several_smmus": [
-            {"first": "0x600", "last": "0x600", "smmus": sorted(s["path"] for s in enabled)}
-        ],
-        "shared": [],
-    }
+    paths = sorted(s["path"] for s in enabled)
+    ids = report["stream_ids"]
+    assert ids["on_several_smmus"] == [
+        {"first": "0x600", "last": "0x600", "smmus": paths, "in_use": paths}
+    ]
+    assert ids["shared"] == []
+    entries = [one["entries"] for one in ids["maps"]]
+    assert [(e["first"], e["on_smmus"], e["in_use_on"]) for (e,) in entries] == [
+        ("0x600", 4, 4)
+    ] * 4
     assert [m["assignable"] for m in report["masters"]] == ["yes"] * 4
     assert "StreamID 0x600: on 4 SMMUs, needs vMasterIDs" in [f["text"] for f in report["findings"]]
 
@@ -370,6 +423,11 @@ def test_morello_and_tegra264(corpus: Path) -> None:
     paths = [s["path"] for s in tegra["smmus"]]
     assert len(paths) == 5
     assert {"/bus@8100000000/iommu@6000000", "/bus@8800000000/iommu@6000000"} <= set(paths)
+    (group,) = tegra["stream_ids"]["on_several_smmus"]
+    assert (group["first"], group["last"], group["smmus"]) == ("0x10000", "0x1ffff", paths[:2])
+    assert group["in_use"] == [], "the PCI bridges behind both are disabled"
+    text = "StreamIDs 0x10000..0x1ffff: on 2 SMMUs, in use on 0; would need vMasterIDs"
+    assert text in [f["text"] for f in tegra["findings"]]
 
 
 def test_imx95_lists_monitors_apart(corpus: Path) -> None:
@@ -402,18 +460,40 @@ def test_the_terminal_report_of_a_small_board() -> None:
         "okay    smmu-v3  0x2000000  0x20000  1 SPI  0x600         /iommu@2000000\n"
         "okay    smmu-v3  0x3000000  0x20000  1 SPI  0x600..0x607  /iommu@3000000\n"
         "\n"
-        "Masters: 2 (assignable: 1 yes, 0 together, 1 no)\n"
-        "yes      /dev@5000000\n"
-        "         0x600 at /iommu@2000000\n"
-        "no       /dev@6000000\n"
-        "         iommu-map of 1 rows, requester ids masked with 0xff\n"
-        "           0x0..0x7 -> 0x600..0x607 at /iommu@3000000\n"
-        "         DT107 is a bridge or bus: the masters are the functions on it\n"
+        "StreamIDs of /iommu@2000000\n"
+        "0x600 /dev@5000000\n"
+        "      in use on 2 SMMUs: needs vMasterIDs\n"
+        "unused 0x0..0x5ff\n"
+        "\n"
+        "StreamIDs of /iommu@3000000\n"
+        "0x600..0x607 /dev@6000000\n"
+        "             from requester ids 0x0..0x7\n"
+        "             in use on 2 SMMUs: needs vMasterIDs\n"
+        "unused       0x0..0x5ff\n"
         "\n"
         "StreamIDs on several SMMUs (a guest with both needs vMasterIDs)\n"
         "0x600\n"
         "  /iommu@2000000\n"
         "  /iommu@3000000\n"
+        "\n"
+        "Masters: 2 (assignable: 1 yes, 0 together, 1 no)\n"
+        "  blocks   DT107   1 x a bridge or bus: its functions are the masters\n"
+        "yes      /dev@5000000\n"
+        "         0x600 at /iommu@2000000\n"
+        "no       /dev@6000000\n"
+        "         iommu-map of 1 row, requester ids masked with 0xff\n"
+        "           0x0..0x7 -> 0x600..0x607 at /iommu@3000000\n"
+        "         DT107 is a bridge or bus: the masters are the functions on it\n"
+        "\n"
+        "Interrupts: 2 SPIs in use, 0 of several nodes; 0 PPIs\n"
+        "SPI        64 /iommu@2000000 (combined)\n"
+        "SPI        80 /iommu@3000000 (combined)\n"
+        "\n"
+        "Register ranges: 4; runs of pages that devices share: 0\n"
+        "0x2000000..0x201ffff /iommu@2000000\n"
+        "0x3000000..0x301ffff /iommu@3000000\n"
+        "0x5000000..0x5000fff /dev@5000000\n"
+        "0x6000000..0x6000fff /dev@6000000\n"
         "\n"
         "Findings: 1\n"
         "note    DT502 /iommu@2000000: StreamID 0x600: on 2 SMMUs, needs vMasterIDs\n"
@@ -493,6 +573,6 @@ def test_long_lists_are_cut_on_the_terminal(monkeypatch: pytest.MonkeyPatch) -> 
         device(tree, 0x500_0000 + 0x1000 * i, SMMU, i)
     text = text_of(tree, 80)
     assert "the first 2 of 5; the JSON report has all\nyes      /dev@5000000\n" in text
-    assert "/dev@5002000" not in text
+    assert "/dev@5003000" not in text
     print_inspected(inspect_report(platform_of(tree)), again := io.StringIO(), width=80)
     assert again.getvalue() == text

@@ -17,8 +17,9 @@ from typing import Any, NoReturn
 from vsmmu import __version__
 
 _COMMANDS = {
-    "inspect": "print the SMMUs and masters of a board",
+    "inspect": "show the SMMUs, StreamIDs and masters of boards",
     "config": "read a guest configuration as xl does, and say what is wrong with it",
+    "check": "check a board, guest configurations and partial trees against each other",
     "guest-dtb": "build a guest's device tree and its vMasterID map",
     "dom0-dtb": "build dom0's device tree, a vSMMU for each physical SMMU",
     "run": "run a scenario on the emulator",
@@ -48,8 +49,8 @@ def build_parser(only: str | None = None) -> Parser:
         description="Give a Xen guest its own SMMUv3: device trees and an emulator.",
         epilog=(
             "exit codes: 0 done, 1 usage or a file that cannot be read or written, "
-            "2 malformed input or an unknown path, 3 an expectation does not hold, "
-            "4 refused by policy"
+            "2 malformed input or an unknown path, 3 an expectation does not hold or a check "
+            "found something, 4 refused by policy"
         ),
     )
     parser.add_argument("--version", action="version", version=f"vsmmu {__version__}")
@@ -78,14 +79,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser = build_parser(named or "")
         parsed, rest = parser.parse_known_args(arguments)
         if rest:
-            _take_overrides(parser, parsed, rest)
+            _take_rest(parser, parsed, rest)
         return int(module(parsed.command).run(parsed))
 
     return guarded(run)
 
 
-def _take_overrides(parser: Parser, parsed: argparse.Namespace, rest: list[str]) -> None:
-    """Adds KEY=VALUE arguments that stand behind an option, which argparse leaves over."""
-    if not hasattr(parsed, "overrides") or any(r.startswith("-") or "=" not in r for r in rest):
+def _take_rest(parser: Parser, parsed: argparse.Namespace, rest: list[str]) -> None:
+    """Adds the files or KEY=VALUE arguments behind an option, which argparse leaves over."""
+    name = next((n for n in ("overrides", "inputs", "dtb") if hasattr(parsed, n)), None)
+    fits = all(not r.startswith("-") and ("=" in r or name != "overrides") for r in rest)
+    if name is None or not fits:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    parsed.overrides = [*parsed.overrides, *rest]
+    setattr(parsed, name, [*getattr(parsed, name), *rest])

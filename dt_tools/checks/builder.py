@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The tree builder as the last rule: what it refuses or says, and no other rule has found.
+
+So a guest without errors here is one that `vsmmu guest-dtb` builds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from dt_tools.checks.rules import Diagnosis, declared, rule
+from dt_tools.errors import Refusal, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from dt_tools.checks.view import Board, Given
+
+rule(
+    "DT304",
+    "error",
+    "more virtio devices than SPIs for them",
+    "libxl keeps eleven SPIs for virtio-mmio.",
+    "/: Ran out of reserved range for Virtio MMIO IRQ 45",
+)
+rule(
+    "DT305",
+    "error",
+    "nr_spis does not suffice, or is too large",
+    "Xen 4.20 raises a number that is too small, 4.22 refuses it; 960 is the most.",
+    "/: nr_spis 1000, a guest has 960 SPIs at most",
+)
+rule(
+    "DT506",
+    "error",
+    "more streams than vMasterIDs",
+    "A StreamID of the vSMMU has 16 bits.",
+    "/soc/dma@0: the guest would need more than 65536 vMasterIDs",
+)
+rule(
+    "DT601",
+    "error",
+    "more vCPUs than the guest's GIC serves",
+    "A GICv2 guest has 8 at most, a GICv3 guest 128.",
+    "/cpus: 9 vCPUs, a GICv2 guest has 8 at most",
+)
+
+rule(
+    "DT603",
+    "error",
+    "the ramdisk does not fit",
+    "Ramdisk and tree lie in the guest's first RAM bank.",
+    "/chosen: a ramdisk of 99999999 bytes does not fit 32 MiB of RAM",
+)
+
+_KEYS = {
+    "DT304": "virtio",
+    "DT305": "nr_spis",
+    "DT507": "iommu_devid_map",
+    "DT601": "vcpus",
+    "DT602": "memory",
+    "DT603": "ramdisk",
+}
+_FIX = "see the rule: vsmmu check --list "
+
+
+def check(board: Board, given: Given, found: Collection[Diagnosis]) -> Iterator[Diagnosis]:
+    """Build the guest; `found` is what the other rules have found about it."""
+    from dt_tools.guest import build_guest
+
+    partial = given.input.partial
+    if partial is None and given.config.device_tree:
+        return  # its /passthrough is not generated, and not known
+    known = {one.rule for one in found}
+    errors = {one.rule for one in found if one.severity == "error"}
+    try:
+        tree = build_guest(
+            replace(given.config, pci=()),
+            platform=board.platform,
+            partial=None if partial is None else partial.tree,
+            ramdisk_size=given.input.ramdisk_size,
+            address_bits=given.bits,
+        )
+    except Refusal as error:
+        if error.rule not in errors:
+            fix = error.fix or _FIX + error.rule
+            one, key = declared()[error.rule], _KEYS.get(error.rule, "dtdev")
+            yield one.at(error.path, error.reason, fix, severity="error", key=key)
+    except UserError:
+        # A path that the host does not have: DT102 has said so.
+        assert errors, "an error of the builder that no rule has found"
+    else:
+        for notice in tree.notices:
+            if notice.rule not in known:
+                fix = _FIX + notice.rule
+                one, key = declared()[notice.rule], _KEYS.get(notice.rule, "dtdev")
+                yield one.at(notice.path, notice.message, fix, severity="note", key=key)

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Rules about partial trees: their own structure, and what they say against the host's tree.
+
+Diagnoses here are about the partial tree's file and its paths. A partial tree that no configuration
+goes with is one for dom0less: xen,path and xen,reg then say what the device is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dt_tools.carry import NO_PHANDLES
+from dt_tools.checks.board import DT401, DT403
+from dt_tools.checks.devices import DT101
+from dt_tools.checks.references import references
+from dt_tools.checks.rules import Diagnosis, rule
+from dt_tools.partial import reserved_phandles
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dt_tools.checks.pairs import PartialView
+    from dt_tools.tree import Node
+
+DT001 = rule(
+    "DT001",
+    "error",
+    "a file is no device-tree blob",
+    "Its magic, structure or size breaks the format; nothing in it can be looked at.",
+    "/: guest.dtb: offset 0x0: magic 0x0, 0xd00dfeed expected",
+)
+DT211 = rule(
+    "DT211",
+    "error",
+    "a partial tree without /passthrough",
+    "Xen and libxl copy the node of exactly that name (and /aliases), and fail or find no "
+    "device without it.",
+    "/passthrough: is missing in the partial tree",
+)
+DT213 = rule(
+    "DT213",
+    "warning",
+    "/passthrough is no bus",
+    'A guest probes what is behind a bus: compatible = "simple-bus", ranges, and both cell counts.',
+    "/passthrough: lacks ranges: a guest will not probe it",
+)
+DT402 = rule(
+    "DT402",
+    "error",
+    "a phandle that the toolstack uses itself",
+    "libxl numbers its own nodes from 65000 (the GIC; 65001 xen_iommu, 65002 the vSMMU): "
+    "references then find the wrong node, and nobody says so.",
+    "/passthrough/clock: phandle 65002 is reserved for the vSMMU",
+)
+DT404 = rule(
+    "DT404",
+    "error",
+    "a phandle that is none",
+    "0 and 0xffffffff stand for no node.",
+    "/passthrough/clock: phandle 0x0 is no phandle",
+)
+
+_FIRST_RESERVED = 65000
+
+
+def check(view: PartialView) -> Iterator[Diagnosis]:
+    """The partial tree's structure and phandles."""
+    yield from _top(view)
+    yield from _phandles(view)
+    for node in view.nodes:
+        yield from _references(view, node)
+        if "xen,force-assign-without-iommu" in node.props:
+            fact = "xen,force-assign-without-iommu: its DMA is not contained"
+            fix = "assign a device behind an SMMU"
+            yield DT101.at(node.path, fact, fix, severity="warning")
+
+
+def _top(view: PartialView) -> Iterator[Diagnosis]:
+    children = view.tree.root.children
+    odd = next((name for name in children if name.startswith("passthrough@")), None)
+    if odd is not None or "passthrough" not in children:
+        fact = f"is /{odd} in the partial tree" if odd else "is missing in the partial tree"
+        yield DT211.at("/passthrough", fact, "name the node exactly /passthrough")
+        return
+    bus = children["passthrough"]
+    wrong = [
+        what
+        for what, right in (
+            ('compatible = "simple-bus"', bus.is_compatible("simple-bus")),
+            ("ranges", "ranges" in bus.props),
+            ("#address-cells of 1 or 2", bus.u32("#address-cells") in (1, 2)),
+            ("#size-cells of 1 or 2", bus.u32("#size-cells") in (1, 2)),
+        )
+        if not right
+    ]
+    if wrong:
+        fact = f"lacks {', '.join(wrong)}: a guest will not probe what is in it"
+        yield DT213.at(bus.path, fact, "add what is missing")
+
+
+def _phandles(view: PartialView) -> Iterator[Diagnosis]:
+    reserved = reserved_phandles(view.profile)
+    seen: dict[int, str] = {}
+    for node in view.nodes:
+        phandle, path = node.phandle, node.path
+        if phandle is None:
+            continue
+        if phandle in NO_PHANDLES:
+            yield DT404.at(path, f"phandle {phandle:#x} is no phandle", "use 1 to 64999")
+        elif phandle >= _FIRST_RESERVED:
+            whose = (
+                f"reserved for {reserved[phandle]}" if phandle in reserved else "libxl's to give"
+            )
+            yield DT402.at(path, f"phandle {phandle} is {whose}", "use 1 to 64999")
+        elif phandle in seen:
+            fact = f"phandle {phandle:#x} is {seen[phandle]}'s too"
+            yield DT403.at(path, fact, "give each node a phandle of its own")
+        seen.setdefault(phandle, path)
+
+
+def _references(view: PartialView, node: Node) -> Iterator[Diagnosis]:
+    """What is named has to be in what is copied; iommus and interrupts have rules of their own."""
+    for ref in references(node, view.defined):
+        if ref.name in ("iommus", "interrupt-parent", "interrupts-extended"):
+            continue
+        if ref.phandle in view.copied:
+            continue
+        what = "no node of the partial tree"
+        if ref.phandle in view.defined:
+            what = f"{view.defined[ref.phandle].path}, which is not copied into the guest"
+        elif view.board is not None and ref.phandle in view.board.phandles:
+            what = f"{view.board.phandles[ref.phandle].path} of the host tree, not in the partial"
+        fact = f"{ref.name}[{ref.index}]: <{ref.phandle:#x}> is {what}"
+        yield DT401.at(node.path, fact, "put the provider into /passthrough, or drop the property")

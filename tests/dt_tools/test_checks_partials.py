@@ -1,0 +1,452 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Each rule about partial trees, broken and kept: with a guest (p.dtb), for dom0less (q.dtb)."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.dt_tools.test_checks import said
+
+DMA, DMB = "soc/dma@60000000", "soc/dma@61000000"
+HERE = "passthrough/dma@60000000"
+XEN = {
+    f"{HERE}/xen,path": "/soc/dma@60000000",
+    f"{HERE}/xen,reg": [0, 0x60000000, 0, 0x1000, 0, 0x60000000],
+}
+BUS = {
+    "compatible": "simple-bus",
+    "#address-cells": [1],
+    "#size-cells": [1],
+    "ranges": [0, 0x62000000, 0x100000],
+    "dma@1000": {"reg": [0x1000, 0x1000], "iommus": [4, 0x60]},
+}
+
+CASES = [
+    (
+        "DT101",
+        {"loose": {**XEN, f"{HERE}/xen,force-assign-without-iommu": [1]}},
+        [
+            "q.dtb: warning DT101 /passthrough/dma@60000000: xen,force-assign-without-iommu: its "
+            "DMA is not contained; assign a device behind an SMMU",
+        ],
+        {"loose": XEN},
+    ),
+    (
+        "DT102",
+        {"loose": {**XEN, f"{HERE}/xen,path": "/amba/dma@60000000"}},
+        [
+            "q.dtb: error DT102 /passthrough/dma@60000000: xen,path /amba/dma@60000000: no such "
+            "node in the host tree; nearest: /soc/dma@60000000",
+        ],
+        {"loose": XEN},
+    ),
+    (
+        "DT201",
+        {"host": {f"{DMA}/clocks": [2]}, "partial": {}},
+        [
+            "p.dtb: note DT201 /passthrough/dma@60000000: has no clocks, and /soc/dma@60000000 "
+            "has; put stand-ins such as a fixed-clock into /passthrough if the driver needs them",
+        ],
+        {
+            "host": {f"{DMA}/clocks": [2]},
+            "partial": {
+                f"{HERE}/clocks": [5],
+                "passthrough/clock": {"#clock-cells": [0], "phandle": [5]},
+            },
+        },
+    ),
+    (
+        "DT203",
+        {"loose": {f"{HERE}/xen,reg": XEN[f"{HERE}/xen,reg"]}},
+        [
+            "q.dtb: error DT203 /passthrough/dma@60000000: has xen,reg but no xen,path; name the "
+            "host's node in xen,path",
+        ],
+        {"loose": XEN},
+    ),
+    (
+        "DT203",
+        {"loose": {f"{HERE}/xen,path": "/soc/dma@60000000"}},
+        [
+            "q.dtb: error DT203 /passthrough/dma@60000000: has xen,path but no xen,reg; give each"
+            " register's host address, size and guest address in xen,reg",
+        ],
+        {"loose": XEN},
+    ),
+    (
+        "DT203",
+        {"partial": {f"{HERE}/xen,path": "/soc/dma@60000000"}},
+        [
+            "p.dtb: note DT203 /passthrough/dma@60000000: has xen,path but no xen,reg; give each "
+            "register's host address, size and guest address in xen,reg",
+        ],
+        {"partial": {}},
+    ),
+    (
+        "DT204",
+        {"loose": {**XEN, f"{HERE}/xen,reg": [0, 0x60000000, 0, 0x800, 0, 0x60000000]}},
+        [
+            "q.dtb: error DT204 /passthrough/dma@60000000: xen,reg 0x60000000+0x800 at guest "
+            "0x60000000 is not whole 4 KiB pages; round it to pages, and look who else is in them",
+        ],
+        {"loose": XEN},
+    ),
+    (
+        "DT206",
+        {"loose": {**XEN, f"{HERE}/xen,reg": [0x60000000, 0x1000, 0x60000000]}},
+        [
+            "q.dtb: error DT206 /passthrough/dma@60000000: xen,reg has 12 bytes, not <host size "
+            "guest> in the enclosing cells; write it in the cells of the node above, 1 or 2 each",
+        ],
+        {"loose": XEN},
+    ),
+    (
+        "DT206",
+        {
+            "host": {"soc/bus@62000000": BUS},
+            "loose": {
+                "passthrough/dma@1000": {
+                    "xen,path": "/soc/bus@62000000/dma@1000",
+                    "xen,reg": [0, 0x1000, 0, 0x1000, 0, 0x62001000],
+                }
+            },
+        },
+        [
+            "q.dtb: error DT206 /passthrough/dma@1000: xen,reg has bus address 0x1000; its CPU "
+            "address is 0x62001000; its registers: 0x62001000+0x1000",
+        ],
+        {
+            "host": {"soc/bus@62000000": BUS},
+            "loose": {
+                "passthrough/dma@1000": {
+                    "xen,path": "/soc/bus@62000000/dma@1000",
+                    "xen,reg": [0, 0x62001000, 0, 0x1000, 0, 0x1000],
+                }
+            },
+        },
+    ),
+    (
+        "DT206",
+        {"partial": {f"{HERE}/reg": [0x60000000, 0x1000]}},
+        [
+            "p.dtb: error DT206 /passthrough/dma@60000000: reg has 8 bytes, not entries of 2 + 2 "
+            "cells; write it in the cells of /passthrough",
+        ],
+        {"partial": {}},
+    ),
+    (
+        "DT206",
+        {"partial": {f"{HERE}/reg": [0x60000000, 0x1000, 0]}},
+        [
+            "p.dtb: error DT206 /passthrough/dma@60000000: reg has 12 bytes, not entries of 2 + 2"
+            " cells; write it in the cells of /passthrough",
+        ],
+        {"partial": {}},
+    ),
+    (
+        "DT206",
+        {
+            "partial": {f"{HERE}/reg": [0, 0x5000000, 0, 0x1000]},
+            "cfg": {"iomem": ["0x60000,1", "0x70000,1@0x5000"]},
+        },
+        [
+            "p.dtb: error DT206 /passthrough/dma@60000000: reg 0x5000000+0x1000 is host "
+            "0x70000000 by iomem, no register of /soc/dma@60000000; its registers: "
+            "0x60000000+0x1000",
+        ],
+        {
+            "partial": {f"{HERE}/reg": [0, 0x5000000, 0, 0x1000]},
+            "cfg": {"iomem": ["0x60000,1@0x5000"]},
+        },
+    ),
+    (
+        "DT207",
+        {"partial": {f"{HERE}/reg": [0, 0x40000000, 0, 0x1000]}, "cfg": {"iomem": None}},
+        [
+            "p.dtb: error DT207 /passthrough/dma@60000000: reg 0x40000000+0x1000 overlaps RAM "
+            "bank 0 [0x40000000, 0x48000000); give it a free guest address, and iomem the same "
+            "@GFN",
+        ],
+        {"partial": {}, "cfg": {"iomem": None}},
+    ),
+    (
+        "DT208",
+        {"partial": {f"{HERE}/dma-coherent": None}},
+        [
+            "p.dtb: warning DT208 /passthrough/dma@60000000: is not dma-coherent, and "
+            "/soc/dma@60000000 is; add dma-coherent",
+        ],
+        {"partial": {}},
+    ),
+    (
+        "DT208",
+        {"host": {f"{DMA}/dma-coherent": None}, "partial": {}},
+        [
+            "p.dtb: error DT208 /passthrough/dma@60000000: is dma-coherent, and /soc/dma@60000000"
+            " is not; take dma-coherent out",
+        ],
+        {"host": {f"{DMA}/dma-coherent": None}, "partial": {f"{HERE}/dma-coherent": None}},
+    ),
+    (
+        "DT208",
+        {
+            "host": {"reserved-memory/pool": {"phandle": [7]}, f"{DMA}/memory-region": [7]},
+            "partial": {},
+        },
+        [
+            "p.dtb: warning DT208 /passthrough/dma@60000000: has no memory-region, and "
+            "/soc/dma@60000000 has; the device has to work without reserved memory",
+        ],
+        {
+            "host": {"reserved-memory/pool": {"phandle": [7]}, f"{DMA}/memory-region": [7]},
+            "partial": {f"{HERE}/memory-region": [8], "passthrough/pool": {"phandle": [8]}},
+        },
+    ),
+    (
+        "DT211",
+        {"loose": {"passthrough": None}},
+        [
+            "q.dtb: error DT211 /passthrough: is missing in the partial tree; name the node "
+            "exactly /passthrough",
+        ],
+        {"loose": {}},
+    ),
+    (
+        "DT211",
+        {"loose": {"passthrough@0": {}}},
+        [
+            "q.dtb: error DT211 /passthrough: is /passthrough@0 in the partial tree; name the "
+            "node exactly /passthrough",
+        ],
+        {"loose": {}},
+    ),
+    (
+        "DT213",
+        {"partial": {"passthrough/ranges": None, "passthrough/compatible": "bus"}},
+        [
+            'p.dtb: warning DT213 /passthrough: lacks compatible = "simple-bus", ranges: a guest '
+            "will not probe what is in it; add what is missing",
+        ],
+        {"partial": {}},
+    ),
+    (
+        "DT301",
+        {"partial": {"passthrough/rtc": {"interrupts": [0, 2, 4]}}},
+        [
+            "p.dtb: error DT301 /passthrough/rtc: has interrupts 34 (SPI + 32), which irqs does "
+            "not have; add 34 to irqs",
+        ],
+        {
+            "partial": {"passthrough/rtc": {"interrupts": [0, 2, 4]}},
+            "cfg": {"irqs": [132, 133, 34]},
+        },
+    ),
+    (
+        "DT301",
+        {"partial": {f"{HERE}/interrupts": [0, 100, 4]}},
+        [
+            "p.dtb: warning DT301 /passthrough/dma@60000000: lacks interrupts 133 (SPI + 32) of "
+            "/soc/dma@60000000; copy the host node's interrupts",
+        ],
+        {"partial": {}},
+    ),
+    (
+        "DT301",
+        {"partial": {f"{HERE}/interrupts": [0, 100, 4, 0, 101, 4, 0, 110, 4]}},
+        [
+            "p.dtb: error DT301 /passthrough/dma@60000000: has interrupts 142 (SPI + 32), which "
+            "/soc/dma@60000000 has not; copy the host node's interrupts",
+        ],
+        {"partial": {}},
+    ),
+    (
+        "DT302",
+        {"partial": {f"{HERE}/interrupt-parent": [1]}},
+        [
+            "p.dtb: error DT302 /passthrough/dma@60000000: interrupt-parent <0x1> is "
+            "/gic@10000000 of the host tree; write <0 SPI flags> under the guest's GIC, phandle "
+            "65000",
+        ],
+        {"partial": {f"{HERE}/interrupt-parent": None}},
+    ),
+    (
+        "DT302",
+        {"partial": {f"{HERE}/interrupts": [0, 100]}},
+        [
+            "p.dtb: error DT302 /passthrough/dma@60000000: interrupts has 8 bytes, not the GIC's "
+            "specifiers of 3 cells; write <0 SPI flags> under the guest's GIC, phandle 65000",
+        ],
+        {"partial": {}},
+    ),
+    (
+        "DT302",
+        {"partial": {f"{HERE}/interrupts-extended": [0x55, 0, 100, 4]}},
+        [
+            "p.dtb: error DT302 /passthrough/dma@60000000: interrupts-extended: <0x55> is no "
+            "controller in the guest; write <0 SPI flags> under the guest's GIC, phandle 65000",
+        ],
+        {"partial": {f"{HERE}/interrupts-extended": [65000, 0, 100, 4, 65000, 0, 101, 4]}},
+    ),
+    (
+        "DT302",
+        {"loose": {f"{HERE}/interrupt-parent": [0xFDE9]}},
+        [
+            "q.dtb: error DT302 /passthrough/dma@60000000: interrupt-parent <0xfde9> is no node "
+            "of the partial tree; write <0 SPI flags> under the guest's GIC, phandle 65000",
+        ],
+        {"loose": {f"{HERE}/interrupt-parent": [9], "gic": {"phandle": [9]}}},
+    ),
+    (
+        "DT401",
+        {"partial": {f"{HERE}/clocks": [2], f"{HERE}/resets": [0x55]}},
+        [
+            "p.dtb: error DT401 /passthrough/dma@60000000: clocks[0]: <0x2> is /clock of the host"
+            " tree, not in the partial; put the provider into /passthrough, or drop the property",
+            "p.dtb: error DT401 /passthrough/dma@60000000: resets[0]: <0x55> is no node of the "
+            "partial tree; put the provider into /passthrough, or drop the property",
+        ],
+        {
+            "partial": {
+                f"{HERE}/clocks": [5],
+                "passthrough/clock": {"#clock-cells": [0], "phandle": [5]},
+            }
+        },
+    ),
+    (
+        "DT401",
+        {"loose": {f"{HERE}/clocks": [5], "clock": {"#clock-cells": [0], "phandle": [5]}}},
+        [
+            "q.dtb: error DT401 /passthrough/dma@60000000: clocks[0]: <0x5> is /clock, which is "
+            "not copied into the guest; put the provider into /passthrough, or drop the property",
+        ],
+        {"loose": {}},
+    ),
+    (
+        "DT402",
+        {"loose": {f"{HERE}/phandle": [65002], "passthrough/clock": {"phandle": [65010]}}},
+        [
+            "q.dtb: error DT402 /passthrough/clock: phandle 65010 is libxl's to give; use 1 to "
+            "64999",
+            "q.dtb: error DT402 /passthrough/dma@60000000: phandle 65002 is reserved for the "
+            "vSMMU; use 1 to 64999",
+        ],
+        {"loose": {f"{HERE}/phandle": [64999]}},
+    ),
+    (
+        "DT403",
+        {"loose": {f"{HERE}/phandle": [5], "passthrough/clock": {"phandle": [5]}}},
+        [
+            "q.dtb: error DT403 /passthrough/clock: phandle 0x5 is /passthrough/dma@60000000's "
+            "too; give each node a phandle of its own",
+        ],
+        {"loose": {f"{HERE}/phandle": [5], "passthrough/clock": {"phandle": [6]}}},
+    ),
+    (
+        "DT404",
+        {"loose": {f"{HERE}/phandle": [0]}},
+        [
+            "q.dtb: error DT404 /passthrough/dma@60000000: phandle 0x0 is no phandle; use 1 to "
+            "64999",
+        ],
+        {"loose": {f"{HERE}/phandle": [1]}},
+    ),
+    (
+        "DT405",
+        {"partial": {f"{HERE}/iommus": [3, 0x10, 3]}},
+        [
+            "p.dtb: error DT405 /passthrough/dma@60000000: iommus has 12 bytes, not pairs of "
+            "cells; write <phandle StreamID> pairs as the host has them",
+        ],
+        {"partial": {}},
+    ),
+    (
+        "DT501",
+        {"partial": {f"{HERE}/iommus": [4, 0x10, 4, 0x11]}},
+        [
+            "p.dtb: error DT501 /passthrough/dma@60000000: iommus says (/soc/iommu@51000000, "
+            "0x10), the host's /soc/dma@60000000 has (/soc/iommu@50000000, 0x10), "
+            "(/soc/iommu@50000000, 0x11); copy the host node's iommus unchanged",
+        ],
+        {"partial": {}},
+    ),
+    (
+        "DT501",
+        {"partial": {f"{HERE}/iommus": [3, 0x10, 3, 0x12]}},
+        [
+            "p.dtb: error DT501 /passthrough/dma@60000000: iommus says (/soc/iommu@50000000, "
+            "0x12), the host's /soc/dma@60000000 has (/soc/iommu@50000000, 0x10), "
+            "(/soc/iommu@50000000, 0x11); copy the host node's iommus unchanged",
+        ],
+        {"partial": {f"{HERE}/iommus": [0x55, 0x10, 0x55, 0x11]}},
+    ),
+    (
+        "DT501",
+        {"partial": {"passthrough/other": {"iommus": [4, 0x20]}}},
+        [
+            "p.dtb: error DT501 /passthrough/other: iommus <0x4 0x20>: no host device is known "
+            "for it; name the node like its host node, or give xen,path, and list it in dtdev",
+        ],
+        {"partial": {}},
+    ),
+    (
+        "DT501",
+        {"loose": {f"{HERE}/iommus": [0x55, 0x10]}},
+        [
+            "q.dtb: error DT501 /passthrough/dma@60000000: iommus <0x55 0x10>: no host device is "
+            "known for it; name the node like its host node, or give xen,path, and list it in "
+            "dtdev",
+        ],
+        {"loose": {}},
+    ),
+    (
+        "DT504",
+        {"partial": {f"{HERE}/iommus": [3, 0x11]}},
+        [
+            "p.dtb: error DT504 /passthrough/dma@60000000: has 1 of the 2 streams of "
+            "/soc/dma@60000000: missing 0x10; copy the host node's iommus unchanged",
+        ],
+        {"partial": {}},
+    ),
+    (
+        "DT504",
+        {"partial": {f"{HERE}/iommus": [3, 0x11, 3, 0x10]}},
+        [
+            "p.dtb: note DT504 /passthrough/dma@60000000: has the streams of /soc/dma@60000000 in"
+            " another order; keep the host's order",
+        ],
+        {"partial": {}},
+    ),
+    (
+        "DT504",
+        {"partial": {f"{HERE}/iommus": None}},
+        [
+            "p.dtb: warning DT504 /passthrough/dma@60000000: has 0 of the 2 streams of "
+            "/soc/dma@60000000: missing 0x10, 0x11; copy the host node's iommus unchanged",
+        ],
+        {"partial": {f"{HERE}/iommus": None}, "cfg": {"viommu": None}},
+    ),
+    (
+        "DT505",
+        {"partial": {f"{HERE}/iommu-map": [0, 3, 0, 1]}},
+        [
+            "p.dtb: error DT505 /passthrough/dma@60000000: has an iommu-map, which is not "
+            "rewritten for a guest; assign devices with iommus",
+        ],
+        {"partial": {}},
+    ),
+    (
+        "DT508",
+        {"partial": {}, "cfg": {"viommu": None}},
+        [
+            'p.dtb: warning DT508 /passthrough/dma@60000000: has iommus, but viommu = "none": the'
+            ' guest has no SMMU for it; set viommu = "smmuv3", or drop iommus',
+        ],
+        {"partial": {}},
+    ),
+]
+
+
+@pytest.mark.parametrize(("rule", "bad", "expected", "good"), CASES)
+def test_rule(rule, bad, expected, good):
+    assert said(rule, bad) == expected
+    assert said(rule, good) == []
