@@ -43,7 +43,7 @@ overflow:hidden;white-space:nowrap;text-overflow:ellipsis;font-size:12.5px}
 svg.pic{display:block}
 svg text{fill:var(--ink)}
 svg .name{font-size:12.5px;font-weight:600}svg .small{font-size:10.5px;fill:var(--soft)}
-svg .end{text-anchor:end}
+svg .end{text-anchor:end;paint-order:stroke;stroke:var(--card);stroke-width:3px}
 svg .id{font-size:11px;text-anchor:middle}
 svg .smmu{fill:var(--smmu);stroke:var(--accent);stroke-opacity:.55}svg .bar{fill:var(--accent)}
 svg .box{fill:var(--card);stroke:var(--edge)}svg .bus .box{stroke-width:1.5}
