@@ -320,3 +320,13 @@ def test_version_imports_nothing_heavy():
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_output_as_source(place, capsys):
+    code, _, _ = vsmmu(capsys, "guest-dtb", "crypto.cfg", "dtdev=[]", "-o", "out.dts")
+    assert code == 0
+    text = Path("out.dts").read_text()
+    assert text.startswith("/dts-v1/;\n")
+    assert "iommu@4040000 {" in text
+    assert vsmmu(capsys, "dom0-dtb", "board.dtb", "-q", "-o", "dom0.dts")[0] == 0
+    assert Path("dom0.dts").read_text().startswith("/dts-v1/;\n")

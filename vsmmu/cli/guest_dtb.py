@@ -14,6 +14,7 @@ from vsmmu.cli.inputs import (
     load_config,
     load_partial,
     load_platform,
+    tree_output,
 )
 
 
@@ -24,7 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--host", metavar="HOST.dtb", help="the board; needed for a guest with devices"
     )
     parser.add_argument(
-        "-o", "--output", metavar="FILE", required=True, help="the guest's DTB (- for stdout)"
+        "-o",
+        "--output",
+        metavar="FILE",
+        required=True,
+        help="the guest's DTB, or its source if FILE ends in .dts (- for stdout)",
     )
     parser.add_argument(
         "--bindings", metavar="FILE", help="write vMasterID -> (physical SMMU, pMasterID) as JSON"
@@ -42,7 +47,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Build and write."""
-    from dt_tools import blob
     from dt_tools.guest import build_guest
 
     check_override(arguments.overrides)
@@ -57,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
         ramdisk_size=_ramdisk_size(config.ramdisk),
         address_bits=arguments.gpaddr_bits,
     )
-    outputs = {arguments.output: blob.write(built.tree)}
+    outputs = {arguments.output: tree_output(built.tree, arguments.output)}
     if arguments.bindings == arguments.output:
         raise FileError(f"{arguments.output}: --output and --bindings name the same file")
     if arguments.bindings is not None:

@@ -95,3 +95,15 @@ def check_override(texts: Iterable[str]) -> None:
     for text in texts:
         if "=" not in text:
             raise FileError(f"{text}: expected KEY=VALUE")
+
+
+def tree_output(tree: Tree, name: str) -> bytes:
+    """A tree as the file of that name holds it: source when it ends in .dts, else a blob."""
+    from dt_tools import blob
+
+    data = blob.write(tree)  # which checks the tree
+    if not name.endswith(".dts"):
+        return data
+    from dt_tools.dts import to_dts
+
+    return to_dts(tree).encode()
