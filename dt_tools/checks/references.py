@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from dt_tools.carry import NO_PHANDLES
+from dt_tools.providers import COUNTED
 from dt_tools.tree import cell_count
 
 if TYPE_CHECKING:
@@ -19,27 +20,7 @@ if TYPE_CHECKING:
 
     from dt_tools.tree import Node
 
-# Entries of a phandle and the arguments that the provider's property counts.
-_COUNTED = {
-    "clocks": "#clock-cells",
-    "assigned-clocks": "#clock-cells",
-    "assigned-clock-parents": "#clock-cells",
-    "resets": "#reset-cells",
-    "power-domains": "#power-domain-cells",
-    "phys": "#phy-cells",
-    "interconnects": "#interconnect-cells",
-    "dmas": "#dma-cells",
-    "mboxes": "#mbox-cells",
-    "hwlocks": "#hwlock-cells",
-    "nvmem-cells": "#nvmem-cell-cells",
-    "io-channels": "#io-channel-cells",
-    "pwms": "#pwm-cells",
-    "thermal-sensors": "#thermal-sensor-cells",
-    "sound-dai": "#sound-dai-cells",
-    "iommus": "#iommu-cells",
-    "msi-parent": "#msi-cells",
-    "interrupts-extended": "#interrupt-cells",
-}
+_COUNTED = {**COUNTED, "interrupts-extended": "#interrupt-cells"}
 # A provider without the property takes no arguments in these.
 _MAY_LACK = ("msi-parent", "nvmem-cells", "sound-dai")
 _OF_NAMES = ("aliases", "__symbols__", "__fixups__", "__local_fixups__", "__overrides__")

@@ -13,6 +13,7 @@ import re
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
+from dt_tools.providers import COUNTED
 from dt_tools.tree import cell_count
 
 if TYPE_CHECKING:
@@ -29,28 +30,7 @@ MAX_STEPS = 300_000
 # phandle; _FIRST: only the first one is; _ROWS: the second of every four.
 _EACH, _FIRST, _ROWS = "each", "first", "rows"
 _EXACT = {
-    "clocks": "#clock-cells",
-    "assigned-clocks": "#clock-cells",
-    "assigned-clock-parents": "#clock-cells",
-    "resets": "#reset-cells",
-    "power-domains": "#power-domain-cells",
-    "phys": "#phy-cells",
-    "interconnects": "#interconnect-cells",
-    "dmas": "#dma-cells",
-    "mboxes": "#mbox-cells",
-    "hwlocks": "#hwlock-cells",
-    "nvmem-cells": "#nvmem-cell-cells",
-    "io-channels": "#io-channel-cells",
-    "io-backends": "#io-backend-cells",
-    "pwms": "#pwm-cells",
-    "thermal-sensors": "#thermal-sensor-cells",
-    "sound-dai": "#sound-dai-cells",
-    "mux-controls": "#mux-control-cells",
-    "access-controllers": "#access-controller-cells",
-    "performance-domains": "#performance-domain-cells",
-    "iommus": "#iommu-cells",
-    "msi-parent": "#msi-cells",
-    "qcom,smem-states": "#qcom,smem-state-cells",
+    **COUNTED,
     "iommu-map": _ROWS,
     "msi-map": _ROWS,
     **dict.fromkeys(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vsmmu.cli.files import FileError, read, write
+from vsmmu.cli.inputs import add_gpaddr_argument
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,14 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=10,
         help="findings of one rule to print before counting the rest (default 10, 0 for all)",
     )
-    parser.add_argument(
-        "--gpaddr-bits",
-        metavar="N",
-        type=int,
-        default=40,
-        choices=range(32, 49),
-        help="width of guest physical addresses on the host, 32 to 48 (default 40)",
-    )
+    add_gpaddr_argument(parser)
     parser.add_argument(
         "--list",
         metavar="RULE",

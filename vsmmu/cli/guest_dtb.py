@@ -10,6 +10,7 @@ from pathlib import Path
 from vsmmu.cli.files import FileError, say, write
 from vsmmu.cli.inputs import (
     add_config_arguments,
+    add_gpaddr_argument,
     check_override,
     load_config,
     load_partial,
@@ -34,14 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bindings", metavar="FILE", help="write vMasterID -> (physical SMMU, pMasterID) as JSON"
     )
-    parser.add_argument(
-        "--gpaddr-bits",
-        metavar="N",
-        type=int,
-        default=40,
-        choices=range(32, 49),
-        help="width of guest physical addresses on the host, 32 to 48 (default 40)",
-    )
+    add_gpaddr_argument(parser)
     parser.add_argument("-q", "--quiet", action="store_true", help="no notices on stderr")
 
 

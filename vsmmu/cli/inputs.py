@@ -97,6 +97,18 @@ def check_override(texts: Iterable[str]) -> None:
             raise FileError(f"{text}: expected KEY=VALUE")
 
 
+def add_gpaddr_argument(parser: ArgumentParser) -> None:
+    """Declares the width of guest physical addresses, which no device tree tells."""
+    parser.add_argument(
+        "--gpaddr-bits",
+        metavar="N",
+        type=int,
+        default=40,
+        choices=range(32, 49),
+        help="width of guest physical addresses on the host, 32 to 48 (default 40)",
+    )
+
+
 def tree_output(tree: Tree, name: str) -> bytes:
     """A tree as the file of that name holds it: source when it ends in .dts, else a blob."""
     from dt_tools import blob
