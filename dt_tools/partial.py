@@ -101,11 +101,13 @@ class _Builder:
         self.notices: list[Notice] = []
         self.masters = {master.path: master for master in platform.masters}
         self.carried = Carried(platform.tree, viommu)
+        self.names: set[str] = set()
 
     def build(self, paths: Sequence[str], pins: Sequence[MappedReg]) -> Partial:
         nodes = [self.platform.resolve(path) for path in paths]
         for node in nodes:
             self.carried.add(node)
+        self.names = {node.name for node in nodes}
         devices = [_Device(node, self._registers(node)) for node in nodes]
         windows = [(reg, device.node.path) for device in devices for reg in device.regs]
         iomem, moved = place_registers(windows, self.space, pins)
@@ -151,7 +153,7 @@ class _Builder:
         for reg in device.regs:
             run = iomem[bisect_right(bases, reg.base) - 1]
             regs.append(MappedReg(reg.base, run.guest + reg.base - run.host, reg.size))
-        target = bus.add(_free_name(bus, node.name, regs))
+        target = bus.add(_free_name(bus, node.name, regs, self.names))
         ids = self._stream_ids(node)
         self._properties(device, node, target, regs, ids)
         self._coherence(node, target)
@@ -332,12 +334,16 @@ def reserved_phandles(guest: GuestProfile) -> dict[int, str]:
     }
 
 
-def _free_name(bus: Node, host_name: str, regs: Sequence[MappedReg]) -> str:
-    """The node's name with its guest unit address; numbered when the bus has that one."""
+def _free_name(bus: Node, host_name: str, regs: Sequence[MappedReg], hosts: set[str]) -> str:
+    """The node's name with its guest unit address; numbered when the bus has that one.
+
+    Also when it is the name of another device on the host (`hosts`): a name that a device of the
+    guest has on the host stands for that device.
+    """
     base = host_name.partition("@")[0]
     unit = f"@{regs[0].guest:x}" if regs else ""
     name, number = f"{base}{unit}", 1
-    while name in bus.children:
+    while name in bus.children or (name in hosts and name != host_name):
         number += 1
         name = f"{base}-{number}{unit}"
     return name

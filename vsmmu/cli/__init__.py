@@ -21,6 +21,7 @@ _COMMANDS = {
     "config": "read a guest configuration as xl does, and say what is wrong with it",
     "check": "check a board, guest configurations and partial trees against each other",
     "guest-dtb": "build a guest's device tree and its vMasterID map",
+    "partial-dtb": "write a guest's partial tree and its completed configuration",
     "dom0-dtb": "build dom0's device tree, a vSMMU for each physical SMMU",
     "run": "run a scenario on the emulator",
     "completion": "print a shell completion script",
