@@ -173,8 +173,16 @@ class _Merger:
         for phandle, stream_id in zip(cells[::2], cells[1::2], strict=True):
             ids.append(self._vmaster_id(node, host, phandle, stream_id))
         node.set_cells("iommus", *(cell for vid in ids for cell in (self.vsmmu_phandle, vid)))
+        host = host or self._owner(ids)
         if host is not None:
             self.found[host] = (node.path, tuple(dict.fromkeys(ids)))
+
+    def _owner(self, ids: Sequence[int]) -> str | None:
+        """The one assigned device that has all these streams, for a node of another name."""
+        bound = [self.bindings.resolve(vid) for vid in ids]
+        users = [set(binding.devices) for binding in bound if binding is not None]
+        owners = set.intersection(*users) - self.found.keys()
+        return owners.pop() if len(owners) == 1 else None
 
     def _vmaster_id(self, node: Node, host: str | None, phandle: int, stream_id: int) -> int:
         smmu = self.smmus.get(phandle)
