@@ -8,6 +8,7 @@ budget's. The rules are those of the Devicetree Specification v0.4 §2.4.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 from dt_tools.tree import Cells, Node, Tree, cell_count, status_of
@@ -30,6 +31,8 @@ _GIC_V2 = (
 )
 _GIC_V3 = ("arm,gic-v3",)
 _MAX_HOPS = 64
+# Rows of one interrupt-map that are listed.
+_MAX_ROWS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +123,9 @@ class Interrupts:
 
     def _resolve(self, node: Node, controller: Node, spec: Cells) -> Interrupt:
         """Follow interrupt-maps from `controller` to the one that has none."""
-        address = node.cells("reg") or ()
+        return self._follow(controller, node.cells("reg") or (), spec)
+
+    def _follow(self, controller: Node, address: Cells, spec: Cells) -> Interrupt:
         for _ in range(_MAX_HOPS):
             # Controllers that have both use the map for themselves, in ways of their own.
             if "interrupt-map" not in controller.props or _is_controller(controller):
@@ -132,31 +137,58 @@ class Interrupts:
         return _unresolved(controller, "interrupt-maps in a circle", spec)
 
     def _map(self, nexus: Node, address: Cells, spec: Cells) -> tuple[Node, Cells, Cells] | None:
-        if nexus not in self.maps:
-            self.maps[nexus] = nexus.cells("interrupt-map") or ()
-        cells = self.maps[nexus]
         width = _nexus_address_cells(nexus)
-        count = cell_count(nexus, "#interrupt-cells")
-        if width is None or count is None:
+        if width is None:
             return None
         key = (address + (0,) * width)[:width] + spec
         mask = nexus.cells("interrupt-map-mask") or (0xFFFFFFFF,) * len(key)
-        at = 0
-        while at + len(key) < len(cells):
-            self.work.spend(len(key), nexus)
-            parent = self.phandles.get(cells[at + len(key)])
-            sizes = None if parent is None else _row_sizes(parent)
-            if parent is None or sizes is None or len(mask) != len(key):
-                return None
-            end = at + len(key) + 1 + sum(sizes)
-            if end > len(cells):
-                return None
-            row = zip(key, cells[at : at + len(key)], mask, strict=True)
+        if len(mask) != len(key):
+            return None
+        for unit, parent, above, there in self._rows(nexus, len(key)):
+            row = zip(key, unit, mask, strict=True)
             if all((have ^ want) & bits == 0 for have, want, bits in row):
-                middle = end - sizes[1]
-                return parent, cells[middle - sizes[0] : middle], cells[middle:end]
-            at = end
+                return parent, above, there
         return None
+
+    def _rows(self, nexus: Node, size: int) -> Iterator[tuple[Cells, Node, Cells, Cells]]:
+        """(unit, parent, parent's unit address, parent's specifier) up to a row with a flaw.
+
+        `size` is the number of cells of a unit.
+        """
+        if nexus not in self.maps:
+            self.maps[nexus] = nexus.cells("interrupt-map") or ()
+        cells = self.maps[nexus]
+        at = 0
+        while at + size < len(cells):
+            self.work.spend(size, nexus)
+            parent = self.phandles.get(cells[at + size])
+            sizes = None if parent is None else _row_sizes(parent)
+            if parent is None or sizes is None:
+                return
+            end = at + size + 1 + sum(sizes)
+            if end > len(cells):
+                return
+            middle = end - sizes[1]
+            yield (
+                cells[at : at + size],
+                parent,
+                cells[middle - sizes[0] : middle],
+                cells[middle:end],
+            )
+            at = end
+
+    def routed(self, nexus: Node) -> tuple[Interrupt, ...]:
+        """Where the first 512 rows of the node's `interrupt-map` lead, each interrupt once.
+
+        Raises:
+            DtbError: the tree asks for more work than its limit.
+        """
+        width = _nexus_address_cells(nexus)
+        count = cell_count(nexus, "#interrupt-cells")
+        if "interrupt-map" not in nexus.props or width is None or count is None:
+            return ()
+        rows = islice(self._rows(nexus, width + count), _MAX_ROWS)
+        return tuple(dict.fromkeys(self._follow(*row[1:]) for row in rows))
 
     def _classify(self, controller: Node, spec: Cells) -> Interrupt:
         if self.gic is not None and controller is self.gic.node:

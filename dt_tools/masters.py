@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dt_tools.tree import Cells, Node, status_of
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from dt_tools.platform import Smmu
 
 _ID_LIMIT = 1 << 32
+# A mask with gaps can cut a row into as many runs as it has ids: a row that would be cut into more
+# is told as one run, and so is every row once a master's rows have made so many.
+_MAX_RUNS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,19 @@ class MapRow:
     sid_base: int
     length: int
     mask: int = 0
+
+
+class Reach(NamedTuple):
+    """What of a row of `iommu-map` some requester id gets to.
+
+    `runs` are its masked ids as (first, end), `end` exclusive. `behind`: an earlier row has some
+    of its ids; `masked`: `iommu-map-mask` leaves some of them out.
+    """
+
+    row: MapRow
+    runs: tuple[tuple[int, int], ...]
+    behind: bool
+    masked: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +75,72 @@ class Master:
             if row.rid_base <= masked < row.rid_base + row.length:
                 return Stream(row.smmu_path, masked - row.rid_base + row.sid_base, row.mask)
         return None
+
+    def reach(self) -> tuple[Reach, ...]:
+        """For each of `maps`: which of its ids `map_id` can come to, since the first row decides.
+
+        Of a mask with gaps that cuts a row into more than 32 runs, the gaps are not left out.
+        """
+        taken: list[tuple[int, int]] = []
+        found: list[Reach] = []
+        left = _MAX_RUNS
+        for row in self.maps:
+            span = row.rid_base, row.rid_base + row.length
+            free = _take(taken, *span) if row.length else []
+            runs = [run for one in free for run in _unmasked(*one, self.map_mask, left)]
+            left -= max(len(runs) - len(free), 0)
+            behind = row.length > sum(end - first for first, end in free)
+            masked = not all(_is_within(*one, self.map_mask) for one in free)
+            found.append(Reach(row, tuple(runs), behind, masked))
+        return tuple(found)
+
+
+def _take(taken: list[tuple[int, int]], first: int, end: int) -> list[tuple[int, int]]:
+    """The parts of first..end that are in no run of `taken` (sorted, apart), which gets all."""
+    low = bisect_left(taken, first, key=lambda run: run[1])
+    high = bisect_right(taken, end, key=lambda run: run[0])
+    free, at = [], first
+    for start, stop in taken[low:high]:
+        if start > at:
+            free.append((at, start))
+        at = max(at, stop)
+    if at < end:
+        free.append((at, end))
+    inside = taken[low:high]
+    taken[low:high] = [(min(first, *(r[0] for r in inside)), max(end, *(r[1] for r in inside)))
+                       if inside else (first, end)]  # fmt: skip
+    return free
+
+
+def _unmasked(first: int, end: int, mask: int, limit: int) -> list[tuple[int, int]]:
+    """Runs of the ids in first..end that have no bit outside `mask`; one run for too many."""
+    low = (~mask & (mask + 1)) - 1
+    runs: list[tuple[int, int]] = []
+    at = _next_within(first, mask)
+    while at is not None and at < end:
+        if len(runs) == max(limit, 1):
+            return [(runs[0][0], end)]
+        stop = min(end, (at | low) + 1)
+        runs.append((at, stop))
+        at = _next_within(stop, mask)
+    return runs
+
+
+def _is_within(first: int, end: int, mask: int) -> bool:
+    """Whether no id in first..end has a bit outside `mask`."""
+    low = (~mask & (mask + 1)) - 1
+    return not first & ~mask and end <= (first | low) + 1
+
+
+def _next_within(value: int, mask: int) -> int | None:
+    """The smallest number from `value` on with no bit outside `mask`; None when there is none."""
+    outside = value & ~mask
+    if not outside:
+        return value
+    above = outside.bit_length()
+    free = (mask & ~value) >> above << above
+    bit = free & -free
+    return (value | bit) & -bit if bit else None
 
 
 def is_master(node: Node) -> bool:

@@ -308,8 +308,22 @@ def _by_spelling(tree: Tree, want: str) -> list[str]:
         node = node.children.get(part, node) if part else node
     near = islice(node.walk(), _HINT_NODES // 2)
     paths = dict.fromkeys(n.path for n in (*near, *islice(tree.walk(), _HINT_NODES // 2)))
-    closest = _closest(want, paths)
+    closest = _closest(want, (path for path in paths if _is_near(want, path)))
     return [closest] if closest else []
+
+
+def _is_near(want: str, path: str) -> bool:
+    """Whether the last names are alike, or one bus has both at one unit address.
+
+    Long paths on one bus are alike as a whole, whatever stands last.
+    """
+    (bus, _, name), (other_bus, _, other) = want.rpartition("/"), path.rpartition("/")
+    first, second = name.partition("@"), other.partition("@")
+    if first[2] and (bus, first[2]) == (other_bus, second[2]):
+        return True
+    if not first[0] or not second[0]:
+        return first[0] == second[0]
+    return _closest(first[0], (second[0],)) is not None
 
 
 def _closest(want: str, paths: Iterable[str]) -> str | None:

@@ -102,13 +102,15 @@ def _guest(host: Board, given: Given, others: Sequence[Given], profile: Profile)
         resources.check(host, given, others),
         resources.shared_devices(host, given),
         streams.check(host, given, others),
-        guests.check(host, given),
+        guests.check(host, given, others),
     )
     file, lines = given.input.file, given.input.lines
     found = [one for group in groups for one in _stamped(group, file, lines)]
     inner: list[Diagnosis] = []
     if given.input.partial is not None:
-        inner = _partial(PartialView(given.input.partial, host, given, profile.guest))
+        view = PartialView(given.input.partial, host, given, profile.guest)
+        inner = _partial(view)
+        found += _stamped(described.undescribed(view), file, lines)
     found += _stamped(builder.check(host, given, [*found, *inner]), file, lines)
     return found + inner
 

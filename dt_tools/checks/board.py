@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from dt_tools.checks.devices import DT101, DT104, DT205, DT206, DT302
 from dt_tools.checks.references import references
+from dt_tools.checks.resources import DT202
 from dt_tools.checks.rules import Diagnosis, Severity, rule
 from dt_tools.checks.streams import DT502, DT503
 from dt_tools.checks.view import MAX_NAMED, named
-from dt_tools.platform import OTHER, status_of
+from dt_tools.platform import OTHER, SMMU_V3, status_of
 from dt_tools.report.streams import repeated, shared
 from dt_tools.tree import reg_entries
 
@@ -66,6 +67,7 @@ DT505 = rule(
 )
 
 _FINDINGS = {rule_.id: rule_ for rule_ in (DT401, DT403, DT405, DT406, DT505)}
+_SEVERITIES: dict[str, Severity] = {"error": "error", "warning": "warning", "note": "note"}
 _FIXES = {
     "DT401": "name the provider by its own phandle",
     "DT403": "give each node a phandle of its own",
@@ -78,19 +80,38 @@ _FIXES = {
 def check(board: Board) -> Iterator[Diagnosis]:
     """Everything about the host alone."""
     for found in board.platform.findings:
-        severity: Severity = "error" if found.severity == "error" else "warning"
-        yield _FINDINGS[found.rule].at(
-            found.path, found.text, _FIXES[found.rule], severity=severity
-        )
+        if found.rule in _FINDINGS:
+            fix, severity = _FIXES[found.rule], _SEVERITIES.get(found.severity, "warning")
+            yield _FINDINGS[found.rule].at(found.path, found.text, fix, severity=severity)
+    yield from _smmus(board)
     yield from _dangling(board)
     yield from _marked(board)
     yield from _smmus_off(board)
+    told = {found.path for found in board.platform.findings if "overlap" in found.text}
     for master in board.platform.masters:
-        yield from _rows(master)
+        yield from _rows(master, overlaps=master.path not in told)
     yield from _streams(board)
     for master in board.platform.masters:
         if _behind_smmu(board, master):
             yield from _registers(board, master)
+
+
+def _smmus(board: Board) -> Iterator[Diagnosis]:
+    """What an SMMU lacks; `vsmmu inspect` has the same findings."""
+    for smmu in board.platform.smmus:
+        if smmu.kind == OTHER:
+            continue
+        if smmu.kind == SMMU_V3 and smmu.iommu_cells != 1:
+            fact = f"#iommu-cells is {smmu.iommu_cells}; an SMMUv3 has 1"
+            yield DT406.at(smmu.path, fact, _FIXES["DT406"], severity="error")
+        if smmu.base is None:
+            fact = "its reg does not translate to CPU addresses"
+            yield DT202.at(smmu.path, fact, "give every bus above it ranges that cover its reg")
+        odd = [i for i in smmu.interrupts if i.kind not in ("SPI", "PPI")]
+        if odd:
+            fact = f"{len(odd)} interrupts of {odd[0].controller_path}: {odd[0].reason}"
+            fix = "Xen has no interrupt of this SMMU then"
+            yield DT302.at(smmu.path, fact, fix, severity="note")
 
 
 def _dangling(board: Board) -> Iterator[Diagnosis]:
@@ -125,7 +146,7 @@ def _smmus_off(board: Board) -> Iterator[Diagnosis]:
             yield DT104.at(smmu.path, fact + named(behind[smmu.path]), fix, severity="note")
 
 
-def _rows(master: Master) -> Iterator[Diagnosis]:
+def _rows(master: Master, *, overlaps: bool) -> Iterator[Diagnosis]:
     """Rows of an iommu-map that overlap or that hold no id."""
     fix = _FIXES["DT505"]
     for row in master.maps:
@@ -133,6 +154,8 @@ def _rows(master: Master) -> Iterator[Diagnosis]:
             fact = f"iommu-map: row {row.rid_base:#x} has length 0 and holds no id"
             why = "firmware has to fill it in before a system starts"
             yield DT505.at(master.path, fact, why, severity="note")
+    if not overlaps:
+        return
     rows = sorted((row.rid_base, row.length) for row in master.maps if row.length)
     for (first, length), (second, _) in pairwise(rows):
         if second < first + length:
@@ -142,9 +165,11 @@ def _rows(master: Master) -> Iterator[Diagnosis]:
 
 def _streams(board: Board) -> Iterator[Diagnosis]:
     for again in repeated(board.platform):
-        fact = f"StreamID {_span(again.first, again.last)} is on {named(again.smmus)}"
-        fix = "a guest with devices behind several of them needs vMasterIDs"
-        yield DT502.at(again.smmus[0], fact, fix, severity="note")
+        # Only SMMUv3 can be behind a vSMMU.
+        if len(again.v3) > 1:
+            fact = f"StreamID {_span(again.first, again.last)} is on {named(again.v3)}"
+            fix = "a guest with devices behind several of them needs vMasterIDs"
+            yield DT502.at(again.v3[0], fact, fix, severity="note")
     for tied in shared(board.platform):
         users = named(tied.masters)
         fact = f"StreamID {_span(tied.first, tied.last)} of {tied.smmu} is used by {users}"

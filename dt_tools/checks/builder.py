@@ -62,6 +62,12 @@ _KEYS = {
     "DT602": "memory",
     "DT603": "ramdisk",
 }
+# Rules that say of the same node what the builder says under another id, and why.
+_CLOSER = {
+    "DT207": ("DT215", "DT206"),  # iomem has a part of its registers, or bytes for frames
+    "DT501": ("DT102", "DT113"),  # xen,path is not in dtdev
+    "DT504": ("DT112",),  # no node has its streams
+}
 _FIX = "see the rule: vsmmu check --list "
 
 
@@ -73,6 +79,7 @@ def check(board: Board, given: Given, found: Collection[Diagnosis]) -> Iterator[
     if partial is None and given.config.device_tree:
         return  # its /passthrough is not generated, and not known
     known = {one.rule for one in found}
+    told = {(one.rule, one.path) for one in found}
     errors = {one.rule for one in found if one.severity == "error"}
     try:
         tree = build_guest(
@@ -83,7 +90,8 @@ def check(board: Board, given: Given, found: Collection[Diagnosis]) -> Iterator[
             address_bits=given.bits,
         )
     except Refusal as error:
-        if error.rule not in errors:
+        closer = {(rule, error.path) for rule in _CLOSER.get(error.rule, ())}
+        if error.rule not in errors and not closer & told:
             fix = error.fix or _FIX + error.rule
             one, key = declared()[error.rule], _KEYS.get(error.rule, "dtdev")
             yield one.at(error.path, error.reason, fix, severity="error", key=key)
@@ -92,7 +100,8 @@ def check(board: Board, given: Given, found: Collection[Diagnosis]) -> Iterator[
         assert errors, "an error of the builder that no rule has found"
     else:
         for notice in tree.notices:
-            if notice.rule not in known:
+            closer = {(rule, notice.path) for rule in _CLOSER.get(notice.rule, ())}
+            if notice.rule not in known and not closer & told:
                 fix = _FIX + notice.rule
                 one, key = declared()[notice.rule], _KEYS.get(notice.rule, "dtdev")
                 yield one.at(notice.path, notice.message, fix, severity="note", key=key)

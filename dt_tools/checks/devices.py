@@ -74,8 +74,9 @@ DT107 = rule(
 DT108 = rule(
     "DT108",
     "error",
-    "dtdev names a device twice",
-    "The second assignment fails, and with it the creation of the guest.",
+    "a device is named twice",
+    "The second assignment fails, and with it the creation of the guest. Of two nodes of a partial "
+    "tree for one device a guest probes both: two drivers on the same registers.",
     "/soc/crypto@60000000: is listed twice in dtdev",
 )
 DT109 = rule(
@@ -132,8 +133,9 @@ def check(board: Board, given: Given, others: Sequence[Given]) -> Iterator[Diagn
     yield from _paths(board, given)
     marked = any("xen,passthrough" in node.props for node in board.tree.walk())
     owners = {node: other for other in others for node in other.own}
-    for node in given.nodes:
+    for node in given.listed:
         yield from _place(board, given, node)
+    for node in given.nodes:
         yield from _users(given, node, marked, owners)
         yield from _interrupts(given, node)
         if not given.by_hand:
@@ -148,13 +150,18 @@ def _paths(board: Board, given: Given) -> Iterator[Diagnosis]:
         if node is None or node.path != path:
             fact, fix = _unknown(board, path, node)
             yield DT102.at(path, fact, fix, key="dtdev")
+        elif node.parent is None:
+            fact = 'dtdev has "/", the root of the host tree, which is no device'
+            yield DT101.at(path, fact, "name the device by its full path", key="dtdev")
         elif path in seen:
             yield DT108.at(path, "is listed twice in dtdev", "list it once", key="dtdev")
         else:
             outer = next((p.path for p in node.ancestors() if p in nodes), None)
             if outer is not None:
                 fact = f"lies inside {outer}, which is in dtdev too"
-                yield DT110.at(path, fact, f"list {outer} alone", key="dtdev")
+                alone = f"list {outer} alone"
+                fix = alone if outer in board.masters else f"take {outer} out"
+                yield DT110.at(path, fact, fix, key="dtdev")
         seen.add(path)
 
 

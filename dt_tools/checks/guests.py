@@ -6,12 +6,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dt_tools.checks.board import DT505
-from dt_tools.checks.devices import DT107
+from dt_tools.checks.devices import DT107, DT206
 from dt_tools.checks.references import references
 from dt_tools.checks.rules import Diagnosis, Severity, rule
-from dt_tools.checks.view import MAX_ITEMS, frames, named, text
+from dt_tools.checks.view import MAX_ITEMS, MAX_NAMED, frames, named, pages, text
 from dt_tools.errors import Refusal
-from dt_tools.extended import AddressMap, ram_banks
+from dt_tools.extended import PAGE, AddressMap, ram_banks
 from dt_tools.profiles import Window
 
 if TYPE_CHECKING:
@@ -74,6 +74,13 @@ DT604 = rule(
     'On Arm there are "disabled" and "share_pt"; devices need one that is not "disabled".',
     '/: passthrough = "disabled" with devices in dtdev',
 )
+DT605 = rule(
+    "DT605",
+    "error",
+    "two guests have one name",
+    "xl creates the first and refuses the second: a name is one domain's.",
+    '/: name = "guest" is guest-b.cfg\'s too',
+)
 DT212 = rule(
     "DT212",
     "error",
@@ -87,12 +94,16 @@ VITAL = ("clocks", "power-domains", "phys")
 _NOT_LOST = ("iommus", "interrupt-parent", "interrupts-extended", "msi-parent")
 
 
-def check(board: Board, given: Given) -> Iterator[Diagnosis]:
+def check(board: Board, given: Given, others: Sequence[Given]) -> Iterator[Diagnosis]:
     """The configuration's own sense, and where its devices come to lie."""
     yield from _limits(given)
+    same = [other.label for other in others if other.config.name == given.config.name]
+    if same:
+        fact = f'name = "{given.config.name}" is {named(same)}\'s too'
+        yield DT605.at("/", fact, "give each guest a name of its own", key="name")
     yield from _combinations(given)
     yield from _memory(given)
-    yield from _placed(given)
+    yield from _placed(board, given)
     yield from _pci(board, given)
     if given.input.partial is None and not given.config.device_tree:
         for node in given.nodes:
@@ -173,17 +184,41 @@ def address_map(given: Given) -> AddressMap:
     return space
 
 
-def _placed(given: Given) -> Iterator[Diagnosis]:
+def _placed(board: Board, given: Given) -> Iterator[Diagnosis]:
     """Guest addresses of iomem against the guest's map and each other."""
     space = address_map(given)
+    homeless: list[tuple[Window, Window, str]] = []
+    seen: set[tuple[Window, Window]] = set()
     for host, guest in given.iomem:
-        clash = space.clash(guest)
-        what = f"iomem {frames(host)} at guest {text(guest)}"
-        if clash is None:
+        address = host.base // PAGE
+        meant = board.as_address(host)
+        if meant is not None:
+            window, node = meant
+            fact = f"iomem {frames(host)}: {address:#x} looks like an address of {node.path}"
+            fact += f"; its frame is {address // PAGE:#x}"
+            fix = f"write frames: {frames(pages(window))}"
+            yield DT206.at("/", fact, fix, key="iomem")
+        elif (host, guest) in seen:
+            fact = f"iomem lists {frames(host)} at guest {text(guest)} twice"
+            yield DT207.at("/", fact, "list it once", severity="warning", key="iomem")
+        elif (clash := space.clash(guest)) is None:
             space.claim(guest, f"iomem {frames(host)}")
         elif space.owner(guest) != f"iomem {frames(host)}":
-            fix = f"give it another guest address: {frames(host)}@GFN"
-            yield DT207.at("/", f"{what} {clash}", fix, key="iomem")
+            homeless.append((host, guest, clash))
+        seen.add((host, guest))
+    for at, (host, guest, clash) in enumerate(homeless):
+        what = f"iomem {frames(host)} at guest {text(guest)}"
+        fix = _elsewhere(space, host) if at < MAX_NAMED else "give it a free guest address"
+        yield DT207.at("/", f"{what} {clash}", fix, key="iomem")
+
+
+def _elsewhere(space: AddressMap, host: Window) -> str:
+    """Where the guest has room for the window, which is then taken."""
+    room = space.place(host.size)
+    if room is None:
+        return "the guest has no room of that size: map less"
+    space.claim(room, f"iomem {frames(host)}")
+    return f'give it a free guest address, as in "{frames(host)}@{room.base // PAGE:#x}"'
 
 
 def _pci(board: Board, given: Given) -> Iterator[Diagnosis]:

@@ -49,7 +49,7 @@ class PartialView:
         """The host node of each node that stands for one.
 
         By xen,path; else, with a guest, by the name of one of its devices, whole or without the
-        unit address, when only one fits.
+        unit address, or by its streams, when only one fits.
         """
         found: dict[Node, Node] = {}
         for node in self.nodes:
@@ -63,7 +63,25 @@ class PartialView:
             for bare in (False, True):
                 found.update(_by_name(self.nodes, found, devices, bare=bare))
                 devices = [d for d in devices if d not in set(found.values())]
+            found.update(self._by_stream(found, devices))
         return found
+
+    def _by_stream(self, found: dict[Node, Node], devices: Sequence[Node]) -> dict[Node, Node]:
+        """Nodes of another name by their first iommus entry, which names SMMU and StreamID."""
+        there: dict[tuple[str, int], list[Node]] = {}
+        for device in devices:
+            master = self.board.masters.get(device.path)
+            for key in {(s.smmu_path, s.stream_id) for s in master.streams} if master else ():
+                there.setdefault(key, []).append(device)
+        here: dict[Node, list[Node]] = {}
+        for node in self.nodes:
+            cells = node.cells("iommus") or ()
+            if node in found or len(cells) < 2 or cells[0] in self.copied:
+                continue
+            hosts = there.get((self.board.smmu_phandles.get(cells[0], ""), cells[1]), [])
+            if len(hosts) == 1:
+                here.setdefault(hosts[0], []).append(node)
+        return {nodes[0]: host for host, nodes in here.items() if len(nodes) == 1}
 
 
 def _by_name(

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from dt_tools.carry import NO_PHANDLES
 from dt_tools.checks.board import DT401, DT403
-from dt_tools.checks.devices import DT101
+from dt_tools.checks.devices import DT101, DT108
 from dt_tools.checks.references import references
 from dt_tools.checks.rules import Diagnosis, rule
+from dt_tools.checks.view import overlaps, registers
 from dt_tools.partial import reserved_phandles
 
 if TYPE_CHECKING:
@@ -60,6 +61,16 @@ DT404 = rule(
     "/passthrough/clock: phandle 0x0 is no phandle",
 )
 
+DT113 = rule(
+    "DT113",
+    "error",
+    "a partial tree describes a device that the guest is not given",
+    "The guest's driver finds the node and faults at its registers, or its DMA is refused: dtdev "
+    "does not name the device.",
+    "/passthrough/usb@60050000: stands for /soc/usb@60050000, which the guest is not given: dtdev"
+    " does not name it",
+)
+
 _FIRST_RESERVED = 65000
 
 
@@ -67,6 +78,7 @@ def check(view: PartialView) -> Iterator[Diagnosis]:
     """The partial tree's structure and phandles."""
     yield from _top(view)
     yield from _phandles(view)
+    yield from _stand_ins(view)
     for node in view.nodes:
         yield from _references(view, node)
         if "xen,force-assign-without-iommu" in node.props:
@@ -98,6 +110,29 @@ def _top(view: PartialView) -> Iterator[Diagnosis]:
         yield DT213.at(bus.path, fact, "add what is missing")
 
 
+def _stand_ins(view: PartialView) -> Iterator[Diagnosis]:
+    """Each node for one device, and for one of the guest's."""
+    seen: dict[str, str] = {}
+    given = view.given
+    for node in view.nodes:
+        path = node.string("xen,path")
+        host = None if path is None else view.board.tree.node(path)
+        if path is None or host is None:
+            continue
+        if path in seen:
+            fact = f"xen,path {path} is {seen[path]}'s too"
+            yield DT108.at(node.path, fact, "describe a device by one node")
+        seen.setdefault(path, node.path)
+        if given is None or host in given.theirs or host in given.own:
+            continue
+        fact = f"stands for {path}, which the guest is not given: dtdev does not name it"
+        windows = registers(view.board, host)
+        if any(overlaps(given.host_pages, window) for window in windows):
+            fact = f"stands for {path}, which is in iomem, but not in dtdev"
+        fix = f"add {path} to dtdev, or take the node out"
+        yield DT113.at(node.path, fact, fix)
+
+
 def _phandles(view: PartialView) -> Iterator[Diagnosis]:
     reserved = reserved_phandles(view.profile)
     seen: dict[int, str] = {}
@@ -124,6 +159,11 @@ def _references(view: PartialView, node: Node) -> Iterator[Diagnosis]:
         if ref.name in ("iommus", "interrupt-parent", "interrupts-extended"):
             continue
         if ref.phandle in view.copied:
+            if ref.lacks:
+                provider = view.defined[ref.phandle].path
+                fact = f"{ref.name}[{ref.index}]: <{ref.phandle:#x}> is {provider}, which has no "
+                fix = "name a provider of this kind"
+                yield DT401.at(node.path, fact + ref.lacks, fix)
             continue
         what = "no node of the partial tree"
         if ref.phandle in view.defined:

@@ -37,11 +37,16 @@ _FIRST = re.compile(r"(.*[,-])?syscon(-.*)?|.*[,-]s?grf|rockchip,pmu|fsl,usbmisc
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Entry `index` of the node's property `name` is `phandle`."""
+    """Entry `index` of the node's property `name` is `phandle`.
+
+    `lacks` is the property that would make the node of that phandle a provider of this kind, and
+    that it does not have; else empty.
+    """
 
     name: str
     index: int
     phandle: int
+    lacks: str = ""
 
 
 @lru_cache(maxsize=4096)
@@ -80,7 +85,7 @@ def _entries(
             if phandle:
                 return  # an overlay's placeholder
         else:
-            yield Reference(name, index, phandle)
+            yield Reference(name, index, phandle, _lacks(phandles.get(phandle), name, layout))
         provider = phandles.get(phandle)
         count = 0 if not layout or not phandle else None
         if provider is not None and layout not in ("", "*"):
@@ -90,6 +95,11 @@ def _entries(
         if count is None:
             return
         at, index = at + 1 + count, index + 1
+
+
+def _lacks(provider: Node | None, name: str, layout: str) -> str:
+    counted = layout not in ("", "*") and name not in _MAY_LACK
+    return layout if provider is not None and counted and layout not in provider.props else ""
 
 
 def control_block(node: Node, users: Iterable[Reference]) -> str | None:

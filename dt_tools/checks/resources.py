@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from dt_tools.checks.devices import DT205, DT206
@@ -23,6 +24,7 @@ from dt_tools.checks.view import (
     pages,
     registers,
     text,
+    without,
 )
 from dt_tools.extended import PAGE
 from dt_tools.platform import status_of
@@ -55,7 +57,7 @@ DT204 = rule(
 DT215 = rule(
     "DT215",
     "error",
-    "iomem lacks registers of an assigned device",
+    "iomem, or xen,reg, lacks registers of an assigned device",
     "The guest's driver faults at its first access.",
     "/soc/ethernet@60010000: iomem lacks 0x60018000+0x1000",
 )
@@ -144,9 +146,19 @@ def _device(board: Board, given: Given, node: Node) -> Iterator[Diagnosis]:
             yield DT204.at(node.path, fact, fix, severity="note", key=key)
     if neighbours:
         fact = f"shares a 4 KiB page of registers with {named(neighbours)}"
-        yield DT205.at(node.path, fact, f"assign {neighbours[0]} too, or neither", key=key)
+        yield DT205.at(node.path, fact, _together(board, neighbours), key=key)
     if given.by_hand:
         yield from _covered(given, node, windows)
+
+
+def _together(board: Board, neighbours: Sequence[str]) -> str:
+    alone = [p for p in neighbours if p not in board.masters or not board.masters[p].streams]
+    if not alone:
+        return f"assign {named(neighbours)} too, or neither"
+    if len(alone) == len(neighbours):
+        who = "it is" if len(alone) == 1 else "none of them is"
+        return f"{who} {'not ' if len(alone) == 1 else ''}behind an SMMU: keep the page to the host"
+    return f"{named(alone)}: not behind an SMMU; keep the page to the host"
 
 
 def _covered(given: Given, node: Node, windows: list[Window]) -> Iterator[Diagnosis]:
@@ -164,8 +176,10 @@ def _covered(given: Given, node: Node, windows: list[Window]) -> Iterator[Diagno
         yield DT206.at(node.path, fact, f"map {frames(pages(window))}", key="iomem")
     lacking = [w for w in lacking if all(w is not window for _, window in by_bus)]
     if lacking:
-        entries_text = ", ".join(f'"{frames(pages(w))}"' for w in lacking[:MAX_NAMED])
-        fact = f"iomem lacks {named(text(w) for w in lacking)}"
+        pieces = [p for w in lacking for p in without(w, given.host_pages)]
+        missing = merge(p for w in lacking for p in without(pages(w), given.host_pages))
+        entries_text = ", ".join(f'"{frames(w)}"' for w in missing[:MAX_NAMED])
+        fact = f"iomem lacks {named(text(w) for w in pieces or missing)}"
         yield DT215.at(node.path, fact, f"add {entries_text}", key="iomem")
 
 
@@ -275,6 +289,10 @@ def _both_map(given: Given, others: Sequence[Given]) -> Iterator[Diagnosis]:
 
 def _irqs(board: Board, given: Given) -> Iterator[Diagnosis]:
     irqs = set(given.config.irqs[:MAX_ITEMS])
+    twice = [n for n, count in Counter(given.config.irqs[:MAX_ITEMS]).items() if count > 1]
+    if twice:
+        fact = f"irqs lists {numbers(twice)} more than once"
+        yield DT301.at("/", fact, "list each once", severity="warning", key="irqs")
     yield from _unroutable(given, irqs)
     wanted: dict[int, Node] = {}
     for node in given.devices:

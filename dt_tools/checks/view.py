@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from dt_tools.checks.references import Reference, references
@@ -65,7 +66,7 @@ class Board:
         self.smmus = {smmu.path: smmu for smmu in platform.smmus}
         self.smmu_phandles = {s.phandle: s.path for s in platform.smmus if s.phandle is not None}
         self.masters = {master.path: master for master in platform.masters}
-        self._hints = _MAX_HINTS
+        self._hints = self._addresses = _MAX_HINTS
 
     def nearest(self, path: str) -> str | None:
         """The path most like one that the tree lacks; only for the first few that are asked."""
@@ -108,6 +109,28 @@ class Board:
                         found.setdefault(number, []).append(node)
         return found
 
+    @cached_property
+    def occupied(self) -> list[Window]:
+        """Registers and memory of the tree, merged."""
+        return merge(window for window, _ in self.registers)
+
+    def as_address(self, host: Window) -> tuple[Window, Node] | None:
+        """What a byte address means that iomem has where a frame number belongs.
+
+        Nothing of the host is in the frames `host`, but the number of the first is an address in
+        the registers of a device: the rest of these, and the device. Else None.
+        """
+        number = host.base // PAGE
+        if overlaps(self.occupied, host) or not overlaps(self.occupied, Window(number, 1)):
+            return None
+        if not self._addresses:
+            return None
+        self._addresses -= 1
+        for window, node in self.registers:
+            if window.base <= number < window.end and node.string("device_type") != "memory":
+                return Window(number, window.end - number), node
+        return None
+
     def in_windows(self, windows: Iterable[Window]) -> Iterator[tuple[Window, Node]]:
         """Nodes with registers in the windows, each register once, by address."""
         merged = merge(windows)
@@ -123,7 +146,8 @@ class Given:
 
     Attributes:
         listed: the nodes that dtdev names, in order, each once; what it names wrongly is left out.
-        nodes: these without those that lie inside another.
+        nodes: these without those that lie inside another, and without the buses, which are no
+            DMA masters themselves, around one.
         own: these and all below them.
         iomem: the configuration's iomem as (host, guest) windows in bytes.
     """
@@ -136,9 +160,12 @@ class Given:
         self.bits = bits
         self.viommu = guest.config.viommu == "smmuv3"
         found = (board.tree.node(path) for path in guest.config.dtdev[:MAX_ITEMS])
-        self.listed = list(dict.fromkeys(node for node in found if node is not None))
-        inside = set(self.listed)
-        self.nodes = [n for n in self.listed if inside.isdisjoint(n.ancestors())]
+        # The root is no device, and everything lies inside it.
+        self.listed = list(dict.fromkeys(n for n in found if n is not None and n.parent))
+        above = {up for node in self.listed for up in node.ancestors()}
+        devices = [n for n in self.listed if n not in above or n.path in board.masters]
+        inside = set(devices)
+        self.nodes = [n for n in devices if inside.isdisjoint(n.ancestors())]
         self.own = closed(self.nodes)
         self.iomem = [
             (Window(e.start * PAGE, e.count * PAGE), Window(e.gfn * PAGE, e.count * PAGE))
@@ -245,6 +272,20 @@ def overlaps(merged: list[Window], window: Window) -> bool:
     """Whether one of the merged windows has a byte of `window`."""
     at = bisect_right(merged, window.end - 1, key=lambda w: w.base) - 1
     return at >= 0 and window.base < merged[at].end
+
+
+def without(window: Window, merged: list[Window]) -> list[Window]:
+    """The parts of `window` that none of the merged windows has."""
+    found, at = [], window.base
+    first = max(0, bisect_right(merged, at, key=lambda w: w.base) - 1)
+    for other in islice(merged, first, None):
+        if other.base >= window.end:
+            break
+        if other.end > at:
+            if other.base > at:
+                found.append(Window(at, other.base - at))
+            at = other.end
+    return [*found, Window(at, window.end - at)] if at < window.end else found
 
 
 def holding(merged: list[Window], window: Window) -> Window:

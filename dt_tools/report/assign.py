@@ -39,6 +39,7 @@ TITLES = {
     "DT401": "iommus names no IOMMU",
     "DT405": "iommus is malformed",
     "DT503": "shares a StreamID",
+    "DT505": "rows of its iommu-map are refused or not reached",
 }
 # Providers that are not left behind: the vSMMU and the guest's GIC stand in for these.
 _STAND_INS = frozenset({"iommus", "iommu-map", "interrupts", "interrupts-extended", "parent"})
@@ -76,10 +77,18 @@ def verdicts(platform: Platform, facts: Facts | None = None) -> tuple[Verdict, .
     behind = {m.path for m in platform.masters if m.streams and _all_v3(m, smmus)}
     shared = together_with(facts.shared)
     broken = {f.path: f for f in platform.findings if f.rule in ("DT401", "DT405")}
+    refused: dict[str, list[str]] = {}
+    for one in platform.findings:
+        if one.rule == "DT505":
+            refused.setdefault(one.path, []).append(one.text)
     found = []
     for master in platform.masters:
         finding = broken.get(master.path)
         unread = [Reason(finding.rule, "blocks", finding.text)] if finding else []
+        unread += [
+            Reason("DT505", "notice", f"{text}; rows from there on are not read")
+            for text in refused.get(master.path, ())
+        ]
         reasons = (
             *_placement(master, smmus, bool(finding)),
             *unread,
@@ -137,6 +146,8 @@ def _resources(facts: Facts, master: Master, behind: set[str]) -> Iterator[Reaso
     further: tuple[str, ...] = ()
     if behind.issuperset(direct):
         further = tuple(path for path in facts.page_closure(master.node) if path not in direct)
+    if facts.unsearched(master.node):
+        yield Reason("DT205", "blocks", "too many devices share pages to look for its neighbours")
     for path in (*direct, *further):
         text = f"has registers in a 4 KiB page with {path}"
         if path not in direct:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 SCHEMA = "vsmmu.inspect.diff/1"
 _SMMU_FIELDS = (*("compatible", "status", "base", "size", "iommu_cells", "dma_coherent", "quirks"),)
-_MASTER_FIELDS = ("compatible", "status", "pci", "iommu_map_mask", "regs", "assignable")
+_MASTER_FIELDS = (
+    *("compatible", "status", "pci", "dma_coherent", "iommu_map_mask", "regs", "assignable"),
+)
 _MARK = {"removed": ("-", "red"), "added": ("+", "green"), "changed": ("~", "yellow")}
 _KINDS = ("smmu", "master", "stream", "interrupt")
 
@@ -34,6 +36,7 @@ def diff_reports(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
         *_nodes("smmu", a["smmus"], b["smmus"], _SMMU_FIELDS),
         *_nodes("master", a["masters"], b["masters"], _MASTER_FIELDS),
         *_sets("stream", _streams(a), _streams(b)),
+        *_orders(a["masters"], b["masters"]),
         *_interrupts([*a["smmus"], *a["masters"]], [*b["smmus"], *b["masters"]]),
     ]
     return {
@@ -105,11 +108,27 @@ def _sets(
             yield _change(kind, key[1], None, a.get(key), b.get(key))
 
 
+def _orders(a: Iterable[dict[str, Any]], b: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The entries of iommus that both sides have, where they come in another order or number."""
+    first, second = ({one["path"]: one["streams"] for one in side} for side in (a, b))
+    for path in [path for path in first if path in second]:
+        old, new = ([_stream(one) for one in side[path]] for side in (first, second))
+        both = set(old) & set(new)
+        old, new = [s for s in old if s in both], [s for s in new if s in both]
+        if old != new:
+            yield _change("stream", path, "order", ", ".join(old), ", ".join(new))
+
+
+def _stream(one: Mapping[str, Any]) -> str:
+    mask = "" if one["mask"] == "0x0" else f"/{one['mask']}"
+    return f"{one['stream_id']}{mask} at {one['smmu']}"
+
+
 def _interrupts(
     a: Iterable[dict[str, Any]], b: Iterable[dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
     """Interrupts of nodes that are on both sides; the others went or came with their nodes."""
-    first, second = ({one["path"]: one["interrupts"] for one in side} for side in (a, b))
+    first, second = ({one["path"]: _all_of(one) for one in side} for side in (a, b))
     for path in [path for path in first if path in second]:
         old, new = ([_line(i) for i in side[path]] for side in (first, second))
         if old == new:
@@ -121,6 +140,11 @@ def _interrupts(
             yield _change("interrupt", path, "order", ", ".join(old), ", ".join(new))
         yield from (_change("interrupt", path, None, line, None) for line in gone)
         yield from (_change("interrupt", path, None, None, line) for line in came)
+
+
+def _all_of(one: dict[str, Any]) -> list[dict[str, Any]]:
+    mapped = ({**i, "name": "of interrupt-map"} for i in one.get("interrupt_map", ()))
+    return [*one["interrupts"], *mapped]
 
 
 def _line(one: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dt_tools.binding import Bindings, allocate
-from dt_tools.errors import Refusal
+from dt_tools.errors import Refusal, UserError
 from dt_tools.extended import AddressMap
 from dt_tools.partial import Partial, build_partial
 from dt_tools.platform import SMMU_V3
@@ -19,6 +19,7 @@ from dt_tools.profiles import DEFAULT
 from dt_tools.report.assign import Reason, verdicts
 from dt_tools.report.facts import Facts
 from dt_tools.report.jsonreport import finding_json, master_json, node_json, reasons_json
+from dt_tools.report.lines import clean
 from dt_tools.report.streams import stream_maps
 from dt_tools.tree import bus_cells, range_entries, reg_entries, status_of
 
@@ -45,7 +46,7 @@ def explain(platform: Platform, path: str) -> dict[str, Any]:
         UserError: there is no such node.
         DtbError: the tree asks for more work than the platform's limit.
     """
-    node = platform.resolve(path)
+    node = platform.resolve(_unaliased(platform, path))
     facts = Facts(platform)
     verdict = next((v for v in verdicts(platform, facts) if v.master.path == node.path), None)
     bindings, partial, refusal = _guest(platform, node.path)
@@ -68,6 +69,7 @@ def explain(platform: Platform, path: str) -> dict[str, Any]:
             _interrupt(one, shown, facts)
             for one, shown in zip(facts.interrupts.get(node, ()), known["interrupts"], strict=True)
         ],
+        "interrupt_map": known["interrupt_map"],
         "streams": _streams(facts, node.path) if verdict else [],
         "needs": known["needs"],
         "needed_by": known["needed_by"],
@@ -76,6 +78,19 @@ def explain(platform: Platform, path: str) -> dict[str, Any]:
         "findings": [finding_json(f) for f in platform.findings if f.path == node.path],
         "guest": _guest_json(bindings, partial, refusal),
     }
+
+
+def _unaliased(platform: Platform, path: str) -> str:
+    """The path that an alias stands for; any other text as it is."""
+    aliases = platform.tree.root.children.get("aliases")
+    target = None if aliases is None or path.startswith("/") else aliases.string(path)
+    if target is None:
+        return path
+    try:
+        return platform.resolve(target).path
+    except UserError as error:
+        reason = f"is an alias of {clean(target)[:200]}: {error.reason}"
+        raise UserError(platform.source, clean(path)[:200], reason, error.hint) from None
 
 
 def _reasons(refusal: Refusal | None) -> tuple[Reason, ...]:
@@ -168,6 +183,8 @@ def _streams(facts: Facts, path: str) -> list[dict[str, Any]]:
                         "rid_first": None if entry.rid is None else f"{entry.rid:#x}",
                         "on_smmus": entry.smmus,
                         "in_use_on": entry.in_use,
+                        "on_smmu_v3": entry.v3,
+                        "in_use_on_smmu_v3": entry.in_use_v3,
                         "shared_with": list(entry.others),
                         "ste": _ste(smmus[one.smmu], entry.first, entry.last),
                     }

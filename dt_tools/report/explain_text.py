@@ -93,6 +93,12 @@ def _interrupts(out: Lines, found: dict[str, Any]) -> None:
             others[key] = others.get(key, 0) + 1
     for (kind, controller, reason), count in others.items():
         out.add(2, (f"{count} {kind} at", "cyan"), (f"{controller}: {reason}", ""))
+    for one in found["interrupt_map"][:MAX_SHOWN]:
+        what = f"SPI {one['number']}" if one["kind"] == "SPI" else f"{one['kind']} at"
+        where = "" if one["kind"] == "SPI" else one["controller"] or "no controller"
+        where += ", not a GIC" if one["kind"] == "MSI" else ""
+        why = f"{where}: {one['reason']}" if one["reason"] else where
+        out.add(2, ("of its interrupt-map:", "dim"), (what, "cyan"), (why, ""))
     shared = {(one["number"], path) for one in interrupts for path in one["users"]}
     for number, path in sorted(shared):
         if path != found["path"]:

@@ -6,10 +6,12 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from dt_tools.interrupts import Interrupts
 from dt_tools.report.references import References
 from dt_tools.report.resources import interrupts_by_node
 from dt_tools.report.streams import repeated, shared
 from dt_tools.tree import bus_cells, join_cells
+from dt_tools.work import Work
 
 if TYPE_CHECKING:
     from dt_tools.platform import Interrupt, Platform
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 
 # So many devices are followed from page to page.
 MAX_CLOSURE = 64
+# Steps that page neighbours may take before fewer are looked for, and before none are. The
+# platform's own limit, which is an error, lies behind both.
+_ENOUGH_STEPS, _MOST_STEPS = 120_000, 300_000
+_FEW_NEIGHBOURS = 4
 
 
 class Facts:
@@ -30,6 +36,8 @@ class Facts:
     def __init__(self, platform: Platform) -> None:
         self.platform = platform
         self._neighbours: dict[Node, tuple[str, ...]] = {}
+        self._page_steps = 0
+        self._unsearched: set[Node] = set()
         self._moved: dict[Node, bool] = {}
         self._needs: dict[Node, tuple[Need, ...]] = {}
 
@@ -37,6 +45,17 @@ class Facts:
     def interrupts(self) -> dict[Node, tuple[Interrupt, ...]]:
         """The interrupts of every node that has some."""
         return interrupts_by_node(self.platform)
+
+    @cached_property
+    def routed(self) -> dict[Node, tuple[Interrupt, ...]]:
+        """Where the interrupt-map of every node that has one leads."""
+        tree = self.platform.tree
+        reader = Interrupts(tree.phandles(), self.platform.gic, Work(self.platform.source))
+        return {
+            node: found
+            for node in tree.walk()
+            if "interrupt-map" in node.props and (found := reader.routed(node))
+        }
 
     @cached_property
     def spi_owners(self) -> dict[int, tuple[str, ...]]:
@@ -66,23 +85,46 @@ class Facts:
 
     def _controllers(self, node: Node) -> list[Node]:
         gic = None if self.platform.gic is None else self.platform.gic.path
-        paths = {i.controller_path for i in self.interrupts.get(node, ())} - {gic, None}
+        all_of = (*self.interrupts.get(node, ()), *self.routed.get(node, ()))
+        paths = {i.controller_path for i in all_of} - {gic, None}
         found = (self.platform.tree.node(path) for path in sorted(filter(None, paths)))
         return [controller for controller in found if controller is not None]
 
     def neighbours(self, node: Node) -> tuple[str, ...]:
-        """Devices with registers in the node's pages."""
+        """Devices with registers in the node's pages; fewer of them late in a hostile tree."""
         if node not in self._neighbours:
-            self._neighbours[node] = self.platform.page_neighbours(node)
+            self._neighbours[node] = self._look(node)
         return self._neighbours[node]
+
+    def _look(self, node: Node) -> tuple[str, ...]:
+        if not self._page_steps:
+            # Everything else that takes of the platform's budget comes first.
+            _ = self.interrupts
+        if self._page_steps > _MOST_STEPS:
+            self._unsearched.add(node)
+            return ()
+        found = self.platform.page_neighbours(node, *([_FEW_NEIGHBOURS] if self.pages_cut else []))
+        # What one search takes: a way down the tree of registers, and one for what is found.
+        self._page_steps += 32 + 3 * len(found)
+        return found
+
+    @property
+    def pages_cut(self) -> bool:
+        """Whether page neighbours are not all known because there are too many."""
+        return self._page_steps > _ENOUGH_STEPS
+
+    def unsearched(self, node: Node) -> bool:
+        """Whether `neighbours` of the node were not looked for at all."""
+        return node in self._unsearched
 
     def page_closure(self, node: Node) -> tuple[str, ...]:
         """Sorted paths of what shares a page with the device, or with one that does, and so on.
 
-        At most `MAX_CLOSURE` and the neighbours of the last one.
+        At most `MAX_CLOSURE` and the neighbours of the last one; the direct ones only when there
+        are too many on the board.
         """
         found = dict.fromkeys(self.neighbours(node))
-        todo = list(found)
+        todo = [] if self.pages_cut else list(found)
         while todo and len(found) < MAX_CLOSURE:
             other = self.platform.tree.node(todo.pop())
             for path in self.neighbours(other) if other is not None else ():

@@ -8,12 +8,13 @@ Its content security policy forbids all of these. What the file says is what
 from __future__ import annotations
 
 from collections import Counter
+from html import unescape
 from typing import TYPE_CHECKING, Any
 
 from dt_tools.report.picture import draw, text_of
 from dt_tools.report.style import CSS
 from dt_tools.report.tables import Cell, cell, table, tables
-from dt_tools.report.wording import ANSWERS
+from dt_tools.report.wording import ANSWERS, needs_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 # A picture of more pixels has its later pages folded.
 _TALL = 3_200
+_MAX_TITLE = 120
 # From so many SMMUs on there is a map of them above the picture.
 _MAP_FROM = 5
 _HEAD = """<!DOCTYPE html>
@@ -52,7 +54,8 @@ def assemble(sections: Sequence[str], rows: Sequence[tuple[Cell, ...]]) -> str:
     """The file from what `board` and `index_row` made of each report."""
     count = len(sections)
     title = f"vsmmu inspect: {count} board{'' if count == 1 else 's'}"
-    parts = [_HEAD.format(title=title, css=CSS)]
+    named = f"vsmmu inspect: {_title(rows[0])}" if count == 1 else title
+    parts = [_HEAD.format(title=named, css=CSS)]
     if count != 1:
         head = ("Board", "Model", "SMMUs", "Enabled", "Masters", "yes", "together", "no",
                 "Repeated ids", "Shared ids")  # fmt: skip
@@ -64,10 +67,17 @@ def assemble(sections: Sequence[str], rows: Sequence[tuple[Cell, ...]]) -> str:
     return "\n".join([*parts, *sections, _TAIL])
 
 
+def _title(row: tuple[Cell, ...]) -> str:
+    """The name of a board and its model, of which the first characters."""
+    text = ", ".join(unescape(one) for one in row[:2])
+    return text_of(text if len(text) <= _MAX_TITLE else text[: _MAX_TITLE - 2] + "..")
+
+
 def index_row(report: Mapping[str, Any]) -> tuple[Cell, ...]:
     """The board's row in the index."""
     answers = Counter(master["assignable"] for master in report["masters"])
     smmus, ids = report["smmus"], report["stream_ids"]
+    again = sum(map(needs_ids, ids["on_several_smmus"]))
     return (
         cell(report["file"], "path"),
         cell(report["model"] or "no model", "text"),
@@ -75,7 +85,7 @@ def index_row(report: Mapping[str, Any]) -> tuple[Cell, ...]:
         cell(sum(smmu["status"] == "okay" for smmu in smmus)),
         cell(len(report["masters"])),
         *(cell(answers[key], key if answers[key] else "soft") for key in ANSWERS),
-        cell(len(ids["on_several_smmus"]), "again" if ids["on_several_smmus"] else "soft"),
+        cell(again, "again" if again else "soft"),
         cell(len(ids["shared"]), "shared" if ids["shared"] else "soft"),
     )
 
@@ -111,7 +121,7 @@ def _tiles(report: Mapping[str, Any]) -> str:
         (answers["yes"], "assignable alone", "yes"),
         (answers["together"], "assignable with others", "together"),
         (answers["no"], "not assignable", "no"),
-        (len(ids["on_several_smmus"]), "id ranges on several SMMUs", "again"),
+        (sum(map(needs_ids, ids["on_several_smmus"])), "id ranges on several SMMUv3", "again"),
         (len(ids["shared"]), "id ranges shared on one SMMU", "shared"),
     ]
     shown = (
@@ -131,7 +141,7 @@ _LEGEND = (
     ('<circle class="no" cx="8" cy="8" r="5"/>', "not assignable"),
     (
         '<g class="pill again"><rect x="1" y="3" width="24" height="11" rx="5.5"/></g>',
-        "StreamID on several SMMUs: needs vMasterIDs",
+        "StreamID on several SMMUv3: needs vMasterIDs",
     ),
     (
         '<g class="pill shared"><rect x="1" y="3" width="24" height="11" rx="5.5"/></g>',

@@ -66,7 +66,7 @@ def inspect_report(platform: Platform, facts: Facts | None = None) -> dict[str, 
             "on_several_smmus": [_repeated(group) for group in facts.repeated],
             "shared": [_shared(group) for group in facts.shared],
         },
-        "interrupts": _interrupts(interrupt_map(platform, facts.interrupts)),
+        "interrupts": _interrupts(interrupt_map(facts.interrupts, facts.routed)),
         "mmio": _pages(pages),
         "findings": [finding_json(one) for one in findings(facts, pages)],
     }
@@ -143,8 +143,18 @@ def _map_rows(master: Master) -> list[dict[str, Any]]:
             "sid_base": _hex(row.sid_base),
             "length": _hex(row.length),
             "mask": _hex(row.mask),
+            "reached": [{"first": _hex(a), "last": _hex(b - 1)} for a, b in runs],
+            "reason": "; ".join(
+                text
+                for said, text in (
+                    (behind, "earlier rows come first"),
+                    (masked, "iommu-map-mask leaves ids out"),
+                )
+                if said
+            )
+            or None,
         }
-        for row in master.maps
+        for row, runs, behind, masked in master.reach()
     ]
 
 
@@ -156,6 +166,7 @@ def master_json(facts: Facts, verdict: Verdict) -> dict[str, Any]:
         "compatible": list(master.node.strings("compatible") or ()),
         "status": master.status,
         "pci": master.is_pci,
+        "dma_coherent": "dma-coherent" in master.node.props,
         "streams": _streams(master),
         "iommu_map": _map_rows(master),
         "iommu_map_mask": _hex(master.map_mask) if master.maps else None,
@@ -174,6 +185,7 @@ def node_json(facts: Facts, node: Node) -> dict[str, Any]:
         if regs is None
         else [{"base": _hex(reg.cpu_base), "size": _hex(reg.size)} for reg in regs],
         "interrupts": _named(facts.interrupts.get(node, ()), names),
+        "interrupt_map": [_interrupt(one) for one in facts.routed.get(node, ())],
         "page_neighbours": list(facts.neighbours(node)),
         "page_closure": list(facts.page_closure(node)),
         "needs": [_need(need) for need in facts.needs(node)],
@@ -222,6 +234,8 @@ def _entry(entry: Entry) -> dict[str, Any]:
         "rid_last": None if entry.rid is None else _hex(entry.rid + length),
         "on_smmus": entry.smmus,
         "in_use_on": entry.in_use,
+        "on_smmu_v3": entry.v3,
+        "in_use_on_smmu_v3": entry.in_use_v3,
         "shared_with": list(entry.others),
     }
 
@@ -279,6 +293,7 @@ def _repeated(group: Repeated) -> dict[str, Any]:
         "last": _hex(group.last),
         "smmus": list(group.smmus),
         "in_use": list(group.in_use),
+        "smmu_v3": list(group.v3),
     }
 
 

@@ -13,7 +13,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dt_tools.report.lines import clean
-from dt_tools.report.wording import entry_ids, interrupt_summary, repeated_note, span
+from dt_tools.report.wording import entry_ids, interrupt_summary, needs_ids, repeated_note, span
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -90,7 +90,7 @@ def draw(report: Mapping[str, Any], prefix: str) -> list[Page]:
     """The picture of one report in pages. `prefix` starts the ids of its SMMUs: `PREFIX-s0` ..."""
     maps = {one["smmu"]: one["entries"] for one in report["stream_ids"]["maps"]}
     masters = {one["path"]: one for one in report["masters"]}
-    rails = _rails(report["stream_ids"]["on_several_smmus"])
+    rails = _rails(filter(needs_ids, report["stream_ids"]["on_several_smmus"]))
     blocks = [
         _block(at, smmu, maps.get(smmu["path"], []))
         for at, smmu in enumerate(report["smmus"][:MAX_SMMUS])
@@ -176,7 +176,7 @@ def _smmu(block: _Block, top: int) -> Iterator[str]:
     )
     yield f'<rect class="bar" x="{_SMMU_X}" y="{top}" width="5" height="{block.height}" rx="2.5"/>'
     x, wide = _SMMU_X + 16, _SMMU_W - 28
-    yield _text(x, top + 20, "name", _cut(name, wide / _NAME))
+    yield _text(x, top + 20, "name", _cut_name(name, wide / _NAME))
     lines = [*_smmu_lines(smmu, parent)] if block.groups else [_empty_line(smmu)]
     for at, line in enumerate(lines):
         yield _text(x, top + 37 + 16 * at, "small", _cut(line, wide / _SMALL))
@@ -246,7 +246,7 @@ def _master_text(group: _Group, master: Mapping[str, Any], top: int, bus: bool) 
     for tag in tags:
         yield _tag(right, top + 6, tag, "warn" if tag == group.status else "kind")
         right -= _tag_width(tag) + 6
-    yield _text(_MASTER_X + 28, y, "name", _cut(name, (right - _MASTER_X - 34) / _NAME))
+    yield _text(_MASTER_X + 28, y, "name", _cut_name(name, (right - _MASTER_X - 34) / _NAME))
     yield _text(
         _MASTER_X + 28, y + (14 if bus else 15), "small", _cut_left(f"in {parent or '/'}", 48)
     )
@@ -266,7 +266,7 @@ def _stream(entry: Mapping[str, Any], start: float, y: float) -> Iterator[str]:
     ids = text_of(entry_ids(entry))
     wide = round(len(ids) * _PILL + 16, 1)
     left = _PILL_RIGHT - wide
-    kind = "shared" if entry["shared_with"] else "again" if entry["on_smmus"] > 1 else "plain"
+    kind = "shared" if entry["shared_with"] else "again" if entry["on_smmu_v3"] > 1 else "plain"
     thick = " wide" if entry["rid_first"] is not None else ""
     right = _MASTER_X + _MASTER_W
     yield (
@@ -360,6 +360,15 @@ def _cut(text: str, size: float) -> str:
     """At most `size` characters, the end left out."""
     text, size = clean(text), int(size)
     return text if len(text) <= size else text[: size - 2] + ".."
+
+
+def _cut_name(name: str, size: float) -> str:
+    """A node's name in at most `size` characters; the unit address stays when it has the room."""
+    name, size = clean(name), int(size)
+    unit = "@" + name.rpartition("@")[2]
+    if len(name) <= size or unit == f"@{name}" or len(unit) > size - 4:
+        return _cut(name, size)
+    return f"{name[: size - len(unit) - 2]}..{unit}"
 
 
 def _cut_left(text: str, size: int) -> str:

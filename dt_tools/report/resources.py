@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from dt_tools.addresses import PAGE
 from dt_tools.report.streams import overlaps
-from dt_tools.tree import bus_cells, cell_count
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from dt_tools.platform import Interrupt, Platform
     from dt_tools.tree import Node
@@ -106,53 +106,37 @@ def interrupts_by_node(platform: Platform) -> dict[Node, tuple[Interrupt, ...]]:
     }
 
 
-def interrupt_map(platform: Platform, found: dict[Node, tuple[Interrupt, ...]]) -> InterruptMap:
-    """Who has which interrupt; `found` is what `interrupts_by_node` returned."""
+def interrupt_map(
+    found: Mapping[Node, tuple[Interrupt, ...]], routed: Mapping[Node, tuple[Interrupt, ...]]
+) -> InterruptMap:
+    """Who has which interrupt.
+
+    `found` is what `interrupts_by_node` returned; `routed` has what the interrupt-map of a bus
+    does with the interrupts of the functions that will be found on it.
+    """
     lines: dict[str, dict[int, list[Owner]]] = {"SPI": {}, "PPI": {}}
     others: dict[tuple[str | None, str, str], tuple[int, dict[str, None]]] = {}
-    for node, interrupts in found.items():
-        names = node.strings("interrupt-names") or () if interrupts else ()
+    own = ((node, "interrupts", interrupts) for node, interrupts in found.items())
+    mapped = ((node, "interrupt-map", interrupts) for node, interrupts in routed.items())
+    for node, via, interrupts in chain(own, mapped):
+        names = (node.strings("interrupt-names") or ()) if via == "interrupts" else ()
         path = node.path
         for at, one in enumerate(interrupts):
             name = names[at] if at < len(names) else None
             if one.kind in lines:
-                owner = Owner(path, name, one.flags, "interrupts")
+                owner = Owner(path, name, one.flags, via)
                 lines[one.kind].setdefault(one.number, []).append(owner)
                 continue
             key = (one.controller_path, one.kind, one.reason or "")
             count, nodes = others.get(key, (0, {}))
             nodes.setdefault(path)
             others[key] = (count + 1, nodes)
-    for number, owner in _routed(platform):
-        lines["SPI"].setdefault(number, []).append(owner)
     elsewhere = (Elsewhere(*key, count, tuple(nodes)) for key, (count, nodes) in others.items())
     return InterruptMap(_lines(lines["SPI"]), _lines(lines["PPI"]), tuple(elsewhere))
 
 
 def _lines(found: dict[int, list[Owner]]) -> tuple[Line, ...]:
     return tuple(Line(n, tuple(dict.fromkeys(owners))) for n, owners in sorted(found.items()))
-
-
-def _routed(platform: Platform) -> Iterator[tuple[int, Owner]]:
-    """SPIs in the interrupt-map of a bus: those of the functions that will be found on it."""
-    gic = platform.gic
-    phandle = None if gic is None else gic.node.phandle
-    if gic is None or phandle is None:
-        return
-    count = cell_count(gic.node, "#interrupt-cells") or 0
-    address = cell_count(gic.node, "#address-cells") or 0
-    for node in platform.tree.walk():
-        if "interrupt-map" not in node.props or count < 3:
-            continue
-        own = (bus_cells(node) or (0, 0))[0] + (cell_count(node, "#interrupt-cells") or 0)
-        cells = node.cells("interrupt-map") or ()
-        width = own + 1 + address + count
-        for at in range(0, len(cells) - width + 1, width):
-            if cells[at + own] != phandle:
-                break  # rows for other parents have another width
-            kind, number, flags = cells[at + width - count : at + width - count + 3]
-            if kind == 0 and number < 988:
-                yield number + 32, Owner(node.path, None, flags, "interrupt-map")
 
 
 def page_map(platform: Platform) -> PageMap:

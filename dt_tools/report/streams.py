@@ -38,13 +38,25 @@ _Group = TypeVar("_Group", "Repeated", "Shared")
 class Repeated(NamedTuple):
     """StreamIDs `first` to `last` on several SMMUs (full paths, sorted).
 
-    `in_use` are those of `smmus` that are enabled and have an enabled master with the ids.
+    `in_use` are those of `smmus` that are enabled and have an enabled master with the ids;
+    `others` are those that are not SMMUv3 and so cannot be behind a vSMMU.
     """
 
     first: int
     last: int
     smmus: tuple[str, ...]
     in_use: tuple[str, ...]
+    others: tuple[str, ...] = ()
+
+    @property
+    def v3(self) -> tuple[str, ...]:
+        """Those of `smmus` that are SMMUv3: two of them need vMasterIDs in one guest."""
+        return tuple(path for path in self.smmus if path not in self.others)
+
+    @property
+    def in_use_v3(self) -> tuple[str, ...]:
+        """Those of `in_use` that are SMMUv3."""
+        return tuple(path for path in self.in_use if path not in self.others)
 
 
 class Shared(NamedTuple):
@@ -62,7 +74,8 @@ class Entry(NamedTuple):
     From `iommus` (`rid` is None), adjacent ids as one entry; or a row of `iommu-map`, of the
     requester ids from `rid` on. `mask` is an SMMUv2 entry's, whose other ids are not in
     `first` to `last`. `smmus` counts the SMMUs that have one of these ids, this one among them,
-    and `in_use` those of them where it is in use; `others` are the enabled masters that use one of
+    and `in_use` those of them where it is in use, `v3` and `in_use_v3` count the SMMUv3 of both;
+    `others` are the enabled masters that use one of
     them on this SMMU.
     """
 
@@ -75,6 +88,8 @@ class Entry(NamedTuple):
     smmus: int = 1
     in_use: int = 0
     others: tuple[str, ...] = ()
+    v3: int = 0
+    in_use_v3: int = 0
 
 
 class StreamMap(NamedTuple):
@@ -97,14 +112,17 @@ def matching(platform: Platform) -> frozenset[str]:
 def intervals(master: Master, masked: Collection[str] = ()) -> tuple[Interval, ...]:
     """The StreamIDs a master can use as (first, end, SMMU path); `end` is exclusive.
 
-    The mask of a two-cell entry is applied for the SMMUs in `masked`.
+    The mask of a two-cell entry is applied for the SMMUs in `masked`. Of `iommu-map` only what
+    some requester id reaches is told.
     """
     found: list[Interval] = []
     for stream in master.streams:
         mask = stream.mask if stream.smmu_path in masked else 0
         for first, end in _matched(stream.stream_id, mask):
             found.append((first, end, stream.smmu_path))
-    found += [(r.sid_base, r.sid_base + r.length, r.smmu_path) for r in master.maps if r.length]
+    for row, runs, _, _ in master.reach():
+        move = row.sid_base - row.rid_base
+        found += [(start + move, end + move, row.smmu_path) for start, end in runs]
     return tuple(found)
 
 
@@ -123,12 +141,14 @@ def _matched(base: int, mask: int) -> Iterator[tuple[int, int]]:
 def repeated(platform: Platform) -> tuple[Repeated, ...]:
     """StreamIDs that occur on several SMMUs, ascending; at most `MAX_GROUPS`."""
     spans = {(first, end, smmu + _OFF * (not on)) for first, end, smmu, _, on in _used(platform)}
+    old = matching(platform)
     found = []
     for first, last, owners in overlaps(spans):
         smmus = tuple(sorted({owner.removesuffix(_OFF) for owner in owners}))
         in_use = tuple(owner for owner in owners if not owner.endswith(_OFF))
         if len(smmus) > 1:
-            found.append(Repeated(first, last, smmus, in_use))
+            others = tuple(path for path in smmus if path in old)
+            found.append(Repeated(first, last, smmus, in_use, others))
     return tuple(found[:MAX_GROUPS])
 
 
@@ -237,11 +257,13 @@ def _entries(master: Master, masked: Collection[str]) -> Iterator[tuple[str, Ent
             joined.append((path, mask, first, last))
     for path, mask, first, last in joined:
         yield path, Entry(first, last, mask, master.path, master.status, None)
-    for row in master.maps:
-        if row.length:
-            last = row.sid_base + row.length - 1
-            entry = Entry(row.sid_base, last, 0, master.path, master.status, row.rid_base)
-            yield row.smmu_path, entry
+    for row, reached, _, _ in master.reach():
+        move = row.sid_base - row.rid_base
+        for start, end in reached:
+            yield (
+                row.smmu_path,
+                Entry(start + move, end + move - 1, 0, master.path, master.status, start),
+            )
 
 
 def _map(
@@ -257,6 +279,7 @@ def _map(
         if smmu.status == entry.status == "okay":
             in_use.add(smmu.path)
         others: set[str] = set()
+        old = {path for group in groups for path in group.others}
         if entry.status == "okay":
             others = {m for g in _touched(tied, ends[1], entry) for m in g.masters}
         marked.append(
@@ -264,6 +287,8 @@ def _map(
                 smmus=len(smmus),
                 in_use=len(in_use),
                 others=tuple(sorted(others - {entry.master})),
+                v3=len(smmus - old) if groups else 0,
+                in_use_v3=len(in_use - old) if groups else 0,
             )
         )
     return StreamMap(smmu.path, tuple(marked), _holes(entries))

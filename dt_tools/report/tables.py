@@ -12,6 +12,7 @@ from dt_tools.report.wording import (
     entry_notes,
     interrupt_rows,
     interrupt_summary,
+    needs_ids,
     region_rows,
     rule_counts,
     span,
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 # Rows of a table that are written; the JSON report has all.
 MAX_ROWS = 5_000
+# Of each of so many masters, only the first reasons and needs and the start of a text are written.
+_MANY, _FEW, _START = 500, 4, 160
 # A table of more rows is folded.
 _LONG = 40
 
@@ -130,8 +133,10 @@ def _stream_maps(report: Mapping[str, Any]) -> Iterator[str]:
     for one in report["stream_ids"]["maps"]:
         rows = []
         for entry in one["entries"]:
-            notes = _lines(text_of(note) for note, _ in entry_notes(entry))
-            kind = "shared" if entry["shared_with"] else "again" if entry["on_smmus"] > 1 else ""
+            said = [text_of(note) for note, _ in entry_notes(entry)]
+            more = len(said) - _FEW if len(one["entries"]) > _MANY else 0
+            notes = _lines([*said[:_FEW], f"{more} more"] if more > 0 else said)
+            kind = "shared" if entry["shared_with"] else "again" if entry["on_smmu_v3"] > 1 else ""
             rows.append([cell(entry_ids(entry), kind), cell(entry["master"], "path"),
                          Cell(notes, "text")])  # fmt: skip
         rows.append([cell("unused", "soft"), cell(unused(one["unused"]), "path"), Cell("")])
@@ -141,13 +146,18 @@ def _stream_maps(report: Mapping[str, Any]) -> Iterator[str]:
 
 def _groups(report: Mapping[str, Any]) -> Iterator[str]:
     ids = report["stream_ids"]
-    again = [
-        (cell(span(g["first"], g["last"]), "again"),
-         _paths(p if p in g["in_use"] else f"{p} (not in use)" for p in g["smmus"]))
-        for g in ids["on_several_smmus"]
-    ]  # fmt: skip
-    title = "StreamIDs on several SMMUs (a guest with both needs vMasterIDs)"
-    yield from _section(title, ("StreamIDs", "SMMUs"), again)
+    titles = (
+        (True, "again", "StreamIDs on several SMMUs (a guest with both needs vMasterIDs)"),
+        (False, "", "StreamIDs on several SMMUs that cannot all have a vSMMU (none is or one is"
+         " an SMMUv3)"),
+    )  # fmt: skip
+    for needed, kind, title in titles:
+        again = [
+            (cell(span(g["first"], g["last"]), kind),
+             _paths(p if p in g["in_use"] else f"{p} (not in use)" for p in g["smmus"]))
+            for g in ids["on_several_smmus"] if needs_ids(g) == needed
+        ]  # fmt: skip
+        yield from _section(title, ("StreamIDs", "SMMUs"), again)
     tied = [(cell(span(g["first"], g["last"]), "shared"), cell(g["smmu"], "path"),
              _paths(g["masters"])) for g in ids["shared"]]  # fmt: skip
     title = "StreamIDs shared on one SMMU (the masters are assigned together)"
@@ -165,13 +175,14 @@ def _masters(report: Mapping[str, Any]) -> Iterator[str]:
     ]
     yield from _section("What keeps masters from a guest, and what to know", ("Effect", "Rule",
                         "Masters", ""), counts)  # fmt: skip
+    short = len(report["masters"]) > _MANY
     rows = [
         [
             cell(master["assignable"], master["assignable"]),
             Cell(_device(master), "path"),
             Cell(_lines(text_of(line) for line in stream_lines(master)), "path"),
-            Cell(_reasons(master), "text"),
-            Cell(_needs(master["needs"]), "needs"),
+            Cell(_reasons(master, short), "text"),
+            Cell(_needs(master["needs"], short), "needs"),
         ]
         for master in report["masters"][:MAX_ROWS]
     ]
@@ -190,19 +201,26 @@ def _device(master: Mapping[str, Any]) -> str:
     )
 
 
-def _reasons(master: Mapping[str, Any]) -> str:
-    return _lines(
-        f'<span class="rule">{text_of(reason["rule"])}</span> {text_of(reason["text"])}'
-        for reason in master["reasons"]
-    )
+def _reasons(master: Mapping[str, Any], short: bool) -> str:
+    shown = master["reasons"][: _FEW if short else None]
+    lines = [
+        f'<span class="rule">{text_of(one["rule"])}</span> {text_of(_start(one["text"], short))}'
+        for one in shown
+    ]
+    more = len(master["reasons"]) - len(shown)
+    return _lines([*lines, *([f"{more} more"] if more else [])])
 
 
-def _needs(needs: Sequence[Mapping[str, Any]]) -> str:
+def _start(text: str, short: bool) -> str:
+    return f"{text[:_START]}.." if short and len(text) > _START else text
+
+
+def _needs(needs: Sequence[Mapping[str, Any]], short: bool) -> str:
     if not needs:
         return ""
     rows = (
         f'<li>{text_of(need["path"])} <span class="soft">{text_of(why_needed(need))}</span></li>'
-        for need in needs
+        for need in needs[: _FEW if short else None]
     )
     count = f"{len(needs)} node{'' if len(needs) == 1 else 's'}"
     return f"<details><summary>{count}</summary><ul>{''.join(rows)}</ul></details>"

@@ -23,6 +23,7 @@ from dt_tools.report.wording import (
     entry_notes,
     interrupt_rows,
     interrupt_summary,
+    needs_ids,
     region_rows,
     rule_counts,
     span,
@@ -69,7 +70,11 @@ def report_lines(report: dict[str, Any], width: int) -> Lines:
     _head(out, report)
     _smmus(out, report)
     _stream_maps(out, report)
-    _repeated(out, report["stream_ids"]["on_several_smmus"])
+    again = report["stream_ids"]["on_several_smmus"]
+    title = "StreamIDs on several SMMUs (a guest with both needs vMasterIDs)"
+    _repeated(out, title, [group for group in again if needs_ids(group)])
+    title = "StreamIDs on several SMMUs that cannot all have a vSMMU (none is or one is an SMMUv3)"
+    _repeated(out, title, [group for group in again if not needs_ids(group)])
     _shared(out, report["stream_ids"]["shared"])
     _masters(out, report)
     _interrupts(out, report["interrupts"])
@@ -157,9 +162,9 @@ def _stream_maps(out: Lines, report: dict[str, Any]) -> None:
         out.add(0, (f"{'unused':{wide}}", "dim"), (unused(one["unused"]), "dim"))
 
 
-def _repeated(out: Lines, groups: list[dict[str, Any]]) -> None:
+def _repeated(out: Lines, title: str, groups: list[dict[str, Any]]) -> None:
     if groups:
-        out.title("StreamIDs on several SMMUs (a guest with both needs vMasterIDs)")
+        out.title(title)
     for group in _shown(out, groups):
         out.add(0, (f"{span(group['first'], group['last'])}", "bold"))
         for path in group["smmus"]:

@@ -39,18 +39,28 @@ def entry_notes(entry: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if entry["status"] != "okay":
         yield f"status {entry['status']}", "dim"
     if entry["on_smmus"] > 1:
-        yield repeated_note(entry), "cyan" if entry["in_use_on"] > 1 else "dim"
+        yield repeated_note(entry), "cyan" if entry["in_use_on_smmu_v3"] > 1 else "dim"
     for path in entry["shared_with"]:
         yield f"shared with {path}: assigned together", "yellow"
 
 
 def repeated_note(entry: Mapping[str, Any]) -> str:
     """That the ids of an entry are on several SMMUs, and what follows."""
-    count, used = entry["on_smmus"], entry["in_use_on"]
+    count, used = entry["on_smmu_v3"], entry["in_use_on_smmu_v3"]
+    if count < 2:
+        what = "only one is" if count else "none is"
+        return f"on {entry['on_smmus']} SMMUs, of which {what} an SMMUv3 and can have a vSMMU"
+    rest = entry["on_smmus"] - count
+    others = f" and {rest} that cannot have a vSMMU" if rest else ""
     if used == count:
-        return f"in use on {count} SMMUs: needs vMasterIDs"
+        return f"in use on {count} SMMUs{others}: needs vMasterIDs"
     need = "needs" if used > 1 else "would need"
-    return f"on {count} SMMUs, in use on {used}: {need} vMasterIDs"
+    return f"on {count} SMMUs{others}, in use on {used}: {need} vMasterIDs"
+
+
+def needs_ids(group: Mapping[str, Any]) -> bool:
+    """Whether StreamIDs on several SMMUs are on several SMMUv3, which one vSMMU can stand for."""
+    return len(group["smmu_v3"]) > 1
 
 
 def unused(holes: list[dict[str, str]] | None) -> str:
@@ -78,7 +88,20 @@ def stream_lines(master: Mapping[str, Any]) -> Iterator[str]:
     for row in master["iommu_map"][:MAX_SHOWN]:
         rid, sid, length = (int(row[key], 16) for key in ("rid_base", "sid_base", "length"))
         last = max(length, 1) - 1
-        yield f"  {_run(rid, rid + last)} -> {_run(sid, sid + last)} at {row['smmu']}"
+        moved = f"{_run(rid, rid + last)} -> {_run(sid, sid + last)}"
+        yield f"  {moved} at {row['smmu']}{_reached(row)}"
+
+
+def _reached(row: Mapping[str, Any]) -> str:
+    """Which requester ids get to a row of iommu-map, when not all do."""
+    if int(row["length"], 16) == 0:
+        return " (no id)"
+    if row["reason"] is None:
+        return ""
+    runs = [str(span(run["first"], run["last"])) for run in row["reached"]]
+    more = f" and {len(runs) - _FEW} more" if len(runs) > _FEW else ""
+    what = f"reached by {', '.join(runs[:_FEW])}{more} only" if runs else "not reached"
+    return f" ({what}: {row['reason']})"
 
 
 def rule_counts(masters: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, int]]:

@@ -169,6 +169,7 @@ def test_a_given_tree_of_that_name_goes_before_the_file(place, capsys):
 
 def test_given_trees_are_matched_to_guests(place, capsys):
     other = {**GUEST, **BY_HAND, "device_tree": "gone", "dtdev": ["/soc/dma@61000000"]}
+    other["name"] = "b"
     Path("b.cfg").write_bytes(cfg_of({**other, "iomem": ["0x61000,2"], "irqs": [134]}))
     Path("a.cfg").write_bytes(cfg_of({**GUEST, **BY_HAND, "device_tree": "gone"}))
     dma = {
@@ -229,6 +230,19 @@ def test_stdin(place, capsys, monkeypatch):
         (["gone"], 1, "vsmmu: gone: cannot read: no such file or directory"),
         (["host.dtb", "gone"], 1, "vsmmu: gone: cannot read: no such file or directory"),
         (["host.dtb", "-W", "DT204"], 1, "vsmmu: -W DT204: expected no-RULE, as in -W no-DT204"),
+        (
+            ["a.cfg", "host.dtb"],
+            1,
+            "vsmmu: check: a.cfg is a guest configuration; the board comes first",
+        ),
+        *(
+            (
+                ["host.dtb", "-W", f"no-DT101,no-{id_}"],
+                1,
+                f"vsmmu: -W no-{id_}: input that cannot be read cannot be switched off",
+            )
+            for id_ in ("DT001", "XL001", "XL002", "XL003")
+        ),
         (["host.dtb", "-W", "no-DT999"], 1, "vsmmu: -W DT999: no such rule; nearest: DT509"),
         (["host.dtb", "-E", "dt204"], 1, "vsmmu: -E dt204: no such rule; nearest: DT204"),
         (["--list", "DT"], 1, "vsmmu: --list DT: no such rule"),
@@ -255,7 +269,8 @@ def test_failures_are_one_line(place, capsys, arguments, code, line):
 
 
 def test_a_broken_board_is_invalid_input(place, capsys):
-    assert run("a.cfg") == 2
+    Path("host.dtb").write_bytes(b"no board")
+    assert run("host.dtb") == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
 
@@ -394,6 +409,7 @@ def test_list(capsys):
         assert f"{id_} ({rule.severity}): " in out
     for id_, title in DIAGNOSTICS.items():
         assert re.search(rf"^{id_} \((error|warning)\): {re.escape(title)}$", out, re.MULTILINE)
+    assert out.count("    Example: ") == len(RULES) + len(DIAGNOSTICS)
     # A path is not broken.
     assert all(len(line) <= 80 for line in out.splitlines() if " " in line.strip())
 
@@ -407,6 +423,31 @@ def test_list_one(capsys):
         "    Example: /soc/ethernet@10830000: has SPIs 256..272 (17), irqs has 16 of",
         "    them: missing 266",
     ]
+
+
+def test_list_some(capsys):
+    assert run("--list", "XL101", "DT301,DT302") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:5] for line in lines if line[:1] not in ("", " ")] == ["XL101", "DT301", "DT302"]
+    assert lines[:5] == [
+        "XL101 (warning): a key that no reader looks up",
+        "    xl says nothing and goes on without the key: mostly a slip of the pen.",
+        "    Example: guest.cfg:6: vcpis: unknown key, ignored by xl; did you mean vcpus?",
+        "",
+        "DT301 (error): irqs are not the interrupts of the devices",
+    ]
+
+
+def test_list_as_json(capsys):
+    assert run("--list", "--json") == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert listed["schema"] == "vsmmu.check.rules/1"
+    assert [rule["id"] for rule in listed["rules"]] == [*RULES, *DIAGNOSTICS]
+    for rule in listed["rules"]:
+        assert set(rule) == {"id", "severity", "title", "why", "example"}
+        assert all(rule.values())
+    assert run("--list", "DT301", "--json") == 0
+    assert [r["id"] for r in json.loads(capsys.readouterr().out)["rules"]] == ["DT301"]
 
 
 # The samples.

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from dt_tools import blob
+from dt_tools.iort import Iort, SmmuV3, write
 from vsmmu.cli import main
 
 
@@ -234,3 +235,16 @@ def test_a_plain_report_loads_no_heavy_module(place):
         [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True
     )
     assert done.stderr.strip() == "[]"
+
+
+def test_an_iort_is_told_by_its_first_letters(tmp_path, capsys):
+    table = tmp_path / "iort.bin"
+    table.write_bytes(write(Iort((SmmuV3(revision=5, base=0x9050000),))))
+    assert main(["inspect", str(table)]) == 0
+    assert "0x9050000" in capsys.readouterr().out
+    assert main(["inspect", "--json", str(table)]) == 0
+    assert json.loads(capsys.readouterr().out)["schema"] == "vsmmu.iort/1"
+    assert main(["inspect", "--device", "/x", str(table)]) == 1
+    assert capsys.readouterr().err == (
+        f"vsmmu: {table}: an IORT has no device tree's paths; --device is for boards\n"
+    )

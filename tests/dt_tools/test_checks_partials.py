@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.dt_tools.test_checks import said
+from tests.dt_tools.test_checks import diagnoses, said
 
 DMA, DMB = "soc/dma@60000000", "soc/dma@61000000"
 HERE = "passthrough/dma@60000000"
@@ -96,7 +96,8 @@ CASES = [
         {"loose": {**XEN, f"{HERE}/xen,reg": [0x60000000, 0x1000, 0x60000000]}},
         [
             "q.dtb: error DT206 /passthrough/dma@60000000: xen,reg has 12 bytes, not <host size "
-            "guest> in the enclosing cells; write it in the cells of the node above, 1 or 2 each",
+            "guest> in the 2 + 2 cells of /passthrough; write it in the cells of /passthrough, 1 "
+            "or 2 each",
         ],
         {"loose": XEN},
     ),
@@ -164,8 +165,8 @@ CASES = [
         {"partial": {f"{HERE}/reg": [0, 0x40000000, 0, 0x1000]}, "cfg": {"iomem": None}},
         [
             "p.dtb: error DT207 /passthrough/dma@60000000: reg 0x40000000+0x1000 overlaps RAM "
-            "bank 0 [0x40000000, 0x48000000); give it a free guest address, and iomem the same "
-            "@GFN",
+            "bank 0 [0x40000000, 0x48000000); a free guest address is 0x6000000; iomem needs the "
+            "same @GFN, 0x6000",
         ],
         {"partial": {}, "cfg": {"iomem": None}},
     ),
@@ -443,6 +444,293 @@ CASES = [
         ],
         {"partial": {}},
     ),
+    (
+        "DT108",
+        {
+            "loose": {
+                "passthrough/dma@60000000/xen,path": "/soc/dma@60000000",
+                "passthrough/dma@60000000/xen,reg": [0, 1610612736, 0, 4096, 0, 1610612736],
+                "passthrough/again": {
+                    "xen,path": "/soc/dma@60000000",
+                    "xen,reg": [0, 1610612736, 0, 4096, 0, 1610612736],
+                },
+            }
+        },
+        [
+            "q.dtb: error DT108 /passthrough/again: xen,path /soc/dma@60000000 is "
+            "/passthrough/dma@60000000's too; describe a device by one node",
+        ],
+        {
+            "loose": {
+                "passthrough/dma@60000000/xen,path": "/soc/dma@60000000",
+                "passthrough/dma@60000000/xen,reg": [0, 1610612736, 0, 4096, 0, 1610612736],
+            }
+        },
+    ),
+    (
+        "DT112",
+        {"partial": {}, "cfg": {"dtdev": ["/soc/dma@60000000", "/soc/dma@61000000"]}},
+        [
+            "a.cfg:5 warning DT112 /soc/dma@61000000: p.dtb has no node for it; describe it "
+            'there, with xen,path = "/soc/dma@61000000", or take it out of dtdev',
+        ],
+        {
+            "partial": {"passthrough/other": {"reg": [0, 1627389952, 0, 8192]}},
+            "cfg": {"dtdev": ["/soc/dma@60000000", "/soc/dma@61000000"]},
+        },
+    ),
+    (
+        "DT113",
+        {"partial": {"passthrough/dma@60000000/xen,path": "/soc/dma@61000000"}},
+        [
+            "p.dtb: error DT113 /passthrough/dma@60000000: stands for /soc/dma@61000000, which "
+            "the guest is not given: dtdev does not name it; add /soc/dma@61000000 to dtdev, or "
+            "take the node out",
+        ],
+        {"partial": {"passthrough/dma@60000000/xen,path": "/soc/dma@60000000"}},
+    ),
+    (
+        "DT113",
+        {
+            "partial": {"passthrough/dma@60000000/xen,path": "/soc/dma@60000000"},
+            "cfg": {"dtdev": None, "irqs": None},
+        },
+        [
+            "p.dtb: error DT113 /passthrough/dma@60000000: stands for /soc/dma@60000000, which "
+            "is in iomem, but not in dtdev; add /soc/dma@60000000 to dtdev, or take the node out",
+        ],
+        {"partial": {"passthrough/dma@60000000/xen,path": "/soc/dma@60000000"}},
+    ),
+    (
+        "DT206",
+        {
+            "loose": {
+                "passthrough/dma@60000000/xen,path": "/soc/dma@60000000",
+                "passthrough/dma@60000000/xen,reg": [0, 1610612736, 0, 4096, 0, 1610612736],
+                "passthrough/#address-cells": [1],
+                "passthrough/#size-cells": [1],
+                "passthrough/dma@60000000/reg": [1610612736, 4096],
+            }
+        },
+        [
+            "q.dtb: error DT206 /passthrough/dma@60000000: xen,reg is in 2 + 2 cells; "
+            "/passthrough has 1 + 1; write it in the cells of /passthrough",
+        ],
+        {
+            "loose": {
+                "passthrough/dma@60000000/xen,path": "/soc/dma@60000000",
+                "passthrough/dma@60000000/xen,reg": [1610612736, 4096, 1610612736],
+                "passthrough/#address-cells": [1],
+                "passthrough/#size-cells": [1],
+                "passthrough/dma@60000000/reg": [1610612736, 4096],
+            }
+        },
+    ),
+    (
+        "DT206",
+        {
+            "loose": {
+                "passthrough/dma@60000000/xen,path": "/soc/dma@60000000",
+                "passthrough/dma@60000000/xen,reg": [0, 1610612736, 0, 12288, 0, 1610612736],
+            }
+        },
+        [
+            "q.dtb: error DT206 /passthrough/dma@60000000: xen,reg 0x60000000+0x3000 has "
+            "0x60001000+0x2000 beyond the registers of /soc/dma@60000000; its registers: "
+            "0x60000000+0x1000",
+        ],
+        {
+            "loose": {
+                "passthrough/dma@60000000/xen,path": "/soc/dma@60000000",
+                "passthrough/dma@60000000/xen,reg": [0, 1610612736, 0, 4096, 0, 1610612736],
+            }
+        },
+    ),
+    (
+        "DT206",
+        {
+            "loose": {
+                "passthrough/dma@60000000/xen,path": "/soc/dma@60000000",
+                "passthrough/dma@60000000/xen,reg": [0, 1610612736, 0, 4096, 0, 83886080],
+            }
+        },
+        [
+            "q.dtb: error DT206 /passthrough/dma@60000000: reg 0x60000000+0x1000 is not where "
+            "xen,reg puts anything; xen,reg has guest addresses 0x5000000+0x1000",
+        ],
+        {
+            "loose": {
+                "passthrough/dma@60000000/xen,path": "/soc/dma@60000000",
+                "passthrough/dma@60000000/xen,reg": [0, 1610612736, 0, 4096, 0, 83886080],
+                "passthrough/dma@60000000/reg": [0, 83886080, 0, 4096],
+            }
+        },
+    ),
+    (
+        "DT207",
+        {
+            "partial": {
+                "passthrough/dma@60000000/xen,path": "/soc/dma@60000000",
+                "passthrough/dma@60000000/xen,reg": [0, 1610612736, 0, 4096, 0, 50335744],
+            }
+        },
+        [
+            "p.dtb: error DT207 /passthrough/dma@60000000: xen,reg's guest address "
+            "0x3001000+0x1000 overlaps the GIC [0x3001000, 0x4020000); a free guest address is "
+            "0x6000000; iomem needs the same @GFN, 0x6000",
+        ],
+        {
+            "partial": {
+                "passthrough/dma@60000000/xen,path": "/soc/dma@60000000",
+                "passthrough/dma@60000000/xen,reg": [0, 1610612736, 0, 4096, 0, 1610612736],
+            }
+        },
+    ),
+    (
+        "DT215",
+        {
+            "host": {"soc/dma@60000000/reg": [1610612736, 4096, 1610629120, 4096]},
+            "loose": {
+                "passthrough/dma@60000000/xen,path": "/soc/dma@60000000",
+                "passthrough/dma@60000000/xen,reg": [0, 1610612736, 0, 4096, 0, 1610612736],
+            },
+        },
+        [
+            "q.dtb: error DT215 /passthrough/dma@60000000: xen,reg lacks 0x60004000+0x1000 of "
+            "/soc/dma@60000000; give each register its host address, size and guest address",
+        ],
+        {
+            "host": {"soc/dma@60000000/reg": [1610612736, 4096, 1610629120, 4096]},
+            "loose": {
+                "passthrough/dma@60000000/xen,path": "/soc/dma@60000000",
+                "passthrough/dma@60000000/xen,reg": [
+                    0,
+                    1610612736,
+                    0,
+                    4096,
+                    0,
+                    1610612736,
+                    0,
+                    1610629120,
+                    0,
+                    4096,
+                    0,
+                    1610629120,
+                ],
+            },
+        },
+    ),
+    (
+        "DT218",
+        {
+            "host": {"soc/dma@60000000/reg": [1610612736, 4096, 1610629120, 4096]},
+            "partial": {
+                "passthrough/dma@60000000/reg": [0, 1610629120, 0, 4096, 0, 1610612736, 0, 4096]
+            },
+            "cfg": {"iomem": ["0x60000,1", "0x60004,1"]},
+        },
+        [
+            "p.dtb: warning DT218 /passthrough/dma@60000000: reg[0] is reg[1] of "
+            "/soc/dma@60000000; keep the host's order: 0x60000000+0x1000, 0x60004000+0x1000",
+        ],
+        {
+            "host": {"soc/dma@60000000/reg": [1610612736, 4096, 1610629120, 4096]},
+            "partial": {
+                "passthrough/dma@60000000/reg": [0, 1610612736, 0, 4096, 0, 1610629120, 0, 4096]
+            },
+            "cfg": {"iomem": ["0x60000,1", "0x60004,1"]},
+        },
+    ),
+    (
+        "DT218",
+        {
+            "host": {"soc/dma@60000000/reg": [1610612736, 4096, 1610629120, 4096]},
+            "partial": {},
+            "cfg": {"iomem": ["0x60000,1", "0x60004,1"]},
+        },
+        [
+            "p.dtb: warning DT218 /passthrough/dma@60000000: reg lacks 0x60004000+0x1000 of "
+            "/soc/dma@60000000; describe all registers, in the host's order",
+        ],
+        {
+            "host": {
+                "soc/dma@60000000/reg": [1610612736, 4096, 1610629120, 4096],
+                "soc/dma@60000000/reg-names": b"a\x00b\x00",
+            },
+            "partial": {
+                "passthrough/dma@60000000/reg": [0, 1610629120, 0, 4096, 0, 1610612736, 0, 4096],
+                "passthrough/dma@60000000/reg-names": b"b\x00a\x00",
+            },
+            "cfg": {"iomem": ["0x60000,1", "0x60004,1"]},
+        },
+    ),
+    (
+        "DT302",
+        {"partial": {"passthrough/dma@60000000/interrupts": [1, 100, 4, 0, 101, 4]}},
+        [
+            "p.dtb: error DT302 /passthrough/dma@60000000: interrupt 0 <0x1 0x64 0x4> is a PPI; "
+            "a device has SPIs; copy the host node's interrupts",
+        ],
+        {"partial": {"passthrough/pmu": {"interrupts": [1, 7, 4]}}},
+    ),
+    (
+        "DT308",
+        {"partial": {"passthrough/dma@60000000/interrupts": [0, 100, 1, 0, 101, 4]}},
+        [
+            "p.dtb: error DT308 /passthrough/dma@60000000: flags are not the host's: 132 (0x1, "
+            "not 0x4); copy the interrupts of /soc/dma@60000000",
+        ],
+        {"partial": {}},
+    ),
+    (
+        "DT308",
+        {"partial": {"passthrough/dma@60000000/interrupts": [0, 101, 4, 0, 100, 4]}},
+        [
+            "p.dtb: warning DT308 /passthrough/dma@60000000: interrupts are 133, 132; the host "
+            "has 132, 133; keep the host's order",
+        ],
+        {
+            "host": {"soc/dma@60000000/interrupt-names": b"a\x00b\x00"},
+            "partial": {
+                "passthrough/dma@60000000/interrupts": [0, 101, 4, 0, 100, 4],
+                "passthrough/dma@60000000/interrupt-names": b"b\x00a\x00",
+            },
+        },
+    ),
+    (
+        "DT308",
+        {
+            "host": {"soc/dma@60000000/interrupt-names": b"a\x00b\x00"},
+            "partial": {"passthrough/dma@60000000/interrupt-names": b"b\x00a\x00"},
+        },
+        [
+            'p.dtb: error DT308 /passthrough/dma@60000000: interrupt "b" is 132, the host\'s is '
+            "133; copy interrupts and names of /soc/dma@60000000",
+        ],
+        {
+            "host": {"soc/dma@60000000/interrupt-names": b"a\x00b\x00"},
+            "partial": {"passthrough/dma@60000000/interrupt-names": b"a\x00b\x00"},
+        },
+    ),
+    (
+        "DT401",
+        {
+            "partial": {
+                "passthrough/dma@60000000/clocks": [5],
+                "passthrough/clock": {"phandle": [5]},
+            }
+        },
+        [
+            "p.dtb: error DT401 /passthrough/dma@60000000: clocks[0]: <0x5> is "
+            "/passthrough/clock, which has no #clock-cells; name a provider of this kind",
+        ],
+        {
+            "partial": {
+                "passthrough/dma@60000000/clocks": [5],
+                "passthrough/clock": {"#clock-cells": [0], "phandle": [5]},
+            }
+        },
+    ),
 ]
 
 
@@ -450,3 +738,32 @@ CASES = [
 def test_rule(rule, bad, expected, good):
     assert said(rule, bad) == expected
     assert said(rule, good) == []
+
+
+@pytest.mark.parametrize(
+    ("world", "rules"),
+    [
+        # A wrong xen,path is neither a device that dtdev lacks nor one without a node.
+        ({"partial": {**XEN, f"{HERE}/xen,path": "/axi/dma@60000000"}}, {"DT102"}),
+        # What the builder refuses as DT207 is told as the registers that are missing.
+        (
+            {"cfg": {"dtdev": ["/soc/dma@61000000"], "iomem": ["0x61000,1"], "irqs": [134]}},
+            {"DT215"},
+        ),
+        ({"cfg": {"iomem": ["0x60000000,1"], "irqs": [132, 133]}}, {"DT206", "DT215"}),
+        # A stream without a node is the device's that has no node.
+        (
+            {
+                "partial": {},
+                "cfg": {
+                    "dtdev": ["/soc/dma@60000000", "/soc/dma@61000000"],
+                    "iomem": ["0x60000,1", "0x61000,2"],
+                    "irqs": [132, 133, 134],
+                },
+            },
+            {"DT112"},
+        ),
+    ],
+)
+def test_a_mistake_is_told_once(world, rules):
+    assert {found.rule for found in diagnoses(**world)} == rules

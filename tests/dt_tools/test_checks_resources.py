@@ -61,7 +61,7 @@ CASES = [
     ),
     (
         "DT202",
-        {"host": {"soc/ranges": None}, "cfg": {}},
+        {"host": {f"{DMA}/reg": [0x60000000, 0]}, "cfg": {}},
         [
             "a.cfg:5 error DT202 /soc/dma@60000000: its reg is not CPU addressable (bus address, "
             "ranges or size); assign a device whose reg translates to CPU addresses through every"
@@ -119,7 +119,8 @@ CASES = [
         {"cfg": {**ALL, "iomem": ["0x60000,1@0x40000"]}},
         [
             "a.cfg:6 error DT207 /: iomem 0x60000,0x1 at guest 0x40000000+0x1000 overlaps RAM "
-            "bank 0 [0x40000000, 0x48000000); give it another guest address: 0x60000,0x1@GFN",
+            "bank 0 [0x40000000, 0x48000000); give it a free guest address, as in "
+            '"0x60000,0x1@0x6000"',
         ],
         {"cfg": {**ALL, "iomem": ["0x60000,1@0x60000"]}},
     ),
@@ -128,11 +129,14 @@ CASES = [
         {"cfg": {**ALL, "iomem": ["0x60000,1@0x4050", "0x61000,1@3001", "0x61001,1@0x10000000"]}},
         [
             "a.cfg:6 error DT207 /: iomem 0x60000,0x1 at guest 0x4050000+0x1000 overlaps the "
-            "vSMMU [0x4040000, 0x4080000); give it another guest address: 0x60000,0x1@GFN",
+            "vSMMU [0x4040000, 0x4080000); give it a free guest address, as in "
+            '"0x60000,0x1@0x6000"',
             "a.cfg:6 error DT207 /: iomem 0x61000,0x1 at guest 0x3001000+0x1000 overlaps the GIC "
-            "[0x3001000, 0x4020000); give it another guest address: 0x61000,0x1@GFN",
+            "[0x3001000, 0x4020000); give it a free guest address, as in "
+            '"0x61000,0x1@0x6001"',
             "a.cfg:6 error DT207 /: iomem 0x61001,0x1 at guest 0x10000000000+0x1000 lies beyond "
-            "the guest's 40 address bits; give it another guest address: 0x61001,0x1@GFN",
+            "the guest's 40 address bits; give it a free guest address, as in "
+            '"0x61001,0x1@0x6002"',
         ],
         {"cfg": {**ALL, "iomem": ["0x60000,1@0x5000", "0x61000,1@0x5001"]}},
     ),
@@ -141,7 +145,8 @@ CASES = [
         {"cfg": {**ALL, "iomem": ["0x60000,1@0x5000", "0x61000,1@0x5000"]}},
         [
             "a.cfg:6 error DT207 /: iomem 0x61000,0x1 at guest 0x5000000+0x1000 overlaps iomem "
-            "0x60000,0x1 [0x5000000, 0x5001000); give it another guest address: 0x61000,0x1@GFN",
+            "0x60000,0x1 [0x5000000, 0x5001000); give it a free guest address, as in "
+            '"0x61000,0x1@0x6000"',
         ],
         {"cfg": {**ALL, "iomem": ["0x60000,1@0x5000", "0x61000,1@0x5001"]}},
     ),
@@ -239,8 +244,8 @@ CASES = [
         "DT215",
         {"cfg": {"dtdev": ["/soc/dma@61000000"], "iomem": ["0x61000,1"], "irqs": [134]}},
         [
-            "a.cfg:6 error DT215 /soc/dma@61000000: iomem lacks 0x61000000+0x2000; add "
-            '"0x61000,0x2"',
+            "a.cfg:6 error DT215 /soc/dma@61000000: iomem lacks 0x61001000+0x1000; add "
+            '"0x61001,0x1"',
         ],
         {"cfg": {"dtdev": ["/soc/dma@61000000"], "iomem": ["0x61001,1", "61000,1"], "irqs": [134]}},
     ),
@@ -490,6 +495,45 @@ CASES = [
             "the two out",
         ],
         {"cfg": {"passthrough": "disabled", "dtdev": None, "viommu": None}},
+    ),
+    (
+        "DT206",
+        {"cfg": {"iomem": ["0x60000000,0x1000"], "irqs": [132, 133]}},
+        [
+            "a.cfg:6 error DT206 /: iomem 0x60000000,0x1000: 0x60000000 looks like an address of "
+            "/soc/dma@60000000; its frame is 0x60000; write frames: 0x60000,0x1",
+        ],
+        {"cfg": {"iomem": ["0x60000,1"], "irqs": [132, 133]}},
+    ),
+    (
+        "DT207",
+        {"cfg": {"iomem": ["0x60000,1", "0x60000,1"], "irqs": [132, 133]}},
+        [
+            "a.cfg:6 warning DT207 /: iomem lists 0x60000,0x1 at guest 0x60000000+0x1000 twice; "
+            "list it once",
+        ],
+        {"cfg": {"iomem": ["0x60000,1"], "irqs": [132, 133]}},
+    ),
+    (
+        "DT215",
+        {"cfg": {"dtdev": ["/soc/dma@61000000"], "irqs": [134], "iomem": ["0x61001,1"]}},
+        ['a.cfg:7 error DT215 /soc/dma@61000000: iomem lacks 0x61000000+0x1000; add "0x61000,0x1"'],
+        {"cfg": {"dtdev": ["/soc/dma@61000000"], "irqs": [134], "iomem": ["0x61000,2"]}},
+    ),
+    (
+        "DT301",
+        {"cfg": {"iomem": ["0x60000,1"], "irqs": [132, 133, 132]}},
+        ["a.cfg:7 warning DT301 /: irqs lists 132 more than once; list each once"],
+        {"cfg": {"iomem": ["0x60000,1"], "irqs": [132, 133]}},
+    ),
+    (
+        "DT605",
+        {"cfg": {}, "other": {"name": "a", "dtdev": ["/soc/dma@61000000"]}},
+        [
+            'a.cfg:1 error DT605 /: name = "a" is b.cfg\'s too; give each guest a name of its own',
+            'b.cfg:1 error DT605 /: name = "a" is a.cfg\'s too; give each guest a name of its own',
+        ],
+        {"cfg": {}, "other": {"dtdev": ["/soc/dma@61000000"]}},
     ),
 ]
 

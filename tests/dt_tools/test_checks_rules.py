@@ -203,7 +203,7 @@ CASES = [
         },
         [
             "a.cfg:5 error DT205 /soc/dma@60000000: shares a 4 KiB page of registers with "
-            "/soc/rng@60000800; assign /soc/rng@60000800 too, or neither",
+            "/soc/rng@60000800; it is not behind an SMMU: keep the page to the host",
         ],
         {
             "host": {f"{DMA}/reg": [0x60000000, 0x800], f"{DMB}/reg": [0x60000800, 0x800]},
@@ -433,6 +433,116 @@ CASES = [
             "manage its DMA",
         ],
         {"host": {f"{DMB}/iommus": [4, 0x10]}, "cfg": {"dtdev": BOTH}},
+    ),
+    (
+        "DT101",
+        {"cfg": {"dtdev": ["/"]}},
+        [
+            'a.cfg:5 error DT101 /: dtdev has "/", the root of the host tree, which is no '
+            "device; name the device by its full path",
+        ],
+        {"cfg": {}},
+    ),
+    (
+        "DT110",
+        {"cfg": {"dtdev": ["/soc/dma@60000000", "/soc/iommu@50000000", "/soc"]}},
+        [
+            "a.cfg:5 error DT110 /soc/dma@60000000: lies inside /soc, which is in dtdev too; "
+            "take /soc out",
+            "a.cfg:5 error DT110 /soc/iommu@50000000: lies inside /soc, which is in dtdev too; "
+            "take /soc out",
+        ],
+        {"cfg": {}},
+    ),
+    (
+        "DT106",
+        {"cfg": {"dtdev": ["/soc/iommu@50000000", "/soc"]}},
+        [
+            "a.cfg:5 error DT106 /soc/iommu@50000000: is an SMMU; the guest gets a vSMMU in its "
+            "place; take it out of dtdev",
+        ],
+        {"cfg": {}},
+    ),
+    (
+        "DT202",
+        {"host": {"soc/iommu@51000000/reg": None}},
+        [
+            "host.dtb: error DT202 /soc/iommu@51000000: its reg does not translate to CPU "
+            "addresses; give every bus above it ranges that cover its reg",
+        ],
+        {},
+    ),
+    (
+        "DT205",
+        {
+            "host": {
+                "soc/dma@60000000/reg": [1610612736, 1024],
+                "soc/dma@61000000/reg": [1610613760, 1024],
+                "soc/rng@60000800": {"reg": [1610614784, 4]},
+            },
+            "cfg": {},
+        },
+        [
+            "a.cfg:5 error DT205 /soc/dma@60000000: shares a 4 KiB page of registers with "
+            "/soc/dma@61000000, /soc/rng@60000800; /soc/rng@60000800: not behind an SMMU; keep "
+            "the page to the host",
+        ],
+        {
+            "host": {
+                "soc/dma@60000000/reg": [1610612736, 2048],
+                "soc/dma@61000000/reg": [1610614784, 2048],
+            },
+            "cfg": {"dtdev": ["/soc/dma@60000000", "/soc/dma@61000000"]},
+        },
+    ),
+    (
+        "DT205",
+        {
+            "host": {
+                "soc/dma@60000000/reg": [1610612736, 2048],
+                "soc/dma@61000000/reg": [1610614784, 2048],
+            },
+            "cfg": {},
+        },
+        [
+            "a.cfg:5 error DT205 /soc/dma@60000000: shares a 4 KiB page of registers with "
+            "/soc/dma@61000000; assign /soc/dma@61000000 too, or neither",
+        ],
+        {
+            "host": {
+                "soc/dma@60000000/reg": [1610612736, 2048],
+                "soc/dma@61000000/reg": [1610614784, 2048],
+            },
+            "cfg": {"dtdev": ["/soc/dma@60000000", "/soc/dma@61000000"]},
+        },
+    ),
+    (
+        "DT302",
+        {
+            "host": {
+                "soc/iommu@51000000/interrupts": [5, 4],
+                "soc/iommu@51000000/interrupt-parent": [9],
+                "soc/mux@53000000": {
+                    "#interrupt-cells": [2],
+                    "interrupt-controller": True,
+                    "phandle": [9],
+                },
+            }
+        },
+        [
+            "host.dtb: note DT302 /soc/iommu@51000000: 1 interrupts of /soc/mux@53000000: its "
+            "controller (no compatible) is not the GIC; Xen has no interrupt of this SMMU then",
+        ],
+        {},
+    ),
+    (
+        "DT406",
+        {"host": {"soc/iommu@50000000/#iommu-cells": [2], "soc/dma@60000000/iommus": [3, 16, 0]}},
+        [
+            "host.dtb: error DT406 /soc/iommu@50000000: #iommu-cells is 2; an SMMUv3 has 1; give "
+            "the IOMMU its #iommu-cells (1 for SMMUv3)",
+        ],
+        {},
     ),
 ]
 

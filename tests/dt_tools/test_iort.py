@@ -39,7 +39,7 @@ from dt_tools.iort import (
     write,
 )
 from dt_tools.masters import MapRow, Stream
-from vsmmu.cli.iort_text import is_iort, show
+from vsmmu.cli.iort_text import show
 
 # Tables by hand: nothing here uses the writer.
 
@@ -726,12 +726,6 @@ def test_a_domu_is_refused(name):
 
 
 # As text and JSON.
-
-
-def test_a_table_is_told_by_its_signature():
-    assert is_iort(simple())
-    assert not is_iort(b"\xd0\x0d\xfe\xed")
-    assert not is_iort(b"IOR")
 
 
 TEXT = """\

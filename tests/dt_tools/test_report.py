@@ -136,7 +136,7 @@ def test_disabled_smmus_and_masters_share_nothing_and_are_not_in_use() -> None:
                 inspect_report(found)["findings"]]  # fmt: skip
     text = 'has status "reserved" and 1 enabled masters behind it'
     assert findings == [
-        ("DT104", "warning", "/iommu@3000000", text),
+        ("DT104", "note", "/iommu@3000000", text),
         ("DT502", "note", BOTH[0], "StreamID 0x1: on 2 SMMUs, in use on 1; would need vMasterIDs"),
     ]
 
@@ -299,6 +299,7 @@ def test_the_json_report_of_a_small_board() -> None:
             "compatible": ["test,dev"],
             "status": "okay",
             "pci": False,
+            "dma_coherent": False,
             "streams": [{"smmu": "/iommu@2000000", "stream_id": "0x600", "mask": "0x0"}],
             "iommu_map": [],
             "iommu_map_mask": None,
@@ -313,6 +314,7 @@ def test_the_json_report_of_a_small_board() -> None:
                     "reason": None,
                 }
             ],
+            "interrupt_map": [],
             "page_neighbours": [],
             "page_closure": [],
             "needs": [
@@ -344,6 +346,8 @@ def test_the_json_report_of_a_small_board() -> None:
                         "rid_last": None,
                         "on_smmus": 1,
                         "in_use_on": 1,
+                        "on_smmu_v3": 0,
+                        "in_use_on_smmu_v3": 0,
                         "shared_with": [],
                     }
                 ],
@@ -399,7 +403,7 @@ def test_hip07_needs_vmaster_ids(corpus: Path) -> None:
     paths = sorted(s["path"] for s in enabled)
     ids = report["stream_ids"]
     assert ids["on_several_smmus"] == [
-        {"first": "0x600", "last": "0x600", "smmus": paths, "in_use": paths}
+        {"first": "0x600", "last": "0x600", "smmus": paths, "in_use": paths, "smmu_v3": paths}
     ]
     assert ids["shared"] == []
     entries = [one["entries"] for one in ids["maps"]]

@@ -166,6 +166,19 @@ def test_an_unknown_path(tree: Tree) -> None:
     )
 
 
+def test_an_alias_stands_for_its_path(tree: Tree) -> None:
+    aliases = tree.root.add("aliases") if "aliases" not in tree.root.children else (
+        tree.root.children["aliases"])  # fmt: skip
+    aliases.set_strings("crypto7", "/soc/crypto@60000000")
+    aliases.set_strings("lost", "/soc/crypto@6000000")
+    assert explain(platform(tree), "crypto7")["path"] == "/soc/crypto@60000000"
+    with pytest.raises(UserError) as caught:
+        explain(platform(tree), "lost")
+    assert str(caught.value).startswith(
+        "board.dtb: lost: is an alias of /soc/crypto@6000000: no such node; nearest: /soc/crypto@6"
+    )
+
+
 def test_every_node_of_every_board_can_be_explained(corpus: Path, samples: Path) -> None:
     for path in (corpus / "dtbs" / "morello-sdp.dtb", samples / "board.dtb"):
         found = platform(read(path.read_bytes(), path.name), path.name)
@@ -227,6 +240,25 @@ def test_phandles_are_not_compared(tree: Tree) -> None:
     pcie.set_cells("iommu-map", cells[0], 0x7777, *cells[2:])
     smmu.set_cells("phandle", 0x7777)
     assert changes(tree, other) == []
+
+
+def test_coherence_and_the_order_of_iommus_are_differences(tree: Tree) -> None:
+    soc = tree.root.children["soc"]
+    crypto = soc.children["crypto@60000000"]
+    crypto.set_empty("dma-coherent")
+    smmu = (crypto.cells("iommus") or (0,))[0]
+    crypto.set_cells("iommus", smmu, 0x600, smmu, 0x601)
+    other = tree.copy()
+    changed = other.root.children["soc"].children["crypto@60000000"]
+    changed.props.pop("dma-coherent")
+    changed.set_cells("iommus", smmu, 0x601, smmu, 0x600)
+    assert text_of_diff(tree, other, 120) == (
+        "- a.dtb\n+ b.dtb\n\nMasters: 1\n"
+        "~ /soc/crypto@60000000: dma_coherent yes -> no\n"
+        "\nStreamIDs: 1\n"
+        "~ /soc/crypto@60000000: order 0x600 at /soc/iommu@50000000, 0x601 at "
+        "/soc/iommu@50000000 -> 0x601 at\n  /soc/iommu@50000000, 0x600 at /soc/iommu@50000000\n"
+    )
 
 
 def test_every_kind_of_change(tree: Tree) -> None:

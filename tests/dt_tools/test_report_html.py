@@ -18,7 +18,7 @@ from dt_tools.platform import Platform
 from dt_tools.report import html as html_module
 from dt_tools.report.html import page
 from dt_tools.report.jsonreport import inspect_report
-from dt_tools.report.picture import MAX_MASTERS, MAX_PILLS, draw, text_of
+from dt_tools.report.picture import MAX_MASTERS, MAX_PILLS, _cut_name, draw, text_of
 from dt_tools.report.tables import MAX_ROWS, cell, table
 from dt_tools.tree import Node, Tree
 
@@ -215,6 +215,32 @@ def test_several_boards_have_an_index(tree: Tree) -> None:
     assert "vsmmu inspect: 3 boards" in text
     assert "The board has no Arm SMMU." in text
     assert len(smmus_of(checker)) == 5
+
+
+def test_the_title_names_a_board_that_is_alone(tree: Tree) -> None:
+    tree.root.set_strings("model", "<b>&" + "x" * 300)
+    text = page([report_of(tree, "a.dtb")])
+    title = re.search("<title>(.*?)</title>", text)
+    assert title is not None
+    assert title[1].startswith("vsmmu inspect: a.dtb, &lt;b&gt;&amp;xxx")
+    assert title[1].endswith("..")
+    assert len(title[1]) < 200
+
+
+def test_a_long_name_keeps_its_unit_address() -> None:
+    assert _cut_name("iommu@2000000", 20) == "iommu@2000000"
+    assert _cut_name("a-very-long-controller-name@2000000", 20) == "a-very-lon..@2000000"
+    assert _cut_name("name@" + "f" * 40, 20) == "name@" + "f" * 13 + ".."
+    assert _cut_name("x" * 40, 20) == "x" * 18 + ".."
+
+
+def test_a_page_of_many_masters_is_bounded() -> None:
+    tree = many(1, 2)
+    for at in range(3_000):
+        node = tree.root.add(f"{'n' * 25}@{at:x}")
+        node.set_cells("reg", 0x500_0000, 0x10)
+        node.set_cells("iommus", 10, 7)
+    assert len(page([report_of(tree)])) < 10_000_000
 
 
 def test_the_same_bytes_each_time(tree: Tree) -> None:

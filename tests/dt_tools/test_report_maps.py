@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import struct
@@ -14,16 +15,26 @@ from hypothesis import strategies as st
 
 from dt_tools.blob import read
 from dt_tools.errors import DtbError
+from dt_tools.masters import MapRow, Master
 from dt_tools.platform import Platform
 from dt_tools.report import assign
 from dt_tools.report import references as references_module
+from dt_tools.report.explain import explain
+from dt_tools.report.explain_text import print_explained
 from dt_tools.report.facts import Facts
 from dt_tools.report.jsonreport import inspect_report, to_line
 from dt_tools.report.references import MAX_NEEDS, Need, References
 from dt_tools.report.resources import interrupt_map, interrupts_by_node, page_map
 from dt_tools.report.streams import Entry, intervals, repeated, shared, stream_maps
-from dt_tools.report.terminal import report_lines
-from dt_tools.report.wording import entry_ids, interrupt_rows, number_runs, region_rows, unused
+from dt_tools.report.terminal import print_inspected, report_lines
+from dt_tools.report.wording import (
+    entry_ids,
+    interrupt_rows,
+    number_runs,
+    region_rows,
+    stream_lines,
+    unused,
+)
 from dt_tools.tree import Node, Tree
 
 GIC, V3, V2 = 1, 2, 3
@@ -91,8 +102,8 @@ def test_a_map_has_requester_ids_and_marks_what_is_shared_or_repeated() -> None:
     pci.set_cells("iommu-map", 0x100, V3, 0x8, 0x10)
     entries, _ = maps_of(tree)["/iommu@2000000"]
     assert entries == (
-        Entry(8, 0x17, 0, "/dev@7000000", "okay", 0x100, 2, 2, ("/dev@5000000",)),
-        Entry(0x10, 0x10, 0, "/dev@5000000", "okay", None, 2, 2, ("/dev@7000000",)),
+        Entry(8, 0x17, 0, "/dev@7000000", "okay", 0x100, 2, 2, ("/dev@5000000",), 1, 1),
+        Entry(0x10, 0x10, 0, "/dev@5000000", "okay", None, 2, 2, ("/dev@7000000",), 1, 1),
     )
 
 
@@ -297,7 +308,7 @@ def test_who_has_which_interrupt() -> None:
     rows = [(0, 0, 0, pin, GIC, 0, 20 + pin, 4) for pin in (1, 2)]
     pci.set_cells("interrupt-map", *(cell for row in rows for cell in row))
     found = Platform.from_tree(tree)
-    lines = interrupt_map(found, interrupts_by_node(found))
+    lines = interrupt_map(interrupts_by_node(found), Facts(found).routed)
     shown = {line.number: [tuple(owner) for owner in line.owners] for line in lines.spis}
     assert shown == {
         37: [
@@ -316,6 +327,147 @@ def test_who_has_which_interrupt() -> None:
     assert interrupt_rows(report["interrupts"]["spis"]) == [
         ("37", [("/dev@6000000", " (a, b)"), ("/dev@7000000", "")]),
         ("53..54", [("/dev@8000000", " (interrupt-map)")]),
+    ]
+
+
+def test_an_interrupt_map_that_leads_elsewhere_is_told() -> None:
+    tree = board()
+    mbigen = tree.root.add("mbigen")
+    mbigen.set_strings("compatible", "test,mbigen")
+    mbigen.set_cells("#interrupt-cells", 2)
+    mbigen.set_empty("interrupt-controller")
+    mbigen.set_cells("phandle", 0x50)
+    pci = device(tree, 0x800_0000, V3, 1)
+    pci.set_cells("#address-cells", 3)
+    pci.set_cells("#interrupt-cells", 1)
+    rows = (0, 0, 0, 1, 0x50, 671, 4, 0, 0, 0, 2, 0x50, 672, 4, 0, 0, 0, 3, GIC, 0, 9, 4)
+    pci.set_cells("interrupt-map", *rows)
+    report = inspect_report(Platform.from_tree(tree))
+    (there,) = report["interrupts"]["elsewhere"]
+    assert there == {
+        "controller": "/mbigen",
+        "kind": "not-gic",
+        "reason": "its controller (test,mbigen) is not the GIC",
+        "count": 2,
+        "nodes": ["/dev@8000000"],
+    }
+    assert [line["number"] for line in report["interrupts"]["spis"]] == [41]
+    (master,) = report["masters"]
+    assert [i["kind"] for i in master["interrupt_map"]] == ["not-gic", "not-gic", "SPI"]
+    assert "/mbigen" in [need["path"] for need in master["needs"]]
+    out = io.StringIO()
+    print_explained(explain(Platform.from_tree(tree), "/dev@8000000"), out, width=200)
+    line = "of its interrupt-map: not-gic at /mbigen: its controller (test,mbigen) is not the GIC"
+    assert line in out.getvalue()
+
+
+def test_hip07_sends_the_pins_of_a_bridge_to_an_mbigen(corpus: Path) -> None:
+    data = (corpus / "dtbs" / "hip07-d05.dtb").read_bytes()
+    found = Platform.from_tree(read(data, "hip07-d05.dtb"))
+    rows = [e for e in inspect_report(found)["interrupts"]["elsewhere"]
+            if "/soc/pcie@af800000" in e["nodes"]]  # fmt: skip
+    assert [e["controller"] for e in rows] == ["/interrupt-controller@a0080000/intc_pcie2_a"]
+
+
+def test_a_long_interrupt_map_is_read_in_part() -> None:
+    tree = board()
+    bus = device(tree, 0x800_0000)
+    bus.set_cells("#address-cells", 0)
+    bus.set_cells("#interrupt-cells", 1)
+    bus.set_cells("interrupt-map", *(c for at in range(900) for c in (at, GIC, 0, at, 4)))
+    assert len(Facts(Platform.from_tree(tree)).routed[bus]) == 512
+
+
+def test_only_ids_that_a_requester_id_reaches_are_told() -> None:
+    tree = board()
+    pci = device(tree, 0x700_0000)
+    rows = ((0, 0x11, 1), (0, 0x20, 0x100), (0x80, 0x300, 0x10))
+    pci.set_cells("iommu-map", *(c for rid, sid, n in rows for c in (rid, V3, sid, n)))
+    entries, _ = maps_of(tree)["/iommu@2000000"]
+    assert [(e.first, e.last, e.rid) for e in entries] == [(0x11, 0x11, 0), (0x21, 0x11F, 1)]
+    report = inspect_report(Platform.from_tree(tree))
+    warned = [f["text"] for f in report["findings"] if f["rule"] == "DT505"]
+    row = "iommu-map: row {} overlaps earlier rows, which come first: {} not reached"
+    assert warned == [row.format("0x0+0x100", "some of its ids are"),
+                      row.format("0x80+0x10", "it is")]  # fmt: skip
+    lines = list(stream_lines(report["masters"][0]))
+    assert lines[2:] == [
+        "  0x0..0xff -> 0x20..0x11f at /iommu@2000000"
+        " (reached by 0x1..0xff only: earlier rows come first)",
+        "  0x80..0x8f -> 0x300..0x30f at /iommu@2000000 (not reached: earlier rows come first)",
+    ]
+
+
+def test_ids_that_the_mask_leaves_out_and_rows_it_refuses() -> None:
+    tree = board()
+    pci = device(tree, 0x700_0000)
+    pci.set_cells("iommu-map", 0x100, V3, 0x1000, 0x200, 0x200, V3, 0, 1)
+    pci.set_cells("iommu-map-mask", 0x1FF)
+    entries, _ = maps_of(tree)["/iommu@2000000"]
+    assert [(e.first, e.last, e.rid) for e in entries] == [(0x1000, 0x10FF, 0x100)]
+    (master,) = inspect_report(Platform.from_tree(tree))["masters"]
+    assert list(stream_lines(master))[1].endswith(
+        "(reached by 0x100..0x1ff only: iommu-map-mask leaves ids out)"
+    )
+    assert [r["text"] for r in master["reasons"] if r["rule"] == "DT505"] == [
+        "iommu-map: id base 0x200 has bits outside iommu-map-mask 0x1ff; rows from there on are"
+        " not read"
+    ]
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.integers(0, 3000), st.integers(0, 40)), max_size=6),
+    st.sampled_from((0x3F, 0x1F, 0x3C, 0x2B, 0, 0x30, 0xFFFFFFFF)),
+)
+def test_reach_equals_a_look_at_every_requester_id(rows, mask: int) -> None:
+    rows = [(rid & mask, sid, length) for rid, sid, length in rows]
+    maps = tuple(MapRow(rid, "/s", sid, length) for rid, sid, length in rows)
+    master = Master("/p", "okay", (), maps, mask, True, Node("p"))
+    told = {
+        rid: rid - row.rid_base + row.sid_base
+        for row, runs, _, _ in master.reach()
+        for first, end in runs
+        for rid in range(first, end)
+    }
+    found = {rid & mask: master.map_id(rid) for rid in range(200)}
+    assert told == {rid: stream.stream_id for rid, stream in found.items() if stream is not None}
+
+
+def test_a_mask_full_of_gaps_does_not_make_a_run_of_every_id() -> None:
+    maps = tuple(MapRow(at << 17, "/s", 0, 1 << 16) for at in range(50))
+    master = Master("/p", "okay", (), maps, 0xFFFF_FFFE, True, Node("p"))
+    reach = master.reach()
+    assert sum(len(one.runs) for one in reach) < 100
+    assert all(one.masked for one in reach)
+
+
+def test_ids_on_smmus_before_version_3_need_no_vmaster_ids() -> None:
+    tree = board()
+    device(tree, 0x500_0000, V3, 0x10)
+    device(tree, 0x600_0000, V2, 0x10, 0)
+    report = inspect_report(Platform.from_tree(tree))
+    assert [f for f in report["findings"] if f["rule"] == "DT502"] == []
+    (group,) = report["stream_ids"]["on_several_smmus"]
+    assert group["smmu_v3"] == ["/iommu@2000000"]
+    out = io.StringIO()
+    print_inspected(report, out, width=200)
+    text = "on 2 SMMUs, of which only one is an SMMUv3 and can have a vSMMU"
+    assert out.getvalue().count(text) == 2
+    assert "vMasterIDs" not in out.getvalue()
+
+
+def test_devices_all_in_one_page_are_inspected_in_part() -> None:
+    tree = board()
+    for at in range(4_000):
+        node = tree.root.add(f"d@{at:x}")
+        node.set_cells("reg", 0x500_0000, 0x10)
+        node.set_cells("iommus", V3, at)
+    report = inspect_report(Platform.from_tree(tree))
+    assert len(report["masters"]) == 4_000
+    assert {m["assignable"] for m in report["masters"]} <= {"together", "no"}
+    assert ("DT205", "warning", "/") in [
+        (f["rule"], f["severity"], f["path"]) for f in report["findings"]
     ]
 
 

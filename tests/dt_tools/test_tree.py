@@ -99,7 +99,11 @@ def board() -> Tree:
         ("/axi@0/ethernet@ff0e0000/mdi", "/axi@0/ethernet@ff0e0000/mdio"),
         ("/axi@0/serial", "/axi@0/serial@ff000000 (or 1 more alike)"),
         ("/soc/serial@ff010000", "/amba/serial@ff010000 (or 1 more alike)"),
+        ("/axi@0/uart@ff010000", "/axi@0/serial@ff010000"),
         ("/nothing-like-it", None),
+        ("/axi@0/banana", None),
+        ("/axi@0/ethernet@ff0e0000/banana@1", None),
+        ("serial0", None),
         ("", "/"),
     ],
 )

@@ -15,10 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dt_tools.checks import Diagnosis, GuestInput, PartialTree, Rule
+    from dt_tools.platform import Platform
 
 FOUND = 3
 SCHEMA = "vsmmu.check/1"
 _MAGIC = b"\xd0\x0d\xfe\xed"
+# Input that is not read is not checked: it must not pass for sound.
+_UNREAD = ("DT001", "XL001", "XL002", "XL003")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,9 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--list",
         metavar="RULE",
-        nargs="?",
-        const="",
-        help="explain all rules, or one, and check nothing",
+        nargs="*",
+        help="explain all rules, or these, and check nothing; with --json as JSON",
     )
 
 
@@ -64,9 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     rules = all_rules()
     if arguments.list is not None:
-        names = [_known(arguments.list, rules, "--list")] if arguments.list else list(rules)
-        check_text.print_rules([rules[name] for name in names], sys.stdout)
-        return 0
+        return _explain(arguments, rules)
     if arguments.host is None:
         raise FileError("check: which board? give HOST.dtb")
     if arguments.json and arguments.sarif == "-":
@@ -87,6 +87,19 @@ def run(arguments: argparse.Namespace) -> int:
     return FOUND if any(one.severity != "note" for one in found) else 0
 
 
+def _explain(arguments: argparse.Namespace, rules: Mapping[str, Rule]) -> int:
+    from vsmmu.cli import check_text
+
+    asked = [name for text in arguments.list for name in text.split(",")]
+    names = dict.fromkeys(_known(name, rules, "--list") for name in asked)
+    shown = [rules[name] for name in names or rules]
+    if arguments.json:
+        print(check_text.rules_json(shown))
+    else:
+        check_text.print_rules(shown, sys.stdout)
+    return 0
+
+
 def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a number, not {text[:40]!r}")
@@ -96,12 +109,13 @@ def _count(text: str) -> int:
 def all_rules() -> dict[str, Rule]:
     """The rules of trees and guests, and the diagnostics of the configuration reader."""
     from dt_tools.checks import RULES, Rule
+    from vsmmu.cli.check_text import XL_RULES
     from xl_configs.errors import DIAGNOSTICS
 
     rules = dict(RULES)
     for id_, title in DIAGNOSTICS.items():
         severity: Any = "error" if id_.startswith("XL0") else "warning"
-        rules[id_] = Rule(id_, severity, title, "", "")
+        rules[id_] = Rule(id_, severity, title, *XL_RULES[id_])
     return rules
 
 
@@ -124,7 +138,10 @@ def _switches(
         for name in text.split(","):
             if not name.startswith("no-"):
                 raise FileError(f"-W {name}: expected no-RULE, as in -W no-DT204")
-            off.add(_known(name.removeprefix("no-"), rules, "-W"))
+            id_ = _known(name.removeprefix("no-"), rules, "-W")
+            if id_ in _UNREAD:
+                raise FileError(f"-W {name}: input that cannot be read cannot be switched off")
+            off.add(id_)
     grave = {_known(name, rules, "-E") for text in arguments.E for name in text.split(",")}
     return off, grave
 
@@ -150,9 +167,8 @@ class Job:
 
     def __init__(self, host: str, names: Sequence[str], bits: int) -> None:
         from dt_tools.checks import check, match, ordered
-        from vsmmu.cli.inputs import load_platform
 
-        platform = load_platform(host)
+        platform = _board(host)
         self.host = host
         self.files = [host, *names]
         self.rejected: list[Diagnosis] = []
@@ -253,6 +269,33 @@ class Job:
             self.files.append(place)
             return found
         return None
+
+
+def _board(name: str) -> Platform:
+    """The board. Raises FileError, also when it is a guest's configuration; DtbError."""
+    from dt_tools.errors import DtbError
+    from vsmmu.cli.inputs import load_platform
+
+    try:
+        return load_platform(name)
+    except DtbError:
+        if name != "-" and _is_config(name):
+            reason = f"check: {name} is a guest configuration; the board comes first"
+            raise FileError(reason) from None
+        raise
+
+
+def _is_config(name: str) -> bool:
+    from xl_configs import ConfigError, load
+
+    data = read(name)
+    if data[:4] == _MAGIC:
+        return False
+    try:
+        load(data, name)
+    except ConfigError:
+        return False
+    return True
 
 
 def _ramdisk_size(file: str, ramdisk: str | None) -> int | None:

@@ -77,6 +77,89 @@ def _fold(line: str, width: int | None) -> list[str]:
     )
 
 
+# What the reader of configurations finds: what happens, an example.
+XL_RULES = {
+    "XL001": (
+        "xl's own grammar does not take the text, so xl creates no guest of it and no other rule "
+        "looks at it.",
+        "guest.cfg:4: near `zz': syntax error, unexpected IDENT, expecting $end",
+    ),
+    "XL002": (
+        "xl reads the text and stops at what it says, so no other rule looks at it.",
+        'guest.cfg:4: Unknown on_crash action "x" specified',
+    ),
+    "XL003": (
+        "xl ends by a signal instead of a message.",
+        "guest.cfg:7: a value at which xl crashes",
+    ),
+    "XL101": (
+        "xl says nothing and goes on without the key: mostly a slip of the pen.",
+        "guest.cfg:6: vcpis: unknown key, ignored by xl; did you mean vcpus?",
+    ),
+    "XL102": (
+        "xl looks for a list, finds one value, and goes on as if the key were absent.",
+        "guest.cfg:6: irqs: one value where a list belongs; xl ignores the key",
+    ),
+    "XL103": (
+        "What follows in the list is lost, devices of dtdev included.",
+        "guest.cfg:5: dtdev: element 1 is itself a list; xl stops there",
+    ),
+    "XL104": (
+        "xl looks for one value, finds a list, and goes on with the default.",
+        "guest.cfg:3: vcpus: a list where one value belongs; xl ignores the key",
+    ),
+    "XL105": (
+        "xl goes on with the default of the key.",
+        "guest.cfg:3: vcpus: not a number xl can read; xl ignores the key",
+    ),
+    "XL106": (
+        "The kernel's command line is cmdline alone.",
+        "guest.cfg:4: cmdline: root and extra are ignored beside it",
+    ),
+    "XL107": (
+        "xl takes the last byte for a line feed: a file that ends in a value loses its end.",
+        "guest.cfg: the last byte of the file is dropped",
+    ),
+    "XL108": (
+        "xl compares only as many letters as are there, so another word may be meant.",
+        'guest.cfg:5: passthrough: "share" is the beginning of share_pt; xl takes it so',
+    ),
+    "XL109": (
+        "The string is shorter than it looks.",
+        "guest.cfg:4: extra: the escape stands for nothing",
+    ),
+    "XL110": (
+        "A later xl may refuse it or read it in another way.",
+        "guest.cfg:4: builder: deprecated, use type",
+    ),
+    "XL111": (
+        "The rest of the entry holds; what is left out has its default.",
+        "guest.cfg:8: vif: a part of the entry is ignored",
+    ),
+    "XL112": (
+        "The guest is not created, or gets less than is asked for.",
+        "guest.cfg:3: vcpus: 5000; Xen on Arm gives a guest at most 128 vCPUs",
+    ),
+    "XL113": (
+        "The number in front of it holds, which may be another one than was meant.",
+        "guest.cfg:9: what follows the number is ignored",
+    ),
+    "XL114": (
+        "xl accepts the configuration, and the creation of the guest fails.",
+        "guest.cfg:5: libxl refuses it on Arm",
+    ),
+}
+
+
+def rules_json(rules: Sequence[Rule]) -> str:
+    """The rules as one JSON object."""
+    import json
+    from dataclasses import asdict
+
+    listed = [asdict(rule) for rule in rules]
+    return json.dumps({"schema": "vsmmu.check.rules/1", "rules": listed}, indent=2)
+
+
 def print_rules(rules: Sequence[Rule], out: TextIO) -> None:
     """Each rule: id, gravest severity, title, what happens, an example."""
     width = shutil.get_terminal_size().columns if out.isatty() else _WIDTH

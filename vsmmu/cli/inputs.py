@@ -25,9 +25,14 @@ class ConfigRejectedError(Exception):
 
 def load_platform(name: str) -> Platform:
     """The board that a DTB file describes. Raises FileError, DtbError."""
+    return platform_of(read(name), name)
+
+
+def platform_of(data: bytes, name: str) -> Platform:
+    """The board that the bytes of a file describe. Raises DtbError."""
     from dt_tools.platform import Platform
 
-    return Platform.from_tree(load_tree(name), name)
+    return Platform.from_tree(tree_of(data, name), name)
 
 
 def load_tree(name: str) -> Tree:
@@ -37,9 +42,13 @@ def load_tree(name: str) -> Tree:
         FileError: the file cannot be read.
         DtbError: it is neither a sound blob nor source that dtc accepts.
     """
+    return tree_of(read(name), name)
+
+
+def tree_of(data: bytes, name: str) -> Tree:
+    """The tree in the bytes of a file; as `load_tree`."""
     from dt_tools import blob
 
-    data = read(name)
     # A blob is told by its first byte: most of them need nothing of the module for source.
     if data[:1] != b"\xd0":
         from dt_tools.dts import compile_source, is_source

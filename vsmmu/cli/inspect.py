@@ -9,25 +9,31 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from vsmmu.cli.files import FileError, say, write
-from vsmmu.cli.inputs import load_platform
+from vsmmu.cli.files import FileError, read, say, write
+from vsmmu.cli.inputs import load_platform, platform_of
 
 if TYPE_CHECKING:
     from dt_tools.platform import Platform
 
 # From so many boards on a terminal gets a progress bar.
 _MANY = 4
+# What an ACPI IO Remapping Table begins with.
+_IORT = b"IORT"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("dtb", metavar="DTB", nargs="+", help="a board's tree (- for stdin)")
+    parser.add_argument(
+        "dtb", metavar="DTB", nargs="+", help="a board's tree, or an ACPI IORT (- for stdin)"
+    )
     parser.add_argument("--json", action="store_true", help="JSON Lines: one object a board")
     parser.add_argument(
         "--html", metavar="FILE", help="write a page with a picture and tables (- for stdout)"
     )
     parser.add_argument(
-        "--device", metavar="PATH", help="one device end to end: node, interrupts, StreamIDs, guest"
+        "--device",
+        metavar="PATH",
+        help="one device, by path or alias: node, interrupts, StreamIDs, guest",
     )
     parser.add_argument(
         "--diff",
@@ -47,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     shown = 0
     for name in _progress(arguments.dtb, sys.stdout.isatty()):
         with codes.kept():
-            _show(load_platform(name), arguments, first=not shown)
+            _show(name, arguments, first=not shown)
             shown += 1
     return codes.worst
 
@@ -95,7 +101,12 @@ def _progress(names: list[str], busy: bool) -> Iterator[str]:
         yield from bar.track(names, description="inspect")
 
 
-def _show(platform: Platform, arguments: argparse.Namespace, *, first: bool) -> None:
+def _show(name: str, arguments: argparse.Namespace, *, first: bool) -> None:
+    data = read(name)
+    if data[:4] == _IORT:
+        _show_iort(data, name, arguments, first=first)
+        return
+    platform = platform_of(data, name)
     if arguments.device is not None:
         _show_device(platform, arguments.device, as_json=arguments.json, first=first)
         return
@@ -110,6 +121,16 @@ def _show(platform: Platform, arguments: argparse.Namespace, *, first: bool) -> 
     if not first:
         print()
     print_inspected(report)
+
+
+def _show_iort(data: bytes, name: str, arguments: argparse.Namespace, *, first: bool) -> None:
+    if arguments.device is not None:
+        raise FileError(f"{name}: an IORT has no device tree's paths; --device is for boards")
+    from vsmmu.cli.iort_text import show
+
+    if not first and not arguments.json:
+        print()
+    show(data, name, arguments.json)
 
 
 def _show_device(platform: Platform, path: str, *, as_json: bool, first: bool) -> None:

@@ -30,11 +30,6 @@ _MODELS_V2 = {
 }
 
 
-def is_iort(data: bytes) -> bool:
-    """Whether the bytes begin like an IORT."""
-    return data[:4] == b"IORT"
-
-
 def show(data: bytes, name: str, as_json: bool) -> None:
     """Print the table to stdout: text, or one line of JSON. `name` is the file's.
 
