@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import inspect
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -132,7 +133,8 @@ def test_every_diagnostic_is_emitted_somewhere():
 
 
 def test_every_attribute_of_a_guest_is_described():
-    described = re.findall(r"^        (\w+): ", GuestConfig.__doc__ or "", re.MULTILINE)
+    text = inspect.cleandoc(GuestConfig.__doc__ or "")
+    described = re.findall(r"^    (\w+): ", text, re.MULTILINE)
     assert described == [field.name for field in fields(GuestConfig)]
 
 
