@@ -61,9 +61,9 @@ def _escape(body: str, at: int, out: list[str]) -> int:
     return at + 1 + rest.end()
 
 
-_PAIR = re.compile(r"\\(.)", re.DOTALL)
+_TO_OCTAL = re.compile(r"(?:[^\\]++|\\[^0-7])*+\\[0-7]", re.DOTALL)
 
 
 def has_octal(text: str) -> bool:
     """Whether a string that ``dequote`` reads has an escape that stands for nothing."""
-    return "\\" in text and any(found[1] in "01234567" for found in _PAIR.finditer(text))
+    return "\\" in text and _TO_OCTAL.match(text) is not None
