@@ -213,7 +213,10 @@ def test_the_host_decides_about_cpus(place, capsys):
     assert config(capsys, "g.cfg", "--compat", "xl", "--pcpus", "16")[0] == 0
     assert config(capsys, "g.cfg")[0] == 0
     assert config(capsys, "g.cfg", "--pcpus", "2", "--nodes", "3")[0] == 1
-    assert config(capsys, "g.cfg", "--pcpus", "0")[0] == 1
+    for number in ("0", "16385", "000001999999999", "-1", "x", "9" * 5000):
+        code, _, err = config(capsys, "g.cfg", f"--pcpus={number}")
+        assert code == 1
+        assert err.endswith(f"{number!r} is no number from 1 to 16384\n")
 
 
 def test_ids(capsys):

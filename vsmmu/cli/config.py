@@ -67,9 +67,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _cpus(text: str) -> int:
-    if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:6]) <= 1 << 14:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to 16384")
-    return int(text)
+    from xl_configs.specs.cpus import MOST_CPUS
+
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else 0
+    if not 1 <= number <= MOST_CPUS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {MOST_CPUS}")
+    return number
 
 
 def run(arguments: argparse.Namespace) -> int:

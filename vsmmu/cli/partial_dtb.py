@@ -7,7 +7,13 @@ import argparse
 from typing import TYPE_CHECKING
 
 from vsmmu.cli.files import FileError, say, write
-from vsmmu.cli.inputs import add_config_arguments, check_override, load_config, load_platform
+from vsmmu.cli.inputs import (
+    add_config_arguments,
+    add_gpaddr_argument,
+    check_override,
+    load_config,
+    load_platform,
+)
 
 if TYPE_CHECKING:
     from dt_tools.completed import Completed
@@ -39,14 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="drop",
         help="what becomes of those that are not SPIs of the GIC (default drop)",
     )
-    parser.add_argument(
-        "--gpaddr-bits",
-        metavar="N",
-        type=int,
-        default=40,
-        choices=range(32, 49),
-        help="width of guest physical addresses on the host, 32 to 48 (default 40)",
-    )
+    add_gpaddr_argument(parser)
     parser.add_argument(
         "--dry-run",
         action="store_true",
