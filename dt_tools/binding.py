@@ -3,23 +3,24 @@
 
 A physical StreamID means nothing without its SMMU (boards repeat ids on several SMMUs), so the
 key of every binding is (SMMU path, pMasterID). `allocate` numbers the keys of one guest from 0
-upwards in the order of its `dtdev` list, past the ids that `iommu_devid_map` names; it reads
-nothing but its arguments, so the same list on the same host tree always gets the same numbers and
-a guest with a static tree can rely on them. Refusals carry the rule ids DT101 to DT110, DT503,
-DT506 and DT507.
+upwards in the order of its `dtdev` list, then of its `pci` list, past the ids that are given out
+already (`dt_tools.numbering`); it reads nothing but its arguments, so the same lists on the same
+host tree always get the same numbers and a guest with a static tree can rely on them. Refusals
+carry the rule ids DT101 to DT110, DT503, and DT506 to DT508.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dt_tools.errors import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from dt_tools.masters import Stream
     from dt_tools.platform import Master, Platform, Smmu
     from dt_tools.tree import Node
     from xl_configs.specs.devid_map import DevidMap
@@ -47,7 +48,8 @@ class Binding:
     """One vMasterID: the pMasterID (StreamID) it stands for, on the SMMU at that host path.
 
     `devices` are the host paths of the assigned devices that use the stream, `smmu_base` the
-    SMMU's CPU address in bytes.
+    SMMU's CPU address in bytes. `viommu` is the index of the vSMMU whose id it is: a guest has
+    one, unless each of its physical SMMUs has its own.
     """
 
     vmaster_id: int
@@ -55,6 +57,7 @@ class Binding:
     pmaster_id: int
     devices: tuple[str, ...]
     smmu_base: int = 0
+    viommu: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,19 +99,26 @@ class DeviceBinding:
 
 @dataclass(frozen=True, slots=True)
 class Viommu:
-    """The guest's one vSMMU: guest address in bytes, interrupt (GIC id) and phandle."""
+    """A vSMMU of the guest: guest address in bytes, interrupt (GIC id) and phandle.
+
+    `smmu` is the host path of the one SMMU it stands for; empty for the vSMMU of all of them.
+    """
 
     base: int
     size: int
     spi: int
     phandle: int
+    smmu: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Bindings:
-    """The vMasterID map of one guest, by ascending vMasterID.
+    """The vMasterID map of one guest, by vSMMU and ascending vMasterID.
 
-    The ids are 0, 1, 2 ... unless the user wanted others.
+    The ids of a vSMMU are 0, 1, 2 ... unless the user wanted others or some were given out before.
+    `viommu` is the guest's one vSMMU; `viommus` are those of a guest that has one for each of its
+    physical SMMUs, by index. `retired` are ids that were given out to streams which the guest has
+    no more; none of them is given to another.
     """
 
     entries: tuple[Binding, ...] = ()
@@ -116,23 +126,32 @@ class Bindings:
     viommu: Viommu | None = None
     devices: tuple[DeviceBinding, ...] = ()
     notices: tuple[Notice, ...] = ()
+    viommus: tuple[Viommu, ...] = ()
+    retired: tuple[Binding, ...] = ()
     _index: dict[tuple[str, int], int] = field(
         init=False, repr=False, compare=False, default_factory=dict
     )
-    _by_id: dict[int, Binding] = field(init=False, repr=False, compare=False, default_factory=dict)
+    _by_id: dict[tuple[int, int], Binding] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         for entry in self.entries:
             self._index[entry.smmu, entry.pmaster_id] = entry.vmaster_id
-            self._by_id[entry.vmaster_id] = entry
+            self._by_id[entry.viommu, entry.vmaster_id] = entry
 
     def vmaster_id(self, smmu: str, pmaster_id: int) -> int | None:
         """The vMasterID of a stream of the SMMU at host path `smmu`; None when not bound."""
         return self._index.get((smmu, pmaster_id))
 
-    def resolve(self, vmaster_id: int) -> Binding | None:
-        """The binding of a vMasterID; None when the guest has no such id."""
-        return self._by_id.get(vmaster_id)
+    def resolve(self, vmaster_id: int, viommu: int = 0) -> Binding | None:
+        """The binding of a vMasterID of the vSMMU of that index; None when there is none."""
+        return self._by_id.get((viommu, vmaster_id))
+
+    def phandle_of(self, smmu: str) -> int | None:
+        """The phandle of the vSMMU that stands for the SMMU at host path `smmu`."""
+        own = next((v for v in self.viommus if v.smmu == smmu), self.viommu)
+        return None if own is None else own.phandle
 
     def to_json(self) -> dict[str, Any]:
         """The map as JSON values: numbers as hex strings, ids of the guest as numbers."""
@@ -152,90 +171,100 @@ class Bindings:
         return read(data, source)
 
 
+class Function(Protocol):
+    """A PCI function, as the allocation needs it: its name in messages, and its streams.
+
+    `bridge` is the host path of the host bridge through whose `iommu-map` the streams are had.
+    """
+
+    @property
+    def path(self) -> str:
+        """What messages and bindings call it."""
+
+    @property
+    def bridge(self) -> str:
+        """The host bridge above it."""
+
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        """Every stream its DMA may come with."""
+
+
 def allocate(
     platform: Platform,
     devices: Sequence[str],
     *,
     viommu: bool = True,
     wanted: Sequence[DevidMap] = (),
+    pci: Sequence[Function] = (),
+    old: Bindings | None = None,
+    one_per_smmu: bool = False,
 ) -> Bindings:
-    """Number the streams of the devices at host paths `devices` (the `dtdev` list).
+    """Number the streams of the devices at host paths `devices` (the `dtdev` list) and of `pci`.
 
     First fit from 0 in list order, then in the order of each node's streams, past the ids that
-    `wanted` (the `iommu_devid_map` list) gives to streams of its own choice. Devices that share
-    a stream share its id. With `viommu` false the devices are checked alike (any kind of SMMU
-    will do) and no ids are given out.
+    `wanted` (the `iommu_devid_map` list) gives to streams of its own choice and those that `old`
+    has given out. Devices that share a stream share its id; the new ids of one PCI function are
+    consecutive. With `one_per_smmu` each physical SMMU has a vSMMU with ids of its own. With
+    `viommu` false the devices are checked alike (any kind of SMMU will do) and no ids are given.
 
     Raises:
         UserError: a path is not in the host tree.
-        Refusal: a device cannot be assigned, the ids are used up, or `wanted` does not fit the
-            host and the devices.
+        Refusal: a device cannot be assigned, the ids are used up, or `wanted` or `old` does not
+            fit the host and the devices.
     """
     smmus = {smmu.path: smmu for smmu in platform.smmus}
     masters = {master.path: master for master in platform.masters}
-    users: dict[tuple[str, int], list[str]] = {}
-    paths = _distinct(platform, devices)
-    for path in paths:
-        master = _assignable(platform, path, smmus, masters, viommu)
-        for stream in master.streams:
-            owners = users.setdefault((stream.smmu_path, stream.stream_id), [])
-            if path not in owners:
-                owners.append(path)
-        if len(users) > MAX_VMASTER_IDS:
-            reason = f"the guest would need more than {MAX_VMASTER_IDS} vMasterIDs"
-            raise Refusal("DT506", path, reason, "assign fewer devices to this guest")
-    notices = _check_sharing(platform, users)
+    users: Users = {}
+    for path in _distinct(platform, devices):
+        _use(users, path, _assignable(platform, path, smmus, masters, viommu).streams)
+    platform_keys = set(users)
+    runs = [_use(users, function.path, function.streams) for function in pci]
+    notices = _check_sharing(platform, users, pci, platform_keys)
     if not viommu:
         return Bindings(notices=notices)
-    chosen = _chosen(platform, wanted, users)
-    taken = set(chosen.values())
-    free = (vid for vid in range(MAX_VMASTER_IDS) if vid not in taken)
+    from dt_tools.numbering import Numbering
+
+    numbering = Numbering(platform, users, wanted, old, one_per_smmu)
+    singles = ([key] for key in users if key in platform_keys)
+    numbering.number([*singles, *runs])
     entries = [
         Binding(
-            chosen[key] if key in chosen else next(free),
+            numbering.ids[key],
             *key,
             tuple(owners),
             smmus[key[0]].base or 0,
+            numbering.group(key),
         )
         for key, owners in users.items()
     ]
-    entries.sort(key=lambda entry: entry.vmaster_id)
-    return Bindings(tuple(entries), notices=notices)
+    entries.sort(key=lambda entry: (entry.viommu, entry.vmaster_id))
+    return Bindings(
+        tuple(entries),
+        notices=(*notices, *numbering.notices),
+        viommus=numbering.viommus,
+        retired=numbering.retired,
+    )
 
 
-def _chosen(
-    platform: Platform,
-    wanted: Sequence[DevidMap],
-    users: Mapping[tuple[str, int], Sequence[str]],
-) -> dict[tuple[str, int], int]:
-    """The vMasterIDs that the user chose, by (SMMU path, pMasterID); checked by rule DT507."""
-    bases = {smmu.base: smmu.path for smmu in platform.smmus if smmu.base is not None}
-    chosen: dict[tuple[str, int], int] = {}
-    owners: dict[int, tuple[str, int]] = {}
-    for entry in wanted:
-        path = bases.get(entry.base)
-        if path is None:
-            known = ", ".join(f"{base:#x}" for base in bases) or "none"
-            reason = f"iommu_devid_map: no SMMU of the host is at {entry.base:#x}"
-            raise Refusal("DT507", "/", reason, f"use the address of one (SMMUs: {known})")
-        key = (path, entry.pmaster)
+Users = dict[tuple[str, int], list[str]]
+"""(SMMU path, pMasterID) -> the paths of its devices, in the order of the lists."""
+
+
+def _use(users: Users, path: str, streams: Iterable[Stream]) -> list[tuple[str, int]]:
+    """Note the device at `path` as a user of its streams; returns the streams nobody had."""
+    new = []
+    for stream in streams:
+        key = (stream.smmu_path, stream.stream_id)
         if key not in users:
-            reason = f"iommu_devid_map: no device in dtdev has pMasterID {entry.pmaster:#x} of it"
-            raise Refusal("DT507", path, reason, "take the entry out, or assign the device")
-        if entry.vmaster >= MAX_VMASTER_IDS:
-            reason = f"iommu_devid_map: vMasterID {entry.vmaster:#x} is not below 0x10000"
-            raise Refusal("DT507", path, reason, "choose a smaller one")
-        if chosen.setdefault(key, entry.vmaster) != entry.vmaster:
-            reason = f"iommu_devid_map: pMasterID {entry.pmaster:#x} of it has two vMasterIDs"
-            raise Refusal("DT507", path, reason, "keep one of the entries")
-        if owners.setdefault(entry.vmaster, key) != key:
-            other, sid = owners[entry.vmaster]
-            reason = (
-                f"iommu_devid_map: vMasterID {entry.vmaster:#x} is wanted for pMasterID "
-                f"{entry.pmaster:#x} of it and for {sid:#x} of {other}"
-            )
-            raise Refusal("DT507", path, reason, "choose different ones")
-    return chosen
+            new.append(key)
+        owners = users.setdefault(key, [])
+        if path not in owners:
+            owners.append(path)
+    if len(users) > MAX_VMASTER_IDS:
+        reason = f"the guest would need more than {MAX_VMASTER_IDS} vMasterIDs"
+        raise Refusal("DT506", path, reason, "assign fewer devices to this guest")
+    return new
 
 
 def _distinct(platform: Platform, devices: Sequence[str]) -> list[str]:
@@ -304,17 +333,23 @@ def _check_smmu(path: str, smmu_path: str, smmus: Mapping[str, Smmu], viommu: bo
 
 
 def _check_sharing(
-    platform: Platform, users: Mapping[tuple[str, int], Sequence[str]]
+    platform: Platform,
+    users: Mapping[tuple[str, int], Sequence[str]],
+    pci: Sequence[Function],
+    platform_keys: Iterable[tuple[str, int]],
 ) -> tuple[Notice, ...]:
     """DT503: a stream of the guest must not be used by a device that stays outside.
 
     An iommu-map names the ids of all functions a bus could have, so an overlap with one is a
-    notice only.
+    notice only, and none where the stream was found through that map.
     """
     assigned = {path for owners in users.values() for path in owners}
-    by_smmu: dict[str, list[int]] = {}
-    for smmu, sid in sorted(users):
-        by_smmu.setdefault(smmu, []).append(sid)
+    by_smmu = _sids(users)
+    found_through: dict[str, set[tuple[str, int]]] = {}
+    for function in pci:
+        keys = found_through.setdefault(function.bridge, set())
+        keys.update((s.smmu_path, s.stream_id) for s in function.streams)
+    own = set(platform_keys)
     notices = []
     for master in platform.masters:
         if master.path in assigned or master.status != "okay":
@@ -328,11 +363,21 @@ def _check_sharing(
             fix = f"assign {master.path} too, or neither"
             raise Refusal("DT503", users[shared][0], reason, fix)
         rows = ((row.smmu_path, row.sid_base, row.length) for row in master.maps)
-        shared = _first_of(by_smmu, rows)
+        through = found_through.get(master.path, set()) - own
+        others = _sids(users.keys() - through) if through else by_smmu
+        shared = _first_of(others, rows)
         if shared is not None:
             text = f"StreamID {shared[1]:#x} of {shared[0]} is in the iommu-map of {master.path}"
             notices.append(Notice("DT503", users[shared][0], text))
     return tuple(notices)
+
+
+def _sids(keys: Iterable[tuple[str, int]]) -> dict[str, list[int]]:
+    """The sorted StreamIDs of each SMMU."""
+    by_smmu: dict[str, list[int]] = {}
+    for smmu, sid in sorted(keys):
+        by_smmu.setdefault(smmu, []).append(sid)
+    return by_smmu
 
 
 def _first_of(

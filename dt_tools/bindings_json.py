@@ -22,12 +22,14 @@ from dt_tools.errors import UserError
 
 def written(bindings: Bindings) -> dict[str, Any]:
     """The map as JSON values: numbers as hex strings, ids of the guest as numbers."""
-    viommu = bindings.viommu
+    viommu, several = bindings.viommu, bool(bindings.viommus)
     return {
         "schema": SCHEMA,
         "guest": bindings.guest,
         "viommu": None if viommu is None else _viommu(viommu),
-        "bindings": [_binding(entry) for entry in bindings.entries],
+        "viommus": [{"smmu": v.smmu, **_viommu(v)} for v in bindings.viommus],
+        "bindings": [_binding(entry, several) for entry in bindings.entries],
+        "retired": [_binding(entry, several) for entry in bindings.retired],
         "devices": [_device(device) for device in bindings.devices],
         "notices": [
             {"rule": n.rule, "path": n.path, "message": n.message} for n in bindings.notices
@@ -44,8 +46,10 @@ def _viommu(viommu: Viommu) -> dict[str, Any]:
     }
 
 
-def _binding(entry: Binding) -> dict[str, Any]:
+def _binding(entry: Binding, several: bool) -> dict[str, Any]:
+    """`several`: the guest has a vSMMU for each SMMU, and the id is one of `viommu`'s."""
     return {
+        **({"viommu": entry.viommu} if several else {}),
         "vmaster_id": entry.vmaster_id,
         "smmu": entry.smmu,
         "smmu_base": f"{entry.smmu_base:#x}",
@@ -119,39 +123,62 @@ class _Reader:
         top = self.obj(data, "")
         if top.get("schema") != SCHEMA:
             raise self.bad("schema", f'"{SCHEMA}"')
-        entries = tuple(self.entry(v, w) for w, v in self.rows(top, "bindings", ""))
-        ids = [e.vmaster_id for e in entries]
+        viommus = tuple(self.mirror(v, w) for w, v in self.optional_rows(top, "viommus"))
+        if len({v.smmu for v in viommus}) != len(viommus):
+            raise self.bad("viommus", "each smmu once")
+        entries = tuple(self.entry(v, w, len(viommus)) for w, v in self.rows(top, "bindings", ""))
+        ids = [(e.viommu, e.vmaster_id) for e in entries]
         if ids != sorted(set(ids)):
             raise self.bad("bindings", "each vmaster_id once, in ascending order")
-        if len({(e.smmu, e.pmaster_id) for e in entries}) != len(entries):
+        retired = tuple(
+            self.entry(v, w, len(viommus)) for w, v in self.optional_rows(top, "retired")
+        )
+        both = (*entries, *retired)
+        if len({(e.viommu, e.vmaster_id) for e in both}) != len(both):
+            raise self.bad("retired", "no vmaster_id that is given out already")
+        if len({(e.smmu, e.pmaster_id) for e in both}) != len(both):
             raise self.bad("bindings", "each (smmu, pmaster_id) once")
         if len(entries) > MAX_VMASTER_IDS:
             raise self.bad("bindings", f"at most {MAX_VMASTER_IDS} entries")
         devices = tuple(self.device(v, w) for w, v in self.rows(top, "devices", ""))
         notices = tuple(self.notice(v, w) for w, v in self.rows(top, "notices", ""))
-        return Bindings(
-            entries, self.text(top, "guest", ""), self.viommu(top.get("viommu")), devices, notices
-        )
+        guest, viommu = self.text(top, "guest", ""), self.viommu(top.get("viommu"))
+        if viommu is not None and viommus:
+            raise self.bad("viommus", "no more vSMMUs beside viommu")
+        return Bindings(entries, guest, viommu, devices, notices, viommus, retired)
+
+    def optional_rows(self, owner: dict[str, Any], key: str) -> list[tuple[str, Any]]:
+        return self.rows(owner, key, "") if key in owner else []
 
     def viommu(self, value: object) -> Viommu | None:
-        if value is None:
-            return None
-        row, where = self.obj(value, "viommu"), "viommu"
+        return None if value is None else self.window(self.obj(value, "viommu"), "viommu", "")
+
+    def mirror(self, value: object, where: str) -> Viommu:
+        row = self.obj(value, where)
+        return self.window(row, where, self.text(row, "smmu", where))
+
+    def window(self, row: dict[str, Any], where: str, smmu: str) -> Viommu:
         return Viommu(
             self.hex(row, "base", where, 64),
             self.hex(row, "size", where, 64),
             self.number(row, "spi", where, 32),
             self.hex(row, "phandle", where, 32),
+            smmu,
         )
 
-    def entry(self, value: object, where: str) -> Binding:
+    def entry(self, value: object, where: str, viommus: int) -> Binding:
+        """One row; `viommus` is the number of vSMMUs that it may name by index, 0 for none."""
         row = self.obj(value, where)
+        viommu = self.number(row, "viommu", where, 16) if viommus else 0
+        if viommu >= max(viommus, 1):
+            raise self.bad(f"{where}.viommu", f"an index below {viommus}")
         return Binding(
             self.number(row, "vmaster_id", where, 16),
             self.text(row, "smmu", where),
             self.hex(row, "pmaster_id", where, 32),
             self.strings(row, "devices", where),
             self.hex(row, "smmu_base", where, 64),
+            viommu,
         )
 
     def device(self, value: object, where: str) -> DeviceBinding:

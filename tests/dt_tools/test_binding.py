@@ -103,7 +103,7 @@ def test_ids_that_the_user_wants() -> None:
         ),
         (
             [DevidMap(7, 1, 0x5000000)],
-            "DT507: /iommu@5000000: iommu_devid_map: no device in dtdev has pMasterID 0x7 of it; "
+            "DT507: /iommu@5000000: iommu_devid_map: no assigned device has pMasterID 0x7 of it; "
             "take the entry out, or assign the device",
         ),
         (
