@@ -6,7 +6,7 @@ key of every binding is (SMMU path, pMasterID). `allocate` numbers the keys of o
 upwards in the order of its `dtdev` list, then of its `pci` list, past the ids that are given out
 already (`dt_tools.numbering`); it reads nothing but its arguments, so the same lists on the same
 host tree always get the same numbers and a guest with a static tree can rely on them. Refusals
-carry the rule ids DT101 to DT110, DT503, and DT506 to DT508.
+carry the rule ids DT101 to DT110, DT503, DT506, DT507 and DT510.
 """
 
 from __future__ import annotations
@@ -147,6 +147,11 @@ class Bindings:
     def resolve(self, vmaster_id: int, viommu: int = 0) -> Binding | None:
         """The binding of a vMasterID of the vSMMU of that index; None when there is none."""
         return self._by_id.get((viommu, vmaster_id))
+
+    @property
+    def all_viommus(self) -> tuple[Viommu, ...]:
+        """The guest's vSMMUs by index."""
+        return self.viommus if self.viommu is None else (self.viommu,)
 
     def phandle_of(self, smmu: str) -> int | None:
         """The phandle of the vSMMU that stands for the SMMU at host path `smmu`."""

@@ -2,7 +2,7 @@
 """First-fit numbering of a guest's streams, around the ids that are spoken for.
 
 An id is spoken for by `iommu_devid_map` (the user chose it, rule DT507) or by the map of an earlier
-build (`--bindings-in`, rule DT508): a static guest has it in its tree already. An earlier id whose
+build (`--bindings-in`, rule DT510): a static guest has it in its tree already. An earlier id whose
 stream the guest no longer has is retired, so that no id ever means another stream than it did.
 """
 
@@ -126,7 +126,7 @@ class Numbering:
             f"pMasterID {entry.pmaster_id:#x} of it was given vMasterID {entry.vmaster_id:#x} "
             "before; iommu_devid_map says otherwise"
         )
-        raise Refusal("DT508", entry.smmu, reason, "take the entry out, or start a new map")
+        raise Refusal("DT510", entry.smmu, reason, "take the entry out, or start a new map")
 
 
 def _groups(users: Iterable[_Key], old: Bindings | None) -> dict[str, int]:
@@ -143,15 +143,15 @@ def _check_old(platform: Platform, old: Bindings | None, one_per_smmu: bool) -> 
     if (old.viommu is not None and one_per_smmu) or (old.viommus and not one_per_smmu):
         what = "one vSMMU for each SMMU" if old.viommus else "one vSMMU"
         fix = "build the guest as before, or start a new map"
-        raise Refusal("DT508", "/", f"the earlier map is of a guest with {what}", fix)
+        raise Refusal("DT510", "/", f"the earlier map is of a guest with {what}", fix)
     bases = {smmu.path: smmu.base or 0 for smmu in platform.smmus}
     for entry in (*old.entries, *old.retired):
         if one_per_smmu and old.viommus[entry.viommu].smmu != entry.smmu:
             reason = f"the earlier map has it behind vSMMU {entry.viommu}, which is another SMMU's"
-            raise Refusal("DT508", entry.smmu, reason, "give the map as it was written")
+            raise Refusal("DT510", entry.smmu, reason, "give the map as it was written")
         if bases.get(entry.smmu) != entry.smmu_base:
             reason = f"the earlier map has an SMMU there at {entry.smmu_base:#x}; this host has not"
-            raise Refusal("DT508", entry.smmu, reason, "give the map that was made from this host")
+            raise Refusal("DT510", entry.smmu, reason, "give the map that was made from this host")
 
 
 def _chosen(

@@ -80,10 +80,6 @@ class GuestProfile:
         Window(0x3A00_0000, 0x600_0000),
     )
 
-    # Bytes of free space that libxl leaves in the tree it hands to the guest (4,064 from 4.22 on);
-    # they decide on which page a ramdisk ends.
-    tree_headroom: int = 0
-
     timer_ppis: tuple[int, ...] = (29, 30, 27)
     evtchn_ppi: int = 31
     max_vcpus: int = 128

@@ -231,6 +231,7 @@ def load(
     *,
     max_size: int = MAX_SIZE,
     strict: bool = True,
+    dialect: Dialect = Dialect.OURS,
 ) -> GuestConfig:
     """Reads a guest configuration.
 
@@ -241,12 +242,13 @@ def load(
             adds. Their lines are numbered on after the file and one blank line.
         max_size: bytes, overrides included.
         strict: whether to keep the warnings that xl does not print.
+        dialect: whose reading it is.
 
     Raises:
         ConfigError: the syntax, a value or a combination is refused.
     """
     parsed = parse(with_overrides(data, source, overrides), source, max_size=max_size)
-    outcome = examine(parsed, source)
+    outcome = examine(parsed, source, dialect)
     if outcome.config is None:
         assert outcome.error is not None
         raise outcome.error

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from dt_tools.checks import (
     board,
     builder,
+    commands,
     described,
     devices,
     guests,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from dt_tools.platform import Platform
 
 __all__ = [
+    "COMMANDS_ONLY",
     "MAX_DIAGNOSES",
     "RULES",
     "SEVERITIES",
@@ -46,6 +48,9 @@ __all__ = [
 
 RULES = declared()
 """Every rule by id."""
+
+COMMANDS_ONLY = commands.IDS
+"""Rules that only other commands refuse by."""
 
 # A hostile tree can break a rule in each of its nodes; of one group of rules so many are kept.
 MAX_DIAGNOSES = 10_000

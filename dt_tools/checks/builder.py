@@ -53,6 +53,34 @@ rule(
     "Ramdisk and tree lie in the guest's first RAM bank.",
     "/chosen: a ramdisk of 99999999 bytes does not fit 32 MiB of RAM",
 )
+rule(
+    "DT606",
+    "error",
+    "ACPI tables for the guest",
+    "libxl's tree for such a guest has a property behind a child node, which no reader finds.",
+    "/chosen: acpi = 1: libxl's tree for it has /chosen/rng-seed behind a child node",
+)
+rule(
+    "DT607",
+    "error",
+    "a GIC version that the host cannot run",
+    "Xen refuses the domain (ENODEV): a GICv3 runs GICv2 guests only with GICC, GICH and GICV.",
+    "/intc@8000000: is a GICv3, which runs no guest with a GICv2",
+)
+rule(
+    "DT608",
+    "error",
+    "the id of a backend domain is not known",
+    "Grants of a virtio device are for one domain id, which the guest's tree names.",
+    "/: the id of the domain DomD, which virtio grants name, is in no tree",
+)
+rule(
+    "DT609",
+    "error",
+    "altp2m on Arm",
+    "Xen refuses the domain (EINVAL).",
+    "/: altp2m is not for Arm: Xen refuses the domain",
+)
 
 _KEYS = {
     "DT304": "virtio",
@@ -61,6 +89,10 @@ _KEYS = {
     "DT601": "vcpus",
     "DT602": "memory",
     "DT603": "ramdisk",
+    "DT606": "acpi",
+    "DT607": "gic_version",
+    "DT608": "virtio",
+    "DT609": "altp2m",
 }
 # Rules that say of the same node what the builder says under another id, and why.
 _CLOSER = {

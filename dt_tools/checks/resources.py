@@ -344,11 +344,11 @@ def _unroutable(given: Given, irqs: set[int]) -> Iterator[Diagnosis]:
 
 def _fixed(given: Given) -> dict[int, str]:
     """SPIs (GIC ids) of the guest's own devices."""
-    from dt_tools.virtio import virtio_devices
+    from dt_tools.virtio import virtio_count
 
     profile = given.profile
     first, last = profile.virtio_spis(given.viommu)
-    count = min(len(virtio_devices(given.config)), last - first + 1)
+    count = min(virtio_count(given.config), last - first + 1)
     taken = {first + i: "a virtio device's" for i in range(count)}
     if given.viommu:
         taken[profile.vsmmu_spi] = "the vSMMU's"

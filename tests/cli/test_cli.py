@@ -188,7 +188,7 @@ def test_the_second_output_fails_then_the_first_is_not_there(place, capsys):
 def test_both_outputs_in_one_file_is_refused(place, capsys):
     code, _, err = vsmmu(capsys, *GUEST[:-1], "out.dtb")
     assert code == 1
-    assert err == "vsmmu: out.dtb: --output and --bindings name the same file\n"
+    assert err == "vsmmu: out.dtb: two outputs name the same file\n"
     code, _, err = vsmmu(capsys, *GUEST[:-1], "./out.dtb")
     assert code == 1
     assert err == "vsmmu: ./out.dtb: cannot write: the same file as out.dtb\n"

@@ -426,12 +426,47 @@ CASES = [
     ),
     (
         "DT601",
-        {"cfg": {"gic_version": "v2", "vcpus": 9}},
+        {"cfg": {"vcpus": 129}},
         [
-            "a.cfg:7 error DT601 /cpus: 9 vCPUs, a GICv2 guest has 8 at most; lower vcpus and "
-            "maxvcpus",
+            "a.cfg:6 error DT601 /cpus: 129 vCPUs, a GICv3 guest has 128 at most; lower vcpus "
+            "and maxvcpus",
         ],
-        {"cfg": {"gic_version": "v2", "vcpus": 8}},
+        {"cfg": {"vcpus": 128}},
+    ),
+    (
+        "DT606",
+        {"cfg": {"acpi": 1}},
+        [
+            "a.cfg:6 error DT606 /chosen: acpi = 1: libxl's tree for it has /chosen/rng-seed "
+            "behind a child node; leave acpi out; the guest has a device tree",
+        ],
+        {"cfg": {"acpi": 0}},
+    ),
+    (
+        "DT607",
+        {"cfg": {"gic_version": "v2"}},
+        [
+            "a.cfg:6 error DT607 /gic@10000000: is a GICv3, which runs no guest with a GICv2; "
+            'use gic_version = "v3"',
+        ],
+        {"cfg": {"gic_version": "v3"}},
+    ),
+    (
+        "DT608",
+        {"cfg": {"virtio": ["type=virtio,device22,transport=mmio,backend=DomD"]}},
+        [
+            "a.cfg:6 error DT608 /: the id of the domain DomD, which virtio grants name, is in "
+            "no tree; say it: --domid DomD=ID",
+        ],
+        {"cfg": {"virtio": ["type=virtio,device22,transport=mmio,backend=2"]}},
+    ),
+    (
+        "DT609",
+        {"cfg": {"altp2m": "external"}},
+        [
+            "a.cfg:6 error DT609 /: altp2m is not for Arm: Xen refuses the domain; leave it out",
+        ],
+        {"cfg": {"altp2m": "disabled"}},
     ),
     (
         "DT602",

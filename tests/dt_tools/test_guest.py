@@ -131,8 +131,26 @@ def test_gic_version_is_the_configurations_else_the_hosts_else_3() -> None:
     v2 = platform(host("arm,gic-400"))
     assert compatible(build()) == "arm,gic-v3"
     assert compatible(build(platform=v2)) == "arm,cortex-a15-gic"
-    assert compatible(build('gic_version = "v3"', platform=v2)) == "arm,gic-v3"
+    assert compatible(build('gic_version = "v3"')) == "arm,gic-v3"
     assert compatible(build('gic_version = "v2"')) == "arm,cortex-a15-gic"
+
+
+def test_a_guest_has_a_gic_that_the_hosts_can_run() -> None:
+    with pytest.raises(Refusal) as error:
+        build('gic_version = "v3"', platform=platform(host("arm,gic-400")))
+    assert str(error.value) == (
+        "DT607: /gic@8000000: is a GICv2, which runs no guest with a GICv3; "
+        'use gic_version = "v2"'
+    )
+    v3 = host("arm,gic-v3")
+    with pytest.raises(Refusal) as error:
+        build('gic_version = "v2"', platform=platform(v3))
+    assert error.value.rule == "DT607"
+    # GICD, GICR, and what a GICv2 guest needs: GICC, GICH, GICV.
+    frames = [cell for at in range(5) for cell in (0, 0x8000000 + 0x10000 * at, 0, 0x10000)]
+    v3.root.children["gic@8000000"].set_cells("reg", *frames)
+    built = build('gic_version = "v2"', platform=platform(v3))
+    assert built.gic_version == 2
 
 
 def test_vcpus_beyond_a_gicv2_are_refused() -> None:

@@ -5,18 +5,31 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vsmmu.cli.files import FileError, say, write
+from vsmmu.cli.files import FileError, read, say, write
 from vsmmu.cli.inputs import (
     add_config_arguments,
     add_gpaddr_argument,
     check_override,
+    load_bindings,
     load_config,
     load_partial,
     load_platform,
+    tree_change,
     tree_output,
 )
+
+if TYPE_CHECKING:
+    from dt_tools.guest import GuestTree
+    from dt_tools.platform import Platform
+    from xl_configs import GuestConfig
+
+# As libxl's: 1,024 bits.
+_SEED_BYTES = 128
+_PROFILES = ("xen-4.20", "xen-4.22", "xen-xlnx4.17", "xen-v3")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,45 +48,206 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bindings", metavar="FILE", help="write vMasterID -> (physical SMMU, pMasterID) as JSON"
     )
+    parser.add_argument(
+        "--bindings-in", metavar="FILE", help="an earlier --bindings: no id that it has changes"
+    )
+    parser.add_argument(
+        "--hypercalls", metavar="FILE", help="write the hypervisor calls for the devices as JSON"
+    )
+    parser.add_argument(
+        "--one-vsmmu-per-psmmu",
+        action="store_true",
+        help="a vSMMU for each physical SMMU of the devices, instead of one for all",
+    )
+    parser.add_argument(
+        "--profile",
+        choices=_PROFILES,
+        help="the tree that libxl of that version builds, oddities included",
+    )
+    parser.add_argument(
+        "--rng-seed",
+        metavar="SEED",
+        default="omit",
+        type=_seed,
+        help="/chosen/rng-seed: omit (default), zero, random (128 bytes), or hex digits",
+    )
+    parser.add_argument(
+        "--ramdisk-size",
+        metavar="BYTES",
+        type=_size,
+        help="size of the ramdisk, when its file is not here",
+    )
+    parser.add_argument(
+        "--domid",
+        metavar="NAME=ID",
+        action="append",
+        default=[],
+        type=_domid,
+        help="id of a domain that serves virtio devices (repeatable)",
+    )
     add_gpaddr_argument(parser)
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print how the file would change, as a diff of device-tree source; write nothing",
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="no notices on stderr")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Build and write."""
-    from dt_tools.guest import build_guest
-
     check_override(arguments.overrides)
+    _check_names(arguments)
+    if arguments.profile is not None:
+        return _run_profile(arguments)
     config = load_config(arguments.config, arguments.overrides)
-    if config.dtdev and not arguments.host:
-        raise FileError(f"{arguments.config}: the guest has devices (dtdev); give --host HOST.dtb")
-    platform = load_platform(arguments.host) if arguments.host else None
-    built = build_guest(
-        config,
-        platform=platform,
-        partial=load_partial(config),
-        ramdisk_size=_ramdisk_size(config.ramdisk),
-        address_bits=arguments.gpaddr_bits,
-    )
+    built = _build(arguments, config, _platform(arguments, config))
+    if arguments.dry_run:
+        print(tree_change(built.tree, arguments.output), end="")
+        return 0
     outputs = {arguments.output: tree_output(built.tree, arguments.output)}
-    if arguments.bindings == arguments.output:
-        raise FileError(f"{arguments.output}: --output and --bindings name the same file")
     if arguments.bindings is not None:
-        text = json.dumps(built.bindings.to_json(), indent=2) + "\n"
-        outputs[arguments.bindings] = text.encode()
-    write(outputs, (arguments.config, arguments.host, config.device_tree))
-    if not arguments.quiet:
-        for notice in built.notices:
-            say(f"vsmmu: notice: {notice}")
+        outputs[arguments.bindings] = _json(built.bindings.to_json())
+    if arguments.hypercalls is not None:
+        from dt_tools.hypercalls import hypercalls
+
+        outputs[arguments.hypercalls] = _json(hypercalls(config, built))
+    inputs = (arguments.config, arguments.host, config.device_tree)
+    # An earlier map may be replaced by the one that goes on from it.
+    again = arguments.bindings_in if arguments.bindings_in != arguments.bindings else None
+    write(outputs, (*inputs, again))
+    _say_notices(arguments, built.notices)
     return 0
 
 
-def _ramdisk_size(path: str | None) -> int | None:
+def _build(
+    arguments: argparse.Namespace, config: GuestConfig, platform: Platform | None
+) -> GuestTree:
+    from dt_tools.guest import Options, build_guest
+
+    old = None if arguments.bindings_in is None else load_bindings(arguments.bindings_in)
+    if old is not None and old.guest != config.name:
+        text = f"DT510 /: {arguments.bindings_in} is of the guest {old.guest!r}"
+        say(f"vsmmu: notice: {text}, not of {config.name!r}")
+    return build_guest(
+        config,
+        platform=platform,
+        partial=load_partial(config),
+        ramdisk_size=_ramdisk_size(arguments, config.ramdisk),
+        rng_seed=arguments.rng_seed,
+        address_bits=arguments.gpaddr_bits,
+        options=Options(
+            old=old,
+            one_vsmmu_per_psmmu=arguments.one_vsmmu_per_psmmu,
+            domids=dict(arguments.domid),
+        ),
+    )
+
+
+def _run_profile(arguments: argparse.Namespace) -> int:
+    from dt_tools.libxl import VERSIONS, build_libxl
+
+    for option in ("bindings", "bindings_in", "hypercalls", "one_vsmmu_per_psmmu"):
+        if getattr(arguments, option):
+            name = option.replace("_", "-")
+            raise FileError(f"--{name}: libxl has no such thing; it does not go with --profile")
+    version = VERSIONS[arguments.profile]
+    config = load_config(arguments.config, arguments.overrides, version.dialect)
+    partial = None if config.device_tree is None else _partial_bytes(config.device_tree)
+    built = build_libxl(
+        config,
+        version,
+        _platform(arguments, config),
+        partial,
+        ramdisk_size=_ramdisk_size(arguments, config.ramdisk),
+        rng_seed=arguments.rng_seed,
+        address_bits=arguments.gpaddr_bits,
+        domids=dict(arguments.domid),
+    )
+    if arguments.dry_run:
+        print(tree_change(built.tree, arguments.output), end="")
+        return 0
+    source = arguments.output.endswith(".dts")
+    data = tree_output(built.tree, arguments.output) if source else built.blob.data
+    write({arguments.output: data}, (arguments.config, arguments.host, config.device_tree))
+    _say_notices(arguments, built.notices)
+    return 0
+
+
+def _partial_bytes(name: str) -> bytes:
+    """A partial tree as libxl reads it; source is compiled first."""
+    from dt_tools.dts import compile_source, is_source
+
+    data = read(name)
+    if not is_source(data, name):
+        return data
+    folder = None if name == "-" else str(Path(name).resolve().parent)
+    return compile_source(data, name, folder)
+
+
+def _check_names(arguments: argparse.Namespace) -> None:
+    names = (arguments.output, arguments.bindings, arguments.hypercalls)
+    given = [name for name in names if name is not None]
+    if len(set(given)) < len(given):
+        again = next(name for name in given if given.count(name) > 1)
+        raise FileError(f"{again}: two outputs name the same file")
+
+
+def _platform(arguments: argparse.Namespace, config: GuestConfig) -> Platform | None:
+    devices = "dtdev" if config.dtdev else "pci" if config.pci else None
+    if devices and not arguments.host:
+        raise FileError(
+            f"{arguments.config}: the guest has devices ({devices}); give --host HOST.dtb"
+        )
+    return load_platform(arguments.host) if arguments.host else None
+
+
+def _say_notices(arguments: argparse.Namespace, notices: object) -> None:
+    if not arguments.quiet and isinstance(notices, tuple):
+        for notice in notices:
+            say(f"vsmmu: notice: {notice}")
+
+
+def _json(value: object) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
+
+
+def _ramdisk_size(arguments: argparse.Namespace, path: str | None) -> int | None:
     """Bytes of the ramdisk; None, with a notice, when it is not on this machine."""
     if path is None:
         return None
+    if arguments.ramdisk_size is not None:
+        return int(arguments.ramdisk_size)
     try:
         return Path(path).stat().st_size
     except (OSError, ValueError):
-        say(f"vsmmu: notice: ramdisk {path} is not here: linux,initrd-* are left out")
+        text = f"ramdisk {path} is not here: linux,initrd-* are left out; --ramdisk-size says it"
+        say(f"vsmmu: notice: {text}")
         return None
+
+
+def _seed(text: str) -> bytes | None:
+    if text == "omit":
+        return None
+    if text == "zero":
+        return bytes(_SEED_BYTES)
+    if text == "random":
+        import secrets
+
+        return secrets.token_bytes(_SEED_BYTES)
+    if not re.fullmatch("(?:[0-9a-fA-F]{2}){1,1024}", text):
+        raise argparse.ArgumentTypeError("omit, zero, random, or 1 to 1024 bytes as hex digits")
+    return bytes.fromhex(text)
+
+
+def _size(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,15}", text) or not int(text):
+        raise argparse.ArgumentTypeError(f"{text}: a number of bytes, 1 or more")
+    return int(text)
+
+
+def _domid(text: str) -> tuple[str, int]:
+    name, _, number = text.rpartition("=")
+    if not name or not re.fullmatch("[0-9]{1,5}", number) or int(number) >= 0x7FF0:
+        raise argparse.ArgumentTypeError(f"{text}: NAME=ID, an id below 32752")
+    return name, int(number)

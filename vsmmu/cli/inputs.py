@@ -12,9 +12,11 @@ from vsmmu.cli.files import FileError, read, say
 if TYPE_CHECKING:
     from argparse import ArgumentParser
 
+    from dt_tools.binding import Bindings
     from dt_tools.platform import Platform
     from dt_tools.tree import Tree
     from xl_configs import GuestConfig
+    from xl_configs.keys import Dialect
 
 
 class ConfigRejectedError(Exception):
@@ -59,17 +61,22 @@ def tree_of(data: bytes, name: str) -> Tree:
     return blob.read(data, name)
 
 
-def load_config(name: str, overrides: Sequence[str] = ()) -> GuestConfig:
+def load_config(
+    name: str, overrides: Sequence[str] = (), dialect: Dialect | None = None
+) -> GuestConfig:
     """The guest that a config file describes; its warnings go to stderr.
+
+    `dialect` says whose reading it is, ours unless given.
 
     Raises:
         FileError: the file cannot be read.
         ConfigRejectedError: xl would reject it.
     """
     from xl_configs import ConfigError, load
+    from xl_configs.keys import Dialect
 
     try:
-        config = load(read(name), name, overrides)
+        config = load(read(name), name, overrides, dialect=dialect or Dialect.OURS)
     except ConfigError as error:
         raise ConfigRejectedError(str(error)) from None
     for warning in config.warnings:
@@ -116,6 +123,33 @@ def add_gpaddr_argument(parser: ArgumentParser) -> None:
         choices=range(32, 49),
         help="width of guest physical addresses on the host, 32 to 48 (default 40)",
     )
+
+
+def load_bindings(name: str) -> Bindings:
+    """A vMasterID map that --bindings wrote. Raises FileError, DtError."""
+    import json
+
+    from dt_tools.binding import Bindings
+    from dt_tools.errors import UserError
+
+    try:
+        value = json.loads(read(name))
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise UserError(name, "", f"is no JSON: {reason}") from None
+    return Bindings.from_json(value, name)
+
+
+def tree_change(tree: Tree, name: str) -> str:
+    """How the file of that name would change if the tree were written to it, as a diff of source.
+
+    Raises:
+        FileError, DtbError: there is a file, and it is no tree.
+    """
+    from vsmmu.cli.dry_run import tree_diff
+
+    old = load_tree(name) if name != "-" and os.path.exists(name) else None
+    return tree_diff(old, tree, name, name)
 
 
 def tree_output(tree: Tree, name: str) -> bytes:
