@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """A `/passthrough` written by hand: copied into the guest's tree, its StreamIDs made vMasterIDs.
 
-`merge_partial` checks what would break the guest's tree (phandles, streams that are not the
-guest's) and leaves registers and interrupts as the user wrote them.
+`merge_partial` refuses what would give the guest a stream that is not the device's, or a tree with
+two nodes of one phandle; it notes what the guest's kernel will fail over. Registers and interrupts
+stay as the user wrote them.
 """
 
 from __future__ import annotations
@@ -17,9 +18,18 @@ from dt_tools.partial import Partial, reserved_phandles
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from dt_tools.binding import MappedReg
+    from dt_tools.merge_maps import Maps
+    from dt_tools.merge_view import GuestView
     from dt_tools.platform import Master, Platform
     from dt_tools.profiles import GuestProfile
     from dt_tools.tree import Node, Tree
+
+# The toolstack numbers its own nodes from here on.
+_FIRST_RESERVED = 65000
+_PHANDLES = ("phandle", "linux,phandle")
+# Of one list so many are told, of one kind of notice so many given.
+_MAX_NAMED, _MAX_NOTICES = 8, 64
 
 
 def merge_partial(
@@ -30,19 +40,33 @@ def merge_partial(
     platform: Platform | None = None,
     devices: Sequence[str] = (),
     bindings: Bindings | None = None,
+    pins: Sequence[MappedReg] = (),
 ) -> Partial:
     """Copy `/passthrough` and `/aliases` of `partial` into the guest's `tree`.
 
     Everything is copied as it stands and the rest of `partial` is dropped. With `bindings` (the
-    guest has a vSMMU) every `iommus` entry at any depth becomes <vSMMU vMasterID>. An entry's
-    SMMU is that of the host node among `devices` which the node names by `xen,path` or by its
-    own name, else that of the entry's host phandle. Registers and interrupts stay the user's:
-    the returned `Partial` has the devices with their ids, and notices.
+    guest has a vSMMU) every `iommus` entry and every row of an `iommu-map`, at any depth, becomes
+    one of vMasterIDs. Which of `devices` a node stands for is `merge_claims`' to say, what an
+    entry means `merge_streams`'. Registers and interrupts stay the user's: the returned `Partial`
+    has the devices with their ids, and notices.
+
+    Args:
+        tree: the tree to copy into.
+        partial: the tree that `device_tree` names.
+        guest: fixed phandles of the guest.
+        platform: the host; needed for streams.
+        devices: host paths, the `dtdev` list.
+        bindings: the guest's vMasterIDs and vSMMUs; None without a vSMMU.
+        pins: the configuration's iomem in bytes, to know devices by their registers.
 
     Raises:
-        Refusal: DT211 no /passthrough; DT402 to DT404 a phandle; DT405 a malformed iommus;
-            DT501 an entry that no assigned device has; DT505 an iommu-map.
+        Refusal: DT211 no /passthrough; DT402 to DT404 a phandle; DT405, DT505 malformed
+            entries or rows; DT501, DT505 one that is not the guest's; DT540 and DT541 a stand-in
+            for an SMMU; DT542 an entry that can be several streams.
+        DtbError: the partial tree asks for more work than the platform's limit.
     """
+    from dt_tools.merge_view import GuestView
+
     odd = next((n for n in partial.root.children if n.startswith("passthrough@")), None)
     if odd is not None or "passthrough" not in partial.root.children:
         reason = f"is /{odd}" if odd else "is missing"
@@ -51,35 +75,57 @@ def merge_partial(
     for name in ("passthrough", "aliases"):
         if name in partial.root.children:
             tree.root.add(name).copy_from(partial.root.children[name])
-    _check_phandles(tree, guest)
-    notices = _check_bus(tree.root.children["passthrough"])
+    several = () if bindings is None else bindings.viommus
+    notices = _check_phandles(tree, guest, [viommu.phandle for viommu in several])
+    notices += _check_bus(tree.root.children["passthrough"])
+    view = GuestView(tree, partial, guest, bindings)
     if bindings is None:
-        return Partial(tree, notices=tuple(notices))
+        notices += _without_vsmmu(view)
+        return Partial(tree, notices=(*notices, *view.notices(platform)))
     if platform is None:
         _check_no_iommus(tree.root.children["passthrough"])
-        return Partial(tree, notices=tuple(notices))
-    merger = _Merger(platform, devices, bindings, partial, guest)
-    return merger.merge(tree.root.children["passthrough"], tree, notices)
+        return Partial(tree, notices=(*notices, *view.notices(None)))
+    notices += view.notices(platform)
+    merger = _Merger(platform, devices, bindings, partial, guest, view, pins)
+    return merger.merge(tree, notices)
 
 
-def _check_phandles(tree: Tree, guest: GuestProfile) -> None:
-    reserved = reserved_phandles(guest)
+def _check_phandles(tree: Tree, guest: GuestProfile, more: Sequence[int]) -> list[Notice]:
+    reserved = {**dict.fromkeys(more, "a vSMMU"), **reserved_phandles(guest)}
     seen: dict[int, str] = {}
+    notices = []
     copied = [tree.root.children[n] for n in ("passthrough", "aliases") if n in tree.root.children]
     for node in (inner for top in copied for inner in top.walk()):
-        phandle = node.phandle
-        if phandle is None:
-            continue
         path = node.path
-        if phandle in NO_PHANDLES:
-            raise Refusal("DT404", path, f"phandle {phandle:#x} is no phandle", "use 1 to 64999")
-        if phandle in reserved:
-            reason = f"phandle {phandle} is reserved for {reserved[phandle]}"
-            raise Refusal("DT402", path, reason, "use 1 to 64999")
-        if phandle in seen:
-            reason = f"phandle {phandle:#x} is {seen[phandle]}'s already"
-            raise Refusal("DT403", path, reason, "give each node its own phandle")
-        seen[phandle] = path
+        for phandle in dict.fromkeys(_phandles(node)):
+            if phandle in NO_PHANDLES:
+                raise Refusal(
+                    "DT404", path, f"phandle {phandle:#x} is no phandle", "use 1 to 64999"
+                )
+            if phandle in reserved:
+                reason = f"phandle {phandle} is reserved for {reserved[phandle]}"
+                raise Refusal("DT402", path, reason, "use 1 to 64999")
+            if phandle in seen:
+                reason = f"phandle {phandle:#x} is {seen[phandle]}'s already"
+                raise Refusal("DT403", path, reason, "give each node its own phandle")
+            seen[phandle] = path
+            if phandle >= _FIRST_RESERVED:
+                text = f"phandle {phandle} is the toolstack's to give; use 1 to 64999"
+                notices.append(Notice("DT402", path, text))
+    return notices[:_MAX_NOTICES]
+
+
+def _phandles(node: Node) -> list[int]:
+    """The node's phandle, in both spellings where they differ."""
+    found = []
+    for name in _PHANDLES:
+        if name in node.props:
+            value = node.u32(name)
+            if value is None:
+                reason = f"{name} has {len(node.props[name])} bytes, not one cell"
+                raise Refusal("DT404", node.path, reason, "use 1 to 64999")
+            found.append(value)
+    return found
 
 
 def _check_bus(bus: Node) -> list[Notice]:
@@ -99,6 +145,20 @@ def _check_bus(bus: Node) -> list[Notice]:
     return [Notice("DT213", bus.path, f"lacks {', '.join(wrong)}: a guest will not probe it")]
 
 
+def _without_vsmmu(view: GuestView) -> list[Notice]:
+    """Without a vSMMU, streams are copied like everything else, and name nothing."""
+    users = [n for n in view.nodes if "iommus" in n.props or "iommu-map" in n.props]
+    own = [
+        n for n in users if (n.cells("iommus") or n.cells("iommu-map") or (0,))[0] in view.phandles
+    ]
+    lost = [node for node in users if node not in set(own)]
+    if not lost:
+        return []
+    more = f", and {len(lost) - 1} more nodes" if len(lost) > 1 else ""
+    text = f"has iommus{more}, and the guest has no vSMMU: they name an SMMU it does not have"
+    return [Notice("DT508", lost[0].path, text)]
+
+
 def _check_no_iommus(bus: Node) -> None:
     for node in bus.walk():
         if "iommus" in node.props or "iommu-map" in node.props:
@@ -107,6 +167,8 @@ def _check_no_iommus(bus: Node) -> None:
 
 
 class _Merger:
+    """Rewrites one tree's streams and notes which device each node stands for."""
+
     def __init__(
         self,
         platform: Platform,
@@ -114,96 +176,114 @@ class _Merger:
         bindings: Bindings,
         partial: Tree,
         guest: GuestProfile,
+        view: GuestView,
+        pins: Sequence[MappedReg],
     ) -> None:
+        from dt_tools.merge_claims import Claims
+        from dt_tools.merge_streams import Phandles, Streams
+
         masters = {master.path: master for master in platform.masters}
         paths = [platform.resolve(device).path for device in devices]
         self.hosts: dict[str, Master] = {path: masters[path] for path in paths}
-        self.by_name: dict[str, list[str]] = {}
-        for path in paths:
-            self.by_name.setdefault(path.rpartition("/")[2], []).append(path)
+        self.view = view
         self.bindings = bindings
         self.vsmmu_phandle = guest.vsmmu_phandle
-        # A phandle that the partial tree defines is its own and says nothing about the host.
-        own = partial.phandles()
-        self.smmus = {
-            smmu.phandle: smmu.path
-            for smmu in platform.smmus
-            if smmu.phandle is not None and smmu.phandle not in own
-        }
-        self.found: dict[str, tuple[str, tuple[int, ...]]] = {}
+        self.claims = Claims(view, platform, self.hosts, pins)
+        phandles = Phandles(platform, partial, bindings, guest.vsmmu_phandle)
+        self.streams = Streams(phandles, self.claims, bindings)
+        self.users = {(b.smmu, b.pmaster_id): b.devices for b in bindings.entries}
+        self.maps: Maps | None = None
+        self.notices: list[Notice] = []
+        # Node and (SMMU or "", vMasterID) of each device.
+        self.found: dict[str, tuple[str, dict[tuple[str, int], None]]] = {}
 
-    def merge(self, bus: Node, tree: Tree, notices: list[Notice]) -> Partial:
-        for node in bus.walk():
+    def _phandle_of(self, smmu: str) -> int:
+        phandle = self.bindings.phandle_of(smmu)
+        return self.vsmmu_phandle if phandle is None else phandle
+
+    def merge(self, tree: Tree, notices: list[Notice]) -> Partial:
+        for node in self.view.nodes:
             if "iommu-map" in node.props:
-                reason = "has an iommu-map, which is not rewritten here"
-                raise Refusal("DT505", node.path, reason, "assign devices with iommus only")
+                self._map(node)
             if "iommus" in node.props:
                 self._rewrite(node)
-            else:
-                host = self._host(node)
-                if host is not None:
-                    self.found.setdefault(host, (node.path, ()))
-        for path, master in self.hosts.items():
-            given = self.found.get(path, ("", ()))[1]
-            missing = len({(s.smmu_path, s.stream_id) for s in master.streams}) - len(given)
-            if missing:
-                text = f"{missing} of its streams are not in the partial tree: their DMA faults"
-                notices.append(Notice("DT504", path, text))
-        devices = tuple(DeviceBinding(path, at, ids) for path, (at, ids) in self.found.items())
-        return Partial(tree, devices, tuple(notices))
+            elif node in self.claims.of:
+                self._give(self.claims.of[node], node, ())
+        for node in self.view.nodes:
+            self._stand_in(node)
+        self._missing()
+        devices = tuple(
+            DeviceBinding(path, at, tuple(dict.fromkeys(vid for _, vid in ids)))
+            for path, (at, ids) in self.found.items()
+        )
+        return Partial(tree, devices, (*notices, *self.notices))
 
-    def _host(self, node: Node) -> str | None:
-        """The assigned host node that a guest node stands for, by xen,path or by name."""
-        named = node.string("xen,path")
-        if named is not None:
-            if named not in self.hosts:
-                reason = f"its xen,path {named} is not in dtdev"
-                raise Refusal("DT501", node.path, reason, "add that path to dtdev")
-            return named
-        paths = self.by_name.get(node.name, [])
-        return paths[0] if len(paths) == 1 else None
+    def _map(self, node: Node) -> None:
+        bridge = self.claims.bridge(node)
+        if self.maps is None:
+            from dt_tools.merge_maps import Maps
+
+            self.maps = Maps(self.streams, self.claims, self._phandle_of)
+        mapped = self.maps.rewrite(node)
+        if mapped.empty:
+            text = f"{mapped.empty} rows of its iommu-map hold no id that is looked up; left out"
+            self.notices.append(Notice("DT505", node.path, text))
+        if bridge is not None:
+            self._give(bridge.path, node, mapped.ids)
 
     def _rewrite(self, node: Node) -> None:
-        cells = node.cells("iommus")
-        if not cells or len(cells) % 2:
-            reason = f"iommus has {len(node.props['iommus'])} bytes, not pairs of cells"
-            raise Refusal("DT405", node.path, reason, "write <phandle StreamID> pairs")
-        host = self._host(node)
-        ids: list[int] = []
-        for phandle, stream_id in zip(cells[::2], cells[1::2], strict=True):
-            ids.append(self._vmaster_id(node, host, phandle, stream_id))
-        node.set_cells("iommus", *(cell for vid in ids for cell in (self.vsmmu_phandle, vid)))
-        host = host or self._owner(ids)
+        cells: list[int] = []
+        keys: dict[tuple[str, int], int] = {}
+        for entry in self.streams.entries(node):
+            if entry.meaning.kind == "own":
+                cells += (entry.phandle, *entry.ids)
+                continue
+            smmu, stream_id, vid = self.streams.find(node, entry)
+            cells += (self._phandle_of(smmu), vid)
+            keys[smmu, stream_id] = vid
+        node.set_cells("iommus", *cells)
+        host = self.claims.of.get(node) or self._owner(node, tuple(keys))
         if host is not None:
-            self.found[host] = (node.path, tuple(dict.fromkeys(ids)))
+            self._give(host, node, [(smmu, vid) for (smmu, _), vid in keys.items()])
 
-    def _owner(self, ids: Sequence[int]) -> str | None:
+    def _owner(self, node: Node, keys: Sequence[tuple[str, int]]) -> str | None:
         """The one assigned device that has all these streams, for a node of another name."""
-        bound = [self.bindings.resolve(vid) for vid in ids]
-        users = [set(binding.devices) for binding in bound if binding is not None]
-        owners = set.intersection(*users) - self.found.keys()
-        return owners.pop() if len(owners) == 1 else None
+        users = [set(self.users[key]) for key in keys]
+        if not users:
+            return None
+        owners = set.intersection(*users)
+        if not owners:
+            who = sorted(set.union(*users))
+            text = f"has streams of {len(who)} devices: {', '.join(who[:_MAX_NAMED])}"
+            self.notices.append(Notice("DT543", node.path, text))
+        # Of devices that share the streams, the one without a node so far.
+        left = owners - self.found.keys() or owners
+        return left.pop() if len(left) == 1 else None
 
-    def _vmaster_id(self, node: Node, host: str | None, phandle: int, stream_id: int) -> int:
-        smmu = self.smmus.get(phandle)
-        if host is not None:
-            smmu = self._smmu_of(node, host, smmu, stream_id)
-        vid = None if smmu is None else self.bindings.vmaster_id(smmu, stream_id)
-        if vid is None:
-            reason = f"iommus <{phandle:#x} {stream_id:#x}> is no stream of a device in dtdev"
-            fix = "name the node like its host node, or give xen,path, and list it in dtdev"
-            raise Refusal("DT501", node.path, reason, fix)
-        return vid
+    def _give(self, host: str, node: Node, ids: Sequence[tuple[str, int]]) -> None:
+        """Note that `node` has streams of the device at `host`; the first node is the device's."""
+        path, had = self.found.get(host, (node.path, {}))
+        if ids and not had:
+            path = node.path
+        self.found[host] = path, {**had, **dict.fromkeys(ids)}
 
-    def _smmu_of(self, node: Node, host: str, claimed: str | None, stream_id: int) -> str:
-        """The SMMU of the host device's stream; `claimed` is what the entry's phandle says."""
-        streams = self.hosts[host].streams
-        smmus = list(dict.fromkeys(s.smmu_path for s in streams if s.stream_id == stream_id))
-        if claimed in smmus:
-            return claimed
-        if claimed is None and len(smmus) == 1:
-            return smmus[0]
-        said = f"({claimed or 'unknown SMMU'}, {stream_id:#x})"
-        has = ", ".join(f"({s.smmu_path}, {s.stream_id:#x})" for s in streams[:8])
-        reason = f"iommus says {said}, the host's {host} has {has}"
-        raise Refusal("DT501", node.path, reason, "copy the host node's iommus unchanged")
+    def _stand_in(self, node: Node) -> None:
+        """An SMMU that is copied: the guest's driver takes it for one of the guest's."""
+        from dt_tools.merge_streams import is_arm_smmu
+
+        if node is self.view.bus or not is_arm_smmu(node):
+            return
+        if "reg" in node.props:
+            reason = "is an SMMU with registers, and the guest's SMMU is the vSMMU"
+            fix = "put the stand-in outside /passthrough, or take its reg out"
+            raise Refusal("DT541", node.path, reason, fix)
+        text = "stands in for an SMMU and is copied: the guest's driver fails to probe it"
+        self.notices.append(Notice("DT541", node.path, text))
+
+    def _missing(self) -> None:
+        for path, master in self.hosts.items():
+            given = self.found.get(path, ("", {}))[1]
+            missing = len({(s.smmu_path, s.stream_id) for s in master.streams}) - len(given)
+            if missing > 0:
+                text = f"{missing} of its streams are not in the partial tree: their DMA faults"
+                self.notices.append(Notice("DT504", path, text))

@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING
 from dt_tools.carry import NO_PHANDLES
 from dt_tools.checks.board import DT401, DT403
 from dt_tools.checks.devices import DT101, DT108
-from dt_tools.checks.references import references
-from dt_tools.checks.rules import Diagnosis, rule
 from dt_tools.checks.view import overlaps, registers
+from dt_tools.merge_view import dangling, toolstack, where
 from dt_tools.partial import reserved_phandles
+from dt_tools.rules import Diagnosis, rule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dt_tools.checks.pairs import PartialView
-    from dt_tools.tree import Node
 
 DT001 = rule(
     "DT001",
@@ -71,6 +70,42 @@ DT113 = rule(
     " does not name it",
 )
 
+DT540 = rule(
+    "DT540",
+    "error",
+    "a node stands in for an SMMU, and for none",
+    "iommus of a partial tree may name a node of the partial tree in the SMMU's place. How many "
+    "cells an entry has is its #iommu-cells to say, 0 to 2 for an Arm SMMU; its xen,path, if it "
+    "has one, has to name an SMMU of the host.",
+    "/smmu: stands in for xen,path /soc/smmu@0, which is no SMMU of the host",
+)
+DT541 = rule(
+    "DT541",
+    "error",
+    "an SMMU inside /passthrough",
+    "What is in /passthrough is the guest's: with registers the guest would be told to drive the "
+    "host's SMMU, without them its driver finds an SMMU it cannot probe. A stand-in belongs "
+    "outside /passthrough, which is not copied.",
+    "/passthrough/iommu@50000000: is an SMMU with registers, and the guest's SMMU is the vSMMU",
+)
+DT542 = rule(
+    "DT542",
+    "error",
+    "an entry of iommus can be several streams",
+    "A StreamID means nothing without its SMMU. When neither the node says which device of the "
+    "host it is nor the phandle which SMMU is meant, any choice may be another device's stream.",
+    "/passthrough/dma: iommus <0x7 0x600> says no SMMU of the host, and the node no device; it may"
+    " be (/soc/iommu@50000000, 0x600), (/soc/iommu@51000000, 0x600)",
+)
+DT543 = rule(
+    "DT543",
+    "warning",
+    "one node has the streams of several devices",
+    "The guest's kernel puts all streams of a node into one group: the devices share what one "
+    "driver maps.",
+    "/passthrough/dma: has streams of 2 devices: /soc/dma@60000000, /soc/dma@61000000",
+)
+
 _FIRST_RESERVED = 65000
 
 
@@ -79,8 +114,8 @@ def check(view: PartialView) -> Iterator[Diagnosis]:
     yield from _top(view)
     yield from _phandles(view)
     yield from _stand_ins(view)
+    yield from _references(view)
     for node in view.nodes:
-        yield from _references(view, node)
         if "xen,force-assign-without-iommu" in node.props:
             fact = "xen,force-assign-without-iommu: its DMA is not contained"
             fix = "assign a device behind an SMMU"
@@ -153,22 +188,18 @@ def _phandles(view: PartialView) -> Iterator[Diagnosis]:
         seen.setdefault(phandle, path)
 
 
-def _references(view: PartialView, node: Node) -> Iterator[Diagnosis]:
+def _references(view: PartialView) -> Iterator[Diagnosis]:
     """What is named has to be in what is copied; iommus and interrupts have rules of their own."""
-    for ref in references(node, view.defined):
-        if ref.name in ("iommus", "interrupt-parent", "interrupts-extended"):
-            continue
-        if ref.phandle in view.copied:
-            if ref.lacks:
-                provider = view.defined[ref.phandle].path
-                fact = f"{ref.name}[{ref.index}]: <{ref.phandle:#x}> is {provider}, which has no "
+    made = toolstack(view.profile, viommu=view.given is None or view.given.viommu)
+    gic = view.tree.root.children.get("gic")
+    if view.given is None and gic is not None and gic.phandle is not None:
+        made[gic.phandle] = made[view.profile.gic_phandle]
+    known = {**view.defined, **made}
+    copied = {*view.copied, *made}
+    theirs = view.board.phandles
+    for node in view.nodes:
+        for ref, in_guest in dangling(node, copied, known):
+            fix = "put the provider into /passthrough, or drop the property"
+            if in_guest:
                 fix = "name a provider of this kind"
-                yield DT401.at(node.path, fact + ref.lacks, fix)
-            continue
-        what = "no node of the partial tree"
-        if ref.phandle in view.defined:
-            what = f"{view.defined[ref.phandle].path}, which is not copied into the guest"
-        elif view.board is not None and ref.phandle in view.board.phandles:
-            what = f"{view.board.phandles[ref.phandle].path} of the host tree, not in the partial"
-        fact = f"{ref.name}[{ref.index}]: <{ref.phandle:#x}> is {what}"
-        yield DT401.at(node.path, fact, "put the provider into /passthrough, or drop the property")
+            yield DT401.at(node.path, where(ref, known, theirs, in_guest), fix)

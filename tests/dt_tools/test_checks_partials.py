@@ -358,7 +358,12 @@ CASES = [
             "p.dtb: error DT405 /passthrough/dma@60000000: iommus has 12 bytes, not pairs of "
             "cells; write <phandle StreamID> pairs as the host has them",
         ],
-        {"partial": {}},
+        {
+            "partial": {
+                f"{HERE}/iommus": [7, 0x10, 0, 7, 0x11, 0],
+                "smmu": {"phandle": [7], "#iommu-cells": [2]},
+            }
+        },
     ),
     (
         "DT501",
@@ -430,10 +435,20 @@ CASES = [
         "DT505",
         {"partial": {f"{HERE}/iommu-map": [0, 3, 0, 1]}},
         [
-            "p.dtb: error DT505 /passthrough/dma@60000000: has an iommu-map, which is not "
-            "rewritten for a guest; assign devices with iommus",
+            "a.cfg:5 error DT505 /passthrough/dma@60000000: iommu-map: row 0x0+0x1 to 0x0: 0x0 of "
+            "/soc/iommu@50000000 is no stream of this guest; cut the row to the ids of the "
+            "guest's devices",
         ],
         {"partial": {}},
+    ),
+    (
+        "DT505",
+        {"loose": {f"{HERE}/iommu-map": [0, 3, 0, 1]}},
+        [
+            "q.dtb: error DT505 /passthrough/dma@60000000: has an iommu-map, which Xen does not "
+            "rewrite for a dom0less guest; assign devices with iommus",
+        ],
+        {"partial": {f"{HERE}/iommu-map": [0, 3, 0x10, 2]}},
     ),
     (
         "DT508",
@@ -730,6 +745,107 @@ CASES = [
                 "passthrough/clock": {"#clock-cells": [0], "phandle": [5]},
             }
         },
+    ),
+    (
+        "DT401",
+        {
+            "partial": {
+                f"{HERE}/port/endpoint/remote-endpoint": [0x31],
+                f"{HERE}/msi-map": [0, 0x32, 0, 0x10, 0x10, 0x33, 0, 1],
+                "passthrough/pcie": {
+                    "#address-cells": [3],
+                    "#interrupt-cells": [1],
+                    "interrupt-map": [0, 0, 0, 1, 65000, 0, 9, 4, 0, 0, 0, 2, 0x34, 0, 9, 4],
+                },
+            }
+        },
+        [
+            "p.dtb: error DT401 /passthrough/dma@60000000: msi-map[0]: <0x32> is no node of the "
+            "partial tree; put the provider into /passthrough, or drop the property",
+            "p.dtb: error DT401 /passthrough/dma@60000000: msi-map[1]: <0x33> is no node of the "
+            "partial tree; put the provider into /passthrough, or drop the property",
+            "p.dtb: error DT401 /passthrough/dma@60000000/port/endpoint: remote-endpoint[0]: "
+            "<0x31> is no node of the partial tree; put the provider into /passthrough, or drop "
+            "the property",
+            "p.dtb: error DT401 /passthrough/pcie: interrupt-map[1]: <0x34> is no node of the "
+            "partial tree; put the provider into /passthrough, or drop the property",
+        ],
+        {
+            "partial": {
+                f"{HERE}/port/endpoint": {"remote-endpoint": [0x31], "phandle": [0x31]},
+                f"{HERE}/msi-map": [0, 0x31, 0, 0x10],
+                "passthrough/pcie": {
+                    "#address-cells": [3],
+                    "#interrupt-cells": [1],
+                    "interrupt-map": [0, 0, 0, 1, 65000, 0, 9, 4, 0, 0, 0, 2, 65000, 0, 9, 4],
+                },
+            }
+        },
+    ),
+    (
+        "DT540",
+        {
+            "partial": {
+                f"{HERE}/iommus": [7, 0x10, 7, 0x11],
+                "smmu": {"phandle": [7], "xen,path": "/soc/smmu@0"},
+            }
+        },
+        [
+            "a.cfg:5 error DT540 /smmu: stands in for xen,path /soc/smmu@0, which is no SMMU of "
+            "the host; name one (SMMUs: /soc/iommu@50000000, /soc/iommu@51000000)",
+        ],
+        {
+            "partial": {
+                f"{HERE}/iommus": [7, 0x10, 7, 0x11],
+                "smmu": {"phandle": [7], "xen,path": "/soc/iommu@50000000"},
+            }
+        },
+    ),
+    (
+        "DT541",
+        {
+            "partial": {
+                "passthrough/iommu@50000000": {
+                    "compatible": "arm,smmu-v3",
+                    "reg": [0, 0x50000000, 0, 0x20000],
+                }
+            }
+        },
+        [
+            "a.cfg:5 error DT541 /passthrough/iommu@50000000: is an SMMU with registers, and the "
+            "guest's SMMU is the vSMMU; put the stand-in outside /passthrough, or take its reg out",
+        ],
+        {"partial": {"iommu@50000000": {"compatible": "arm,smmu-v3", "phandle": [7]}}},
+    ),
+    (
+        "DT542",
+        {
+            "partial": {
+                "passthrough/x": {"iommus": [7, 0x10]},
+                "smmu": {"phandle": [7]},
+            },
+        },
+        [
+            "a.cfg:5 error DT542 /passthrough/x: iommus <0x7 0x10> says no SMMU of the host, and "
+            "the node no device; it may be (/soc/iommu@50000000, 0x10); give xen,path with the "
+            "device's host path",
+        ],
+        {"partial": {"smmu": {"phandle": [7]}, f"{HERE}/iommus": [7, 0x10, 7, 0x11]}},
+    ),
+    (
+        "DT543",
+        {
+            "partial": {
+                HERE: None,
+                "passthrough/both": {"iommus": [3, 0x10, 3, 0x11, 4, 0x20]},
+            },
+            "cfg": {"dtdev": [f"/{DMA}", f"/{DMB}"]},
+        },
+        [
+            "a.cfg:5 note DT543 /passthrough/both: has streams of 2 devices: /soc/dma@60000000, "
+            "/soc/dma@61000000; see the rule: vsmmu check --list DT543",
+        ],
+        {"partial": {}},
     ),
 ]
 
