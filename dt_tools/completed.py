@@ -17,12 +17,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from dt_tools.binding import MappedReg
 from dt_tools.errors import Refusal, UserError
-from dt_tools.extended import PAGE
-from dt_tools.guest import GuestTree, build_guest
+from dt_tools.extended import MAX_WINDOWS, PAGE
+from dt_tools.guest import GuestTree, Options, build_guest
+from dt_tools.merge import merge_partial
 from dt_tools.profiles import DEFAULT, Profile
 from dt_tools.tree import Node, Tree
 from xl_configs.specs.resources import Iomem
@@ -67,8 +68,8 @@ def complete(
     device_tree: str,
     *,
     profile: Profile = DEFAULT,
-    interrupts: Literal["drop", "refuse"] = "drop",
     address_bits: int = 40,
+    options: Options | None = None,
 ) -> Completed:
     """The partial tree for the `dtdev` of `config`, and `config` with all it needs.
 
@@ -77,9 +78,8 @@ def complete(
         platform: the host.
         device_tree: the name of the file that the partial tree goes to.
         profile: guest map, interrupts and phandles.
-        interrupts: whether one that is not an SPI of the GIC is left out, with a notice, or refused
-            by DT302.
         address_bits: width of a guest physical address on the host.
+        options: what else says how the guest is built.
 
     Raises:
         UserError: no devices, or one that the host does not have.
@@ -89,22 +89,13 @@ def complete(
         hint = "list the host paths of the guest's devices"
         raise UserError("dtdev", "/", "no devices: there is no partial tree to write", hint)
     alone = replace(config, device_tree=None)
-    built = build_guest(alone, profile, platform, address_bits=address_bits)
-    if interrupts == "refuse":
-        _refuse_dropped(built)
+    built = build_guest(alone, profile, platform, address_bits=address_bits, options=options)
     partial = _partial(built, platform)
     full = replace(
         config, irqs=built.irqs, iomem=_iomem(config.iomem, built.iomem), device_tree=device_tree
     )
-    _check(full, profile, platform, partial, address_bits, built)
+    _check(full, profile, platform, partial, built)
     return Completed(partial, full, built)
-
-
-def _refuse_dropped(built: GuestTree) -> None:
-    for notice in built.notices:
-        if notice.rule == "DT302":
-            fix = "assign a device whose interrupts are SPIs of the GIC, or let them be dropped"
-            raise Refusal("DT302", notice.path, notice.message.replace(" dropped:", ":", 1), fix)
 
 
 def _partial(built: GuestTree, platform: Platform) -> Tree:
@@ -154,22 +145,27 @@ def _overlap(ranges: Sequence[tuple[int, int]]) -> bool:
 
 
 def _check(
-    full: GuestConfig,
-    profile: Profile,
-    platform: Platform,
-    partial: Tree,
-    address_bits: int,
-    built: GuestTree,
+    full: GuestConfig, profile: Profile, platform: Platform, partial: Tree, built: GuestTree
 ) -> None:
-    """Build the guest from the completed configuration too: it must be the one that was built.
+    """Make the guest's /passthrough of the partial tree too: it must be the one that was built.
 
     Raises:
         Refusal: DT212, the configuration has more iomem entries than are read.
     """
-    again = build_guest(full, profile, platform, partial, address_bits=address_bits)
-    assert _same(again.tree.root, built.tree.root), "the partial tree makes another guest"
-    assert again.bindings.entries == built.bindings.entries, "other vMasterIDs"
-    assert (again.irqs, again.nr_spis) == (built.irqs, built.nr_spis), "other interrupts"
+    if len(full.iomem) > MAX_WINDOWS:
+        reason = f"{len(full.iomem)} iomem entries, more than {MAX_WINDOWS}"
+        raise Refusal("DT212", "/", reason, "join adjacent ranges")
+    bindings = built.bindings if built.bindings.all_viommus else None
+    again = merge_partial(
+        Tree(),
+        partial,
+        guest=profile.guest,
+        platform=platform,
+        devices=full.dtdev,
+        bindings=bindings,
+    )
+    made, wanted = (tree.root.children["passthrough"] for tree in (again.tree, built.tree))
+    assert _same(made, wanted), "the partial tree makes another guest"
 
 
 def _same(one: Node, other: Node) -> bool:

@@ -50,6 +50,20 @@ def place_registers(
     return sorted(placed, key=lambda reg: reg.host), notices
 
 
+def joined(registers: Iterable[MappedReg]) -> list[MappedReg]:
+    """Registers that have their places as whole runs of pages, in the order of host addresses."""
+    runs: list[MappedReg] = []
+    for reg in sorted(registers, key=lambda reg: (reg.host, reg.size)):
+        window = page_window(reg.host, reg.size)
+        if runs and window.base <= runs[-1].host + runs[-1].size:
+            last = runs[-1]
+            size = max(last.size, window.end - last.host)
+            runs[-1] = MappedReg(last.host, last.guest, size)
+        else:
+            runs.append(MappedReg(window.base, page_window(reg.guest, 1).base, window.size))
+    return runs
+
+
 def _check_pin(space: AddressMap, target: Window, path: str) -> None:
     if space.owner(target) != IOMEM:
         clash = space.clash(target) or "is not claimed"

@@ -15,6 +15,7 @@ from vsmmu.cli import main
 
 PLAIN = ("partial-dtb", "--host", "board.dtb", "crypto.cfg", "-o", "part.dtb")
 BOTH = (*PLAIN, "--config-out", "full.cfg")
+HEADS = ("---", "+++")
 CFG = """\
 # Completed by vsmmu partial-dtb: dtdev, irqs, iomem and device_tree belong together, and to
 # the host tree they were made from.
@@ -106,14 +107,16 @@ def test_the_bindings_are_those_of_guest_dtb(place, capsys):
     assert json.loads(Path("a.json").read_text()) == json.loads(Path("b.json").read_text())
 
 
-def test_dry_run_prints_both_and_writes_nothing(place, capsys):
+def test_dry_run_prints_both_as_diffs_and_writes_nothing(place, capsys):
     before = names(place)
     code, out, err = vsmmu(capsys, *BOTH, "--bindings", "b.json", "--dry-run", "-q")
     assert (code, err) == (0, "")
-    assert out.startswith("/dts-v1/;\n\n/ {\n")
-    source, _, cfg = out.partition("\n\n# Completed")
-    assert f"# Completed{cfg}" == CFG
     assert names(place) == before
+    tree, _, cfg = out.partition("--- /dev/null\n+++ full.cfg\n")
+    assert tree.startswith("--- /dev/null\n+++ part.dtb\n@@ -0,0 +1,")
+    assert "".join(f"{line[1:]}\n" for line in cfg.splitlines()[1:]) == CFG
+    source = "".join(f"{line[1:]}\n" for line in tree.splitlines()[3:])
+    assert source.startswith("/dts-v1/;\n\n/ {\n")
     if shutil.which("dtc"):
         main([*PLAIN, "-q"])
         options = ["-q", "-I", "dts", "-O", "dtb", "-Wno-interrupts_property", "-"]
@@ -123,6 +126,42 @@ def test_dry_run_prints_both_and_writes_nothing(place, capsys):
         assert [(n.path, n.props) for n in main_tree.walk()] == [
             (n.path, n.props) for n in again.walk()
         ]
+
+
+def test_dry_run_against_the_files_that_are_there(place, capsys):
+    main([*BOTH, "-q"])
+    assert vsmmu(capsys, *BOTH, "-q", "--dry-run") == (0, "", "")
+    Path("full.cfg").write_text(CFG.replace("vcpus = 2", "vcpus = 3"))
+    code, out, _ = vsmmu(capsys, *BOTH, "-q", "--dry-run", "--providers", "stub")
+    assert code == 0
+    changed = [line for line in out.splitlines() if line[:1] in "+-" and line[:3] not in HEADS]
+    assert changed == [
+        "+\t\t\tclocks = <0xfde6>;",
+        '+\t\t\tclock-names = "ref";',
+        "+",
+        "+\t\tclock-0 {",
+        '+\t\t\tcompatible = "fixed-clock";',
+        "+\t\t\t#clock-cells = <0x0>;",
+        "+\t\t\tclock-frequency = <0x7735940>;",
+        "+\t\t\tphandle = <0xfde6>;",
+        "+\t\t};",
+        "-vcpus = 3",
+        "+vcpus = 2",
+    ]
+    assert Path("full.cfg").read_text() != CFG
+
+
+def test_dry_run_without_a_name_for_the_configuration_compares_with_the_one_given(place, capsys):
+    out = vsmmu(capsys, *PLAIN, "-q", "--dry-run")[1]
+    assert "--- crypto.cfg\n+++ crypto.cfg\n" in out
+    assert '+device_tree = "part.dtb"\n' in out
+
+
+@pytest.mark.parametrize("hertz", ["0", "-1", "4294967296", "1e6", "x", ""])
+def test_a_rate_that_no_clock_has(place, capsys, hertz):
+    code, _, err = vsmmu(capsys, *PLAIN, f"--stub-clock-hz={hertz}")
+    assert code == 1
+    assert err.endswith(f"argument --stub-clock-hz: {hertz}: expected 1 to 4294967295\n")
 
 
 def test_stdout_takes_either(place, capfdbinary):
@@ -162,6 +201,12 @@ REFUSALS = {
         "DT302: /soc/display@60030000: interrupts: 1 of "
         "/soc/interrupt-controller@53000000 (MSI): not SPIs of the GIC; assign a device whose "
         "interrupts are SPIs of the GIC, or let them be dropped",
+    ),
+    "providers": (
+        ["crypto.cfg", "--providers", "refuse", "-o", "p"],
+        4,
+        "DT201: /soc/ethernet@60010000: clocks: /clock-125m is not assigned; assign the provider "
+        "too, or let the property be dropped (--providers drop)",
     ),
     "no devices": (
         ["crypto.cfg", "dtdev=[]", "-o", "part.dtb"],

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from dt_tools import blob
 from dt_tools.completed import HEADER, Completed, complete
 from dt_tools.errors import DtError, Refusal
-from dt_tools.guest import GuestTree, build_guest
+from dt_tools.guest import GuestTree, Options, build_guest
 from dt_tools.platform import Platform
 from dt_tools.tree import Node, Tree
 from xl_configs import Dialect, GuestConfig, Iomem, examine, load, parse
@@ -86,14 +86,14 @@ def config(text: str) -> GuestConfig:
 
 
 def made(text: str, board: Platform, **options: object) -> Completed:
-    done = complete(config(text), board, "part.dtb", **options)
+    done = complete(config(text), board, "part.dtb", options=Options(**options))
     check(done, config(text), board)
     return done
 
 
 def refusal(text: str, board: Platform, **options: object) -> str:
     with pytest.raises(DtError) as error:
-        complete(config(text), board, "part.dtb", **options)
+        complete(config(text), board, "part.dtb", options=Options(**options))
     return str(error.value)
 
 
@@ -265,15 +265,57 @@ def test_interrupts_of_another_controller_are_dropped_or_refused() -> None:
     made(VSMMU + ENGINES, engines(), interrupts="refuse")
 
 
+def providers_host() -> Tree:
+    tree = host()
+    clock = tree.root.add("clock")
+    clock.set_strings("compatible", "fixed-clock")
+    clock.set_cells("#clock-cells", 0)
+    clock.set_cells("clock-frequency", 5)
+    clock.set_cells("phandle", 9)
+    for base, spi in ((0x20000000, 8), (0x40000000, 9)):
+        dma(tree.root, base, SMMU, base >> 28, spi=spi).set_cells("clocks", 9)
+    return tree
+
+
+@pytest.mark.parametrize("viommu", [True, False], ids=["vsmmu", "none"])
+@pytest.mark.parametrize("extra", ["", 'iomem = [ "0x40000,0x10@0x7000", "0x40000,1@0x7000" ]\n'])
+def test_stand_ins_for_clocks(viommu: bool, extra: str) -> None:
+    text = (VSMMU if viommu else BASE) + ENGINES + extra
+    board = platform(providers_host())
+    plain = complete(config(text), board, "part.dtb")
+    done = complete(config(text), board, "part.dtb", options=Options(providers="stub"))
+    assert done.cfg() == plain.cfg()
+    nodes = done.partial.node("/passthrough").children
+    assert [node.cells("clocks") for node in nodes.values()] == [(64998,), (64998,), None]
+    assert nodes["clock-0"].u32("clock-frequency") == 5
+    # The guest that xl makes of the two files is the guest that is told of.
+    partial = blob.read(blob.write(done.partial))
+    again = built(load(done.cfg(), "full.cfg"), board, partial)
+    assert flat(again.tree)[-6:] == flat(done.guest.tree)[-6:]
+    assert [d.regs for d in done.guest.bindings.devices] == [
+        d.regs for d in plain.guest.bindings.devices
+    ]
+    rules = [n.rule for n in done.guest.notices]
+    assert rules.count("DT220") == 2
+    assert "DT201" not in rules
+    assert set(rules) >= {n.rule for n in plain.guest.notices} - {"DT201"}
+
+
+def test_providers_are_refused_by_name() -> None:
+    board = platform(providers_host())
+    assert refusal(VSMMU + ENGINES, board, providers="refuse") == (
+        "DT201: /dma@20000000: clocks: /clock is not assigned; assign the provider too, or let "
+        "the property be dropped (--providers drop)"
+    )
+
+
 def test_refusals() -> None:
     assert refusal(VSMMU, engines()) == (
         "dtdev: /: no devices: there is no partial tree to write; "
         "list the host paths of the guest's devices"
     )
-    assert refusal(VSMMU + ENGINES + 'pci = [ "01:00.0" ]\n', engines()) == (
-        "DT107: /: pci devices are not built into the guest's tree; "
-        "take pci out of the configuration"
-    )
+    unknown = refusal(VSMMU + ENGINES + 'pci = [ "01:00.0" ]\n', engines())
+    assert unknown.startswith("DT520: /: 0000:01:00.0: ")
     listed = ", ".join(f'"{0x80000 + 2 * at:x},1@{0x3000 + 2 * at:x}"' for at in range(1023))
     assert refusal(f"{VSMMU}{ENGINES}iomem = [ {listed} ]\n", engines()) == (
         "DT212: /: 1025 iomem entries, more than 1024; join adjacent ranges"

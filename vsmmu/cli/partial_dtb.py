@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import TYPE_CHECKING
 
-from vsmmu.cli.files import FileError, say, write
+from vsmmu.cli.files import FileError, read, say, write
+from vsmmu.cli.guest_options import add_guest_arguments, guest_options
 from vsmmu.cli.inputs import (
     add_config_arguments,
-    add_gpaddr_argument,
     check_override,
     load_config,
     load_platform,
+    load_tree,
 )
 
 if TYPE_CHECKING:
@@ -36,20 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write the configuration with dtdev, irqs, iomem and device_tree filled in",
     )
-    parser.add_argument(
-        "--bindings", metavar="FILE", help="write vMasterID -> (physical SMMU, pMasterID) as JSON"
-    )
-    parser.add_argument(
-        "--interrupts",
-        choices=("drop", "refuse"),
-        default="drop",
-        help="what becomes of those that are not SPIs of the GIC (default drop)",
-    )
-    add_gpaddr_argument(parser)
+    add_guest_arguments(parser)
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="print partial tree (as source) and configuration, write nothing",
+        help="print what would change in the files of -o and --config-out as diffs, write nothing",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="no notices on stderr")
 
@@ -66,8 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
         config,
         load_platform(arguments.host),
         arguments.output,
-        interrupts=arguments.interrupts,
         address_bits=arguments.gpaddr_bits,
+        options=guest_options(arguments, config),
     )
     write(_outputs(arguments, made), (arguments.config, arguments.host))
     if not arguments.quiet:
@@ -100,9 +93,7 @@ def _check_device_tree(arguments: argparse.Namespace, config: GuestConfig) -> No
 
 def _outputs(arguments: argparse.Namespace, made: Completed) -> dict[str, bytes]:
     if arguments.dry_run:
-        from dt_tools.dts import to_dts
-
-        return {"-": f"{to_dts(made.partial)}\n".encode() + made.cfg()}
+        return {"-": _changes(arguments, made).encode("utf-8", "surrogateescape")}
     from dt_tools import blob
 
     outputs = {arguments.output: blob.write(made.partial)}
@@ -114,3 +105,31 @@ def _outputs(arguments: argparse.Namespace, made: Completed) -> dict[str, bytes]
         text = json.dumps(made.guest.bindings.to_json(), indent=2) + "\n"
         outputs[arguments.bindings] = text.encode()
     return outputs
+
+
+def _changes(arguments: argparse.Namespace, made: Completed) -> str:
+    """What writing would change in the files as they are, as unified diffs."""
+    from vsmmu.cli.dry_run import text_diff, tree_diff
+
+    name, config = arguments.output, arguments.config_out
+    old = load_tree(name) if _is_there(name) else None
+    changes = tree_diff(old, made.partial, name, name)
+    if config is None:
+        # Without a file to go to it is still what the partial tree needs beside it.
+        given = arguments.config
+        return changes + text_diff(_text(given), _cfg(made), given, given)
+    before = _text(config) if _is_there(config) else None
+    return changes + text_diff(before, _cfg(made), config, config)
+
+
+def _is_there(name: str) -> bool:
+    return name != "-" and os.path.isfile(name)
+
+
+def _text(name: str) -> str | None:
+    """A file's text; None for a configuration that came through stdin."""
+    return None if name == "-" else read(name).decode("utf-8", "surrogateescape")
+
+
+def _cfg(made: Completed) -> str:
+    return made.cfg().decode("utf-8", "surrogateescape")
