@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The configuration that ImageBuilder's uboot-script-gen sources: one set of lines a guest.
+
+Written for a host tree that has the xen,passthrough marks and no nodes of domains: ImageBuilder
+makes those, with addresses of its own. The names are those of its README.
+"""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+from dt_tools.binding import Notice
+from dt_tools.dom0less.space import memory_mib
+from dt_tools.errors import Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from dt_tools.dom0less.merged import Domain
+
+# Properties that no variable of ImageBuilder sets.
+_UNSAID = ("viommu", "nr_spis", "sve", "max_grant_version", "max_grant_frames",
+           "max_maptrack_frames", "xen,domain-p2m-mem-mb", "trap-unmapped-accesses")  # fmt: skip
+
+
+def imagebuilder(
+    domains: Sequence[Domain], partials: Sequence[str | None], device_tree: str | None = None
+) -> tuple[str, tuple[Notice, ...]]:
+    """The lines, and a DT632 for each property of a domain that they cannot say.
+
+    `partials` are the names of the files with the domains' partial trees, `device_tree` that of
+    the marked host tree. ImageBuilder looks for all files below its -d folder.
+
+    Raises:
+        Refusal: DT632, a path or a command line that the lines cannot hold.
+    """
+    lines = ["# Written by vsmmu dom0less-dtb; for uboot-script-gen -c."]
+    if device_tree is not None:
+        lines.append(f"DEVICE_TREE={shlex.quote(device_tree)}")
+    lines.append(f"NUM_DOMUS={len(domains)}")
+    notices: list[Notice] = []
+    for index, (domain, partial) in enumerate(zip(domains, partials, strict=True)):
+        lines += [f"{name}[{index}]={value}" for name, value in _domain(domain, partial)]
+        notices += _unsaid(domain, index)
+    text = "\n".join(lines) + "\n"
+    if "\0" in text:
+        raise Refusal("DT632", "/chosen", "a NUL byte in a name or command line", "take it out")
+    return text, tuple(notices)
+
+
+def _domain(domain: Domain, partial: str | None) -> Iterator[tuple[str, str]]:
+    config = domain.config
+    if config.kernel is None:
+        reason = "the configuration names no kernel, which ImageBuilder has to load"
+        raise Refusal("DT632", domain.path, reason, "give kernel in the configuration")
+    yield "DOMU_KERNEL", shlex.quote(config.kernel)
+    if config.ramdisk is not None:
+        yield "DOMU_RAMDISK", shlex.quote(config.ramdisk)
+    if partial is not None:
+        yield "DOMU_PASSTHROUGH_DTB", shlex.quote(partial)
+    paths = domain.fragment.paths
+    if paths:
+        odd = next((path for path in paths if path.split() != [path]), None)
+        if odd is not None:
+            reason = "has a space, and ImageBuilder's list of paths is split at spaces"
+            raise Refusal("DT632", odd, reason, "rename the node in the host tree")
+        yield "DOMU_PASSTHROUGH_PATHS", shlex.quote(" ".join(paths))
+    yield "DOMU_MEM", str(memory_mib(config))
+    yield "DOMU_VCPUS", str(config.vcpus)
+    yield "DOMU_VPL011", str(int(config.vuart == "sbsa_uart"))
+    # Its default is 1 where there is a dom0, and then Xen wants one.
+    yield "DOMU_ENHANCED", str(int(domain.enhanced == "enabled"))
+    if config.llc_colors and "llc-colors" in domain.node.props:
+        yield "DOMU_COLORS", shlex.quote(domain.node.string("llc-colors") or "")
+    if config.cmdline:
+        yield "DOMU_CMD", shlex.quote(config.cmdline)
+
+
+def _unsaid(domain: Domain, index: int) -> Iterator[Notice]:
+    if not domain.config.cmdline:
+        text = "no command line: ImageBuilder gives the kernel console=ttyAMA0"
+        yield Notice("DT632", domain.path, text)
+    for name in _UNSAID:
+        if name not in domain.node.props:
+            continue
+        value = "smmuv3" if name == "viommu" else _value(domain, name)
+        command = f"fdt set /chosen/domU{index} {name} {value}".rstrip()
+        text = f"{name} has no variable of ImageBuilder: give it the line `{command}` in "
+        yield Notice("DT632", domain.path, f"{text}APPEND_EXTRA_CMDS")
+    if domain.enhanced == "no-xenstore":
+        command = f"fdt set /chosen/domU{index} xen,enhanced no-xenstore"
+        text = f"xen,enhanced has 0 and 1 alone: give it the line `{command}` in APPEND_EXTRA_CMDS"
+        yield Notice("DT632", domain.path, text)
+
+
+def _value(domain: Domain, name: str) -> str:
+    cells = domain.node.cells(name) or ()
+    return f"<{' '.join(f'{cell:#x}' for cell in cells)}>" if cells else ""
