@@ -11,7 +11,7 @@ Limits: AArch64 guests with a device tree; no virtio over PCI.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from dt_tools.binding import Bindings, MappedReg, Notice, Viommu, allocate
 from dt_tools.errors import Refusal, UserError
@@ -33,14 +33,16 @@ from dt_tools.guest_limits import (
 )
 from dt_tools.guest_nodes import GuestNodes
 from dt_tools.merge import merge_partial
-from dt_tools.partial import Partial, build_partial
+from dt_tools.partial import Partial, Providers, build_partial
 from dt_tools.profiles import DEFAULT, GuestProfile, Profile, Window
+from dt_tools.stubs import DEFAULT_CLOCK_HZ
 from dt_tools.tree import Tree, split_cells
 from dt_tools.virtio import virtio_devices
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from dt_tools.pci import PciFunction, Topology
     from dt_tools.platform import Platform
     from dt_tools.tree import Node
     from xl_configs import GuestConfig
@@ -85,11 +87,24 @@ class Options:
         one_vsmmu_per_psmmu: a vSMMU for each physical SMMU of the guest's devices, in place of one
             for all of them.
         domids: ids of the domains that serve virtio devices, by name.
+        topology: the host's PCI functions and bridges.
+        pci_domains: PCI domain by the path of a host bridge that does not say its own.
+        vits: the guest has a virtual ITS, which the `msi-map` of PCI functions names.
+        interrupts: whether a device's interrupt that is not an SPI of the GIC is left out, with a
+            notice, or the device refused (DT302).
+        providers: what becomes of properties that name clocks, resets ... outside the guest.
+        stub_clock_hz: the rate of a stand-in for a clock whose rate the host tree does not tell.
     """
 
     old: Bindings | None = None
     one_vsmmu_per_psmmu: bool = False
     domids: Mapping[str, int] = field(default_factory=dict)
+    topology: Topology | None = None
+    pci_domains: Mapping[str, int] = field(default_factory=dict)
+    vits: bool = False
+    interrupts: Literal["drop", "refuse"] = "drop"
+    providers: Providers = "drop"
+    stub_clock_hz: int = DEFAULT_CLOCK_HZ
 
 
 def build_guest(
@@ -149,6 +164,7 @@ class _Guest:
         self.banks = ram_banks(memory, self.guest, bits)
         self.space = AddressMap(self.guest, self.banks, bits)
         self.notices: list[Notice] = []
+        self.pci: tuple[PciFunction, ...] = ()
         self._check()
 
     def build(
@@ -188,7 +204,9 @@ class _Guest:
         nodes.cpus(max(config.vcpus, config.maxvcpus))
         nodes.psci()
         nodes.memory(self.banks)
-        nodes.gic(self.gic_version)
+        gic = nodes.gic(self.gic_version, is_bus=self.options.vits)
+        if self.options.vits:
+            nodes.its(gic, self.guest.its, self.guest.its_phandle)
         nodes.timer()
         holes = [*self.space.devices, *(Window(pin.guest, pin.size) for pin in pins)]
         nodes.hypervisor(extended_regions(self.banks, self.guest, self.bits, holes))
@@ -196,20 +214,36 @@ class _Guest:
             nodes.vuart()
         if config.tee == "optee":
             nodes.optee()
+        if self.pci:
+            self._vpci(nodes, bindings)
         for viommu in bindings.all_viommus:
             nodes.vsmmu(viommu)
         nodes.virtio(self.virtio, *self.guest.virtio_spis(self.one_vsmmu))
+
+    def _vpci(self, nodes: GuestNodes, bindings: Bindings) -> None:
+        from dt_tools.pci import iommu_map, msi_map, vpci_node
+
+        def phandle(smmu: str) -> int:
+            found = bindings.phandle_of(smmu)
+            assert found is not None, "a vSMMU stands for each SMMU of a function"
+            return found
+
+        rows = iommu_map(self.pci, bindings, phandle) if self.viommu else ()
+        its = self.guest.its_phandle if self.options.vits else None
+        msis, said = msi_map(self.pci, its, self.guest)
+        vpci_node(nodes.root_node, self.guest, rows, msis)
+        self.notices += (*(n for one in self.pci for n in one.notices), *said)
 
     # What the configuration asks for, and whether it fits together.
 
     def _check(self) -> None:
         config = self.config
         check_config(config, self.guest, self.platform)
-        if config.pci:
-            reason = "pci devices are not built into the guest's tree"
-            raise Refusal("DT107", "/", reason, "take pci out of the configuration")
-        if config.iommu_devid_map and not (self.viommu and config.dtdev):
-            text = 'iommu_devid_map has no effect without viommu = "smmuv3" and dtdev'
+        if self.options.vits and self.gic_version == 2:
+            reason = "a virtual ITS is a GICv3's, and the guest has a GICv2"
+            raise Refusal("DT529", "/", reason, "leave the ITS out")
+        if config.iommu_devid_map and not (self.viommu and (config.dtdev or config.pci)):
+            text = 'iommu_devid_map has no effect without viommu = "smmuv3" and devices'
             self.notices.append(Notice("DT507", "/", text))
 
     def _windows(self, bindings: Bindings) -> Iterable[tuple[str, Window]]:
@@ -220,12 +254,18 @@ class _Guest:
         else:
             first, last = guest.gicv3_gicd, guest.gicv3_gicr
         yield "the GIC", Window(first.base, last.end - first.base)
+        if self.options.vits:
+            yield "the ITS", guest.its
         if self.virtio:
             yield "virtio-mmio", guest.virtio_mmio
         for viommu in bindings.all_viommus:
             yield "the vSMMU", Window(viommu.base, viommu.size)
         if self.config.vuart == "sbsa_uart":
             yield "the pl011", guest.pl011
+        if self.pci:
+            for window in (guest.vpci_ecam, guest.vpci_mem, guest.vpci_prefetch):
+                if window.end <= 1 << self.bits:
+                    yield "the PCI host bridge", window
         yield "the grant table", guest.grant_table
         yield "the magic pages", guest.magic
 
@@ -253,10 +293,24 @@ class _Guest:
         if self.platform is None and config.dtdev and (self.viommu or partial is None):
             hint = "give the host's device tree"
             raise UserError("dtdev", config.dtdev[0], "there is no host tree to look in", hint)
-        if self.platform is not None and config.dtdev:
+        if self.platform is None and config.pci:
+            hint = "give the host's device tree"
+            raise UserError("pci", "/", "there is no host tree to look in", hint)
+        if self.platform is not None and config.pci:
+            from dt_tools.pci import functions
+
+            self.pci = functions(
+                config.pci,
+                self.platform,
+                self.options.topology,
+                viommu=self.viommu,
+                domains=self.options.pci_domains,
+            )
+        if self.platform is not None and (config.dtdev or self.pci):
             bindings = allocate(
                 self.platform,
                 config.dtdev,
+                pci=self.pci,
                 viommu=self.viommu,
                 wanted=config.iommu_devid_map,
                 old=self.options.old,
@@ -310,12 +364,23 @@ class _Guest:
                 platform=self.platform,
                 devices=dtdev,
                 bindings=bindings if self.viommu else None,
+                pins=pins,
             )
         if self.platform is None or not dtdev:
             return Partial(Tree())
-        return build_partial(
-            self.platform, dtdev, bindings, self.space, viommu=self.viommu, pins=pins
+        made = build_partial(
+            self.platform,
+            dtdev,
+            bindings,
+            self.space,
+            viommu=self.viommu,
+            pins=pins,
+            providers=self.options.providers,
+            stub_clock_hz=self.options.stub_clock_hz,
         )
+        if self.options.interrupts == "refuse":
+            _refuse_dropped(made)
+        return made
 
     # Interrupts.
 
@@ -366,6 +431,13 @@ def initrd_place(bank: Window, size: int, tree_size: int) -> tuple[int, int]:
     if bank.size >= _MODULES_OFFSET + both:
         start = bank.base + _MODULES_OFFSET
     return start, start + length
+
+
+def _refuse_dropped(made: Partial) -> None:
+    for notice in made.notices:
+        if notice.rule == "DT302":
+            fix = "assign a device whose interrupts are SPIs of the GIC, or let them be dropped"
+            raise Refusal("DT302", notice.path, notice.message.replace(" dropped:", ":", 1), fix)
 
 
 def _covered(reg: MappedReg, pins: Sequence[MappedReg]) -> bool:

@@ -105,6 +105,14 @@ class GuestNodes:
         node.set_cells("phandle", guest.gic_phandle)
         return node
 
+    def its(self, gic: Node, window: Window, phandle: int) -> None:
+        """A virtual ITS below the GIC, which has to be a bus."""
+        node = gic.add(f"its@{window.base:x}")
+        node.set_strings("compatible", "arm,gic-v3-its")
+        node.set_empty("msi-controller")
+        _set_reg(node, window)
+        node.set_cells("phandle", phandle)
+
     def timer(self) -> None:
         """The architected timer."""
         node = self.root_node.add("timer")

@@ -37,7 +37,7 @@ def hypercalls(config: GuestConfig, guest: GuestTree) -> dict[str, Any]:
         *({"hypercall": "XEN_DOMCTL_assign_device", "dev": "XEN_DOMCTL_DEV_DT", "path": path}
           for path in config.dtdev),
         *({"hypercall": "XEN_DOMCTL_assign_device", "dev": "XEN_DOMCTL_DEV_PCI",
-           "machine_sbdf": f"{one.domain << 16 | one.bus << 8 | one.device << 3 | one.function:#x}"}
+           "machine_sbdf": f"{one.domain << 16 | one.bus << 8 | one.dev << 3 | one.func:#x}"}
           for one in config.pci),
     ]  # fmt: skip
     return {"schema": SCHEMA, "guest": config.name, "calls": calls}

@@ -57,6 +57,11 @@ class GuestProfile:
     gicv3_gicd: Window = Window(0x0300_1000, 0x1_0000)
     gicv3_gicr: Window = Window(0x0302_0000, 0x100_0000)
 
+    # The virtual ITS, where a hypervisor has one: between the redistributors and the vSMMU. Its
+    # phandle is behind those of 127 vSMMUs.
+    its: Window = Window(0x0402_0000, 0x2_0000)
+    its_phandle: int = 65130
+
     vpci_ecam: Window = Window(0x1000_0000, 0x1000_0000)
     vpci_mem: Window = Window(0x2300_0000, 0x1000_0000)
     vpci_prefetch: Window = Window(0x1_0000_0000, 0x1_0000_0000)
@@ -94,6 +99,7 @@ class GuestProfile:
         return (
             ("virtio-mmio", self.virtio_mmio),
             ("gic", Window(self.gicv3_gicd.base, self.gicv3_gicr.end - self.gicv3_gicd.base)),
+            ("its", self.its),
             ("vsmmu", self.vsmmu),
             ("vpci-ecam", self.vpci_ecam),
             ("acpi", self.acpi),

@@ -104,7 +104,7 @@ def test_the_manual_names_every_command_and_option():
     assert set(sections) == set(parsers)
     for name, parser in parsers.items():
         options = {o for a in parser._actions for o in a.option_strings} - {"-h", "--help"}
-        named = set(re.findall(r"(?<![\w-])(?:--[a-z][a-z-]*|-[A-Za-z]\b)", sections[name]))
+        named = set(re.findall(r"(?<![\w-])(?:--[a-z][a-z0-9-]*|-[A-Za-z]\b)", sections[name]))
         assert named == options, name
 
 

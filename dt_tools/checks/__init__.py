@@ -23,9 +23,12 @@ from dt_tools.checks import (
     streams,
 )
 from dt_tools.checks.pairs import PartialView, match
-from dt_tools.checks.rules import SEVERITIES, Diagnosis, Rule, Severity, declared
 from dt_tools.checks.view import Board, Given, GuestInput, PartialTree
+from dt_tools.dom0 import rules as _dom0  # noqa: F401 - declares its rules
+from dt_tools.dom0less import ruleset as _dom0less  # noqa: F401
+from dt_tools.pci import rules as _pci  # noqa: F401
 from dt_tools.profiles import DEFAULT, Profile
+from dt_tools.rules import SEVERITIES, Diagnosis, Rule, Severity, declared
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -49,8 +52,8 @@ __all__ = [
 RULES = declared()
 """Every rule by id."""
 
-COMMANDS_ONLY = commands.IDS
-"""Rules that only other commands refuse by."""
+COMMANDS_ONLY = commands.IDS | {id_ for id_ in RULES if id_[:4] in ("DT61", "DT62", "DT63")}
+"""Rules that only other commands refuse by: the last are dom0's and dom0less's."""
 
 # A hostile tree can break a rule in each of its nodes; of one group of rules so many are kept.
 MAX_DIAGNOSES = 10_000

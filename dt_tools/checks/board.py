@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from dt_tools.checks.devices import DT101, DT104, DT205, DT206, DT302
 from dt_tools.checks.references import references
 from dt_tools.checks.resources import DT202
-from dt_tools.checks.rules import Diagnosis, Severity, rule
 from dt_tools.checks.streams import DT502, DT503
 from dt_tools.checks.view import MAX_NAMED, named
 from dt_tools.platform import OTHER, SMMU_V3, status_of
 from dt_tools.report.streams import repeated, shared
+from dt_tools.rules import Diagnosis, Severity, rule
 from dt_tools.tree import reg_entries
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ DT505 = rule(
     "iommu-map does not say one StreamID for each requester id",
     "A function whose id no row has is not translated; an id in two rows gets the first one's "
     "StreamID; rows that do not fit the mask or the cells are refused by the operating system. "
-    "In a partial tree an iommu-map is not rewritten and names an SMMU the guest does not have.",
+    "In a partial tree each StreamID that a row comes to has to be the guest's.",
     "/soc/pcie@40000000: iommu-map: id base 0x200 has bits outside iommu-map-mask 0x1ff",
 )
 

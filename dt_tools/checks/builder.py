@@ -9,14 +9,28 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from dt_tools.checks.rules import Diagnosis, declared, rule
 from dt_tools.errors import Refusal, UserError
+from dt_tools.rules import Diagnosis, declared, rule
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
     from dt_tools.checks.view import Board, Given
 
+rule(
+    "DT220",
+    "note",
+    "stand-ins for clocks or regulators",
+    "The guest sees a fixed rate or voltage; it cannot switch or change what is behind it.",
+    "/soc/dma@0: clocks: fixed-clock in place of /clocks/apb",
+)
+rule(
+    "DT221",
+    "note",
+    "the rate of a clock is not known",
+    "A driver that computes with it goes wrong.",
+    "/soc/dma@0: clock-0 stands for /clocks/apb, whose rate the host tree does not tell",
+)
 rule(
     "DT304",
     "error",

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from dt_tools.checks import placing, wiring
 from dt_tools.checks.board import DT405, DT505
 from dt_tools.checks.guests import DT201, DT208, VITAL
-from dt_tools.checks.rules import Diagnosis, Severity, rule
 from dt_tools.checks.streams import DT508
 from dt_tools.checks.view import named, registers
+from dt_tools.rules import Diagnosis, Severity, rule
+from dt_tools.tree import cell_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from dt_tools.checks.pairs import PartialView
     from dt_tools.platform import Stream
     from dt_tools.profiles import Window
-    from dt_tools.tree import Node
+    from dt_tools.tree import Cells, Node
 
 DT112 = rule(
     "DT112",
@@ -89,8 +90,8 @@ def _within(addresses: Sequence[int], window: Window) -> bool:
 
 
 def _iommus(view: PartialView, node: Node, host: Node | None) -> Iterator[Diagnosis]:
-    if "iommu-map" in node.props:
-        fact = "has an iommu-map, which is not rewritten for a guest"
+    if "iommu-map" in node.props and view.given is None:
+        fact = "has an iommu-map, which Xen does not rewrite for a dom0less guest"
         yield DT505.at(node.path, fact, "assign devices with iommus")
     if "iommus" not in node.props:
         yield from _streams(view, node, host, ())
@@ -98,15 +99,33 @@ def _iommus(view: PartialView, node: Node, host: Node | None) -> Iterator[Diagno
     if view.given is not None and not view.given.viommu:
         fact = 'has iommus, but viommu = "none": the guest has no SMMU for it'
         yield DT508.at(node.path, fact, 'set viommu = "smmuv3", or drop iommus')
-    cells = node.cells("iommus")
-    if not cells or len(cells) % 2:
+    entries = _entries(view, node)
+    if entries is None:
         fact = f"iommus has {len(node.props['iommus'])} bytes, not pairs of cells"
         yield DT405.at(node.path, fact, "write <phandle StreamID> pairs as the host has them")
         return
-    pairs = list(zip(cells[::2], cells[1::2], strict=True))
+    pairs = [(phandle, ids[0]) for phandle, ids in entries if ids]
+    if len(pairs) < len(entries):
+        return  # a stand-in without id cells leaves the ids to the host
     if all(phandle in view.copied for phandle, _ in pairs):
         return  # an IOMMU of the partial tree's own
     yield from _streams(view, node, host, pairs)
+
+
+def _entries(view: PartialView, node: Node) -> list[tuple[int, Cells]] | None:
+    """Phandles with their id cells, as many as the partial tree's node or the host's SMMU says."""
+    cells = node.cells("iommus")
+    found: list[tuple[int, Cells]] = []
+    at = 0
+    while cells and at < len(cells):
+        own, smmu = view.defined.get(cells[at]), view.board.smmu_phandles.get(cells[at])
+        count = 1 if own is None else cell_count(own, "#iommu-cells")
+        if own is None and smmu is not None:
+            count = view.board.smmus[smmu].iommu_cells
+        end = at + 1 + (1 if count is None else count)
+        found.append((cells[at], cells[at + 1 : end]))
+        at = end
+    return found if cells and at == len(cells) else None
 
 
 def _streams(

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dt_tools.checks.rules import Diagnosis, Severity, rule
 from dt_tools.checks.view import MAX_ITEMS, named
 from dt_tools.masters import is_master
 from dt_tools.platform import OTHER, SMMU_V3
+from dt_tools.rules import Diagnosis, Severity, rule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -245,14 +245,10 @@ def _interrupts(given: Given, node: Node) -> Iterator[Diagnosis]:
 
 def _children(device: Node) -> Iterator[Diagnosis]:
     for node in device.walk():
-        if node is device or node.parent is None:
+        if node is device:
             continue
-        what = None
-        if "iommus" in node.props or "iommu-map" in node.props:
+        if is_master(node):
             what = f"its child {node.path} is a DMA master of its own"
-        elif "reg" in node.props and "ranges" in node.parent.props:
-            what = f"its child {node.path} has registers of its own"
-        if what:
             fix = "assign a device without such children, or write a partial tree by hand"
             yield DT210.at(device.path, what, fix, key="dtdev")
             return

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from dt_tools.checks.board import DT505
 from dt_tools.checks.devices import DT107, DT206
 from dt_tools.checks.references import references
-from dt_tools.checks.rules import Diagnosis, Severity, rule
 from dt_tools.checks.view import MAX_ITEMS, MAX_NAMED, frames, named, pages, text
 from dt_tools.errors import Refusal
 from dt_tools.extended import PAGE, AddressMap, ram_banks
 from dt_tools.profiles import Window
+from dt_tools.rules import Diagnosis, Severity, rule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from dt_tools.checks.devices import DT102, DT206
 from dt_tools.checks.guests import DT207, address_map
 from dt_tools.checks.resources import DT204, DT215
-from dt_tools.checks.rules import Diagnosis, Severity, rule
 from dt_tools.checks.view import (
     MAX_ITEMS,
     MAX_NAMED,
@@ -22,6 +22,7 @@ from dt_tools.checks.view import (
 )
 from dt_tools.extended import PAGE
 from dt_tools.profiles import Window
+from dt_tools.rules import Diagnosis, Severity, rule
 from dt_tools.tree import bus_cells, join_cells, reg_entries
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def _xen_reg(view: PartialView, node: Node, host: Node | None) -> Iterator[Diagn
         fact = f"xen,reg has {len(node.props['xen,reg'])} bytes, not <host size guest> in the "
         yield DT206.at(node.path, fact + cells, f"write it in the cells of {above}, 1 or 2 each")
         return
-    regs = [] if host is None else _registers(view, host)
+    regs = [] if host is None else _all_registers(view, host)
     hit = any(physical.overlaps(reg) for physical, _ in rows for reg in regs)
     other = None if hit else _other_cells(node, regs)
     if other is not None:
@@ -124,7 +125,7 @@ def _hosts(
     view: PartialView, node: Node, host: Node | None, rows: Sequence[Row]
 ) -> Iterator[Diagnosis]:
     """The host's side of xen,reg: whole pages, and those of the node's registers."""
-    regs = [] if host is None else _registers(view, host)
+    regs = [] if host is None else _all_registers(view, host)
     whole = merge(pages(reg) for reg in regs)
     by_bus = {} if host is None else _bus_addresses(view, host)
     fix = f"its registers: {named(text(reg) for reg in regs)}"
@@ -148,7 +149,7 @@ def _whole(view: PartialView, node: Node, host: Node, rows: Sequence[Row]) -> It
     """Whether xen,reg has all of the host's registers, and reg the places it gives them."""
     severity: Severity = "error" if view.given is None else "warning"
     mapped = merge(physical for physical, _ in rows)
-    regs = _registers(view, host)
+    regs = _all_registers(view, host)
     missing = [piece for reg in regs for piece in without(reg, mapped)]
     if missing:
         fact = f"xen,reg lacks {named(text(w) for w in missing)} of {host.path}"
@@ -202,6 +203,12 @@ def _bus_addresses(view: PartialView, host: Node) -> dict[int, int]:
 def _registers(view: PartialView, host: Node) -> list[Window]:
     """The host node's registers, as many as are looked at."""
     return registers(view.board, host)[:MAX_ITEMS]
+
+
+def _all_registers(view: PartialView, host: Node) -> list[Window]:
+    """Registers of the host node and of what is below it: its xen,reg has both."""
+    nodes = islice(host.walk(), MAX_ITEMS)
+    return [reg for node in nodes for reg in registers(view.board, node)][:MAX_ITEMS]
 
 
 # reg.

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from dt_tools.checks.devices import DT205, DT206
 from dt_tools.checks.references import control_block
-from dt_tools.checks.rules import Diagnosis, Severity, rule
 from dt_tools.checks.view import (
     MAX_ITEMS,
     MAX_NAMED,
@@ -28,6 +27,7 @@ from dt_tools.checks.view import (
 )
 from dt_tools.extended import PAGE
 from dt_tools.platform import status_of
+from dt_tools.rules import Diagnosis, Severity, rule
 from dt_tools.tree import reg_entries
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import TYPE_CHECKING
 
-from dt_tools.checks.rules import Diagnosis, rule
 from dt_tools.checks.view import named
 from dt_tools.errors import DtError
+from dt_tools.rules import Diagnosis, rule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

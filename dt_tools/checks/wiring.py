@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from dt_tools.checks.devices import DT302
 from dt_tools.checks.resources import DT301
-from dt_tools.checks.rules import Diagnosis, rule
 from dt_tools.checks.view import listed, named, numbers
+from dt_tools.rules import Diagnosis, rule
 from dt_tools.tree import cell_count
 
 if TYPE_CHECKING:

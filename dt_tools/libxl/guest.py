@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 
 # What AMD's libxl gives a guest at least: the lines of a ZynqMP's GIC.
 _VENDOR_SPIS = 160
+# Its ITS, which guests with PCI devices have.
+_VENDOR_ITS_PHANDLE = 65003
+# Its prefetchable PCI window is one of 32-bit addresses by its first cell.
+_VENDOR_PREFETCH = 0x4200_0000
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,23 +155,41 @@ class _Libxl:
         nodes.cpus(max(config.vcpus, config.maxvcpus))
         nodes.psci()
         nodes.memory(self.banks)
-        nodes.gic(self.gic_version, is_bus=self.version.vendor)
+        gic = nodes.gic(self.gic_version, is_bus=self.version.vendor)
+        if self.version.vendor and config.pci and self.gic_version == 3:
+            nodes.its(gic, self.guest.its, _VENDOR_ITS_PHANDLE)
         nodes.timer()
         nodes.hypervisor(self._regions(iomem))
         if config.vuart == "sbsa_uart":
             nodes.vuart()
         if config.tee == "optee":
             nodes.optee()
+        if config.pci and not self.version.vendor:
+            self._vpci(tree.root)
         if self.viommu:
             viommu = Viommu(
                 guest.vsmmu.base, guest.vsmmu.size, guest.vsmmu_spi, guest.vsmmu_phandle
             )
             nodes.vsmmu(viommu, coherent=self.version.coherent)
+        if config.pci and self.version.vendor:
+            self._vpci(tree.root)
         if self.version.vendor:
             self._vendor_nodes(nodes)
         else:
             nodes.virtio(self.virtio, guest.virtio_spi_first, guest.virtio_spi_last)
         return chosen
+
+    def _vpci(self, root: Node) -> None:
+        """The PCI host bridge; with a vSMMU its ids are the first, whatever is assigned."""
+        from dt_tools.pci import vpci_node
+
+        if not self.version.vendor:
+            node = vpci_node(root, self.guest)
+        else:
+            node = vpci_node(root, self.guest, prefetch=_VENDOR_PREFETCH)
+            node.set_cells("msi-map", 0, _VENDOR_ITS_PHANDLE, 0, 0x10000)
+        if self.viommu:
+            node.set_cells("iommu-map", 0, self.guest.vsmmu_phandle, 0, self.version.vpci_map)
 
     def _vendor_nodes(self, nodes: GuestNodes) -> None:
         """AMD's: from the last slot but one down, the grant-dma node first."""
@@ -220,10 +242,11 @@ class _Libxl:
     def _copy(self, tree: Tree, partial: Tree) -> tuple[Notice, ...]:
         notices: tuple[Notice, ...] = ()
         if self.viommu:
-            given_out = self.version.viommu == "vsids"
-            notices = rewrite(
-                partial.root.children["passthrough"], self.guest.vsmmu_phandle, given_out
-            )
+            first = None
+            if self.version.viommu == "vsids":
+                # The host bridge comes first.
+                first = self.version.vpci_map if self.config.pci else 0
+            notices = rewrite(partial.root.children["passthrough"], self.guest.vsmmu_phandle, first)
         for name, node in partial.root.children.items():
             tree.root.add(name).copy_from(node)
         return notices

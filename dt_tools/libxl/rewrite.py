@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from dt_tools.tree import Node, Tree
 
 
-def rewrite(bus: Node, phandle: int, given_out: bool) -> tuple[Notice, ...]:
+def rewrite(bus: Node, phandle: int, first: int | None) -> tuple[Notice, ...]:
     """Make <`phandle`, id> of each pair in the `iommus` of the nodes directly below `bus`.
 
-    The id stays, or with `given_out` is the first free one from 0, one for each entry. What the
+    The id stays, or is the next free one from `first` on, one for each entry. What the
     series does not look at keeps its host phandle, which names nothing in the guest: a notice.
 
     Raises:
         Refusal: DT405, an `iommus` of which the series would make zeros.
     """
-    free = 0
+    free = first
     for node in bus.children.values():
         if "iommus" not in node.props:
             continue
@@ -32,7 +32,7 @@ def rewrite(bus: Node, phandle: int, given_out: bool) -> tuple[Notice, ...]:
             reason = f"iommus has {size} bytes, of which libxl would make zeros"
             raise Refusal("DT405", node.path, reason, "use <phandle StreamID> pairs")
         ids = list(cells[1::2])
-        if given_out:
+        if free is not None:
             ids, free = list(range(free, free + len(ids))), free + len(ids)
         node.set_cells("iommus", *(cell for one in ids for cell in (phandle, one)))
     first_level = set(bus.children.values())

@@ -141,7 +141,7 @@ def _resources(facts: Facts, master: Master, behind: set[str]) -> Iterator[Reaso
         yield Reason("DT202", "blocks", "its reg does not translate to CPU addresses")
     elif not regs:
         yield Reason("DT202", "notice", "has no registers")
-    inside = None if _is_bus(master) else _own_devices(master)
+    inside = None if _is_bus(master) else _own_devices(facts, master)
     direct = facts.neighbours(master.node)
     further: tuple[str, ...] = ()
     if behind.issuperset(direct):
@@ -168,15 +168,17 @@ def _is_bus(master: Master) -> bool:
     return "iommu-map" in master.node.props or master.is_pci
 
 
-def _own_devices(master: Master) -> str | None:
-    """The first node below the master that has DMA or CPU-addressable registers of its own."""
+def _own_devices(facts: Facts, master: Master) -> str | None:
+    """The first node below the master with DMA of its own, or with registers of no CPU address."""
     for node in master.node.walk():
         if node is master.node or node.parent is None:
             continue
         if "iommus" in node.props or "iommu-map" in node.props:
             return node.path
         if "reg" in node.props and "ranges" in node.parent.props:
-            return node.path
+            regs = facts.platform.reg_of(node)
+            if not regs or any(reg.size == 0 for reg in regs):
+                return node.path
     return None
 
 

@@ -243,7 +243,7 @@ def test_stdin(place, capsys, monkeypatch):
             )
             for id_ in ("DT001", "XL001", "XL002", "XL003")
         ),
-        (["host.dtb", "-W", "no-DT999"], 1, "vsmmu: -W DT999: no such rule; nearest: DT509"),
+        (["host.dtb", "-W", "no-DT999"], 1, "vsmmu: -W DT999: no such rule; nearest: DT629"),
         (["host.dtb", "-E", "dt204"], 1, "vsmmu: -E dt204: no such rule; nearest: DT204"),
         (["--list", "DT"], 1, "vsmmu: --list DT: no such rule"),
         (

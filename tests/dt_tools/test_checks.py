@@ -26,9 +26,9 @@ from dt_tools.checks import (
     check,
     match,
 )
-from dt_tools.checks.rules import Diagnosis
 from dt_tools.errors import DtbError, Refusal
 from dt_tools.platform import Platform
+from dt_tools.rules import Diagnosis
 from dt_tools.tree import Node, Tree
 from xl_configs import load, parse
 
@@ -227,7 +227,8 @@ def test_every_rule_is_explained():
         assert rule.title
         assert rule.title[-1] != "."
         assert rule.why[-1] == "."
-        assert rule.example[0] == "/"
+        # An IORT has no paths.
+        assert rule.example[0] == "/" or rule.id.startswith("DT71")
         assert ": " in rule.example
 
 
@@ -235,8 +236,13 @@ def test_every_rule_has_a_case():
     here = Path(__file__).parent
     tables = "".join(p.read_text() for p in here.glob("test_checks_*.py"))
     named = {id_ for id_ in RULES if f'        "{id_}",\n' in tables}
+    # PCI has a suite of its own.
+    pci = "".join(p.read_text() for p in here.glob("test_pci*.py"))
+    named |= {id_ for id_ in RULES if "DT520" <= id_ <= "DT539" and f"{id_}" in pci}
     # The command line reads files: DT001, DT603 (tests/cli/test_check.py). DT506 is below.
-    assert set(RULES) - named - COMMANDS_ONLY == {"DT001", "DT506", "DT603"}
+    # Stand-ins are made on request only: DT220, DT221 (test_stubs.py).
+    expected = {"DT001", "DT220", "DT221", "DT506", "DT603"}
+    assert set(RULES) - named - COMMANDS_ONLY == expected
     assert not COMMANDS_ONLY & named
 
 
@@ -461,7 +467,7 @@ def test_what_the_builder_gives_a_guest_is_sound(corpus):
             partial.root.add("passthrough").copy_from(made.tree.root.children["passthrough"])
             found = check(platform, [guest_of(keys, "a.cfg", partial)])
             told = {one.rule for one in found if one.severity != "note"}
-            assert told <= {"DT208", "DT209", "DT302"}, (place.name, master.path)
+            assert told <= {"DT208", "DT209", "DT302", "DT307"}, (place.name, master.path)
     assert built > 20
 
 

@@ -236,16 +236,6 @@ CASES = [
     ),
     (
         "DT210",
-        {"host": {f"{DMA}/ranges": True, f"{DMA}/port@0": {"reg": [0, 0, 0]}}, "cfg": {}},
-        [
-            "a.cfg:5 error DT210 /soc/dma@60000000: its child /soc/dma@60000000/port@0 has "
-            "registers of its own; assign a device without such children, or write a partial tree"
-            " by hand",
-        ],
-        {"host": {f"{DMA}/port@0": {"reg": [0, 0, 0]}}, "cfg": {}},
-    ),
-    (
-        "DT210",
         {"host": {f"{DMA}/port": {"iommus": [3, 0x12]}}, "cfg": {}},
         [
             "a.cfg:5 error DT210 /soc/dma@60000000: its child /soc/dma@60000000/port is a DMA "

@@ -300,6 +300,39 @@ def test_the_series_of_2026_field_by_field() -> None:
     )
 
 
+def test_the_pci_host_bridge() -> None:
+    """Bytes and order of libxl_arm.c; the series adds maps that say nothing of what is assigned."""
+    pci = 'pci = [ "0000:01:00.0" ]\n'
+    plain = build(pci).tree
+    assert list(plain.root.children)[-2:] == ["hypervisor", "pcie@10000000"]
+    node = plain.node("/pcie@10000000")
+    assert list(node.props) == [
+        "compatible", "device_type", "reg", "bus-range", "#address-cells", "#size-cells", "status",
+        "ranges",
+    ]  # fmt: skip
+    assert node.cells("reg") == (0, 0x10000000, 0, 0x10000000)
+    assert node.cells("bus-range") == (0, 255)
+    assert node.cells("ranges") == (
+        0x02000000, 0, 0x23000000, 0, 0x23000000, 0, 0x10000000,
+        0x43000000, 1, 0, 1, 0, 1, 0,
+    )  # fmt: skip
+    tree = passthrough(a=(2, 0x600))
+    series = build(pci + 'viommu = "smmuv3"', "xen-v3", data(tree)).tree
+    assert list(series.root.children)[-3:] == ["pcie@10000000", "iommu@4040000", "passthrough"]
+    assert series.node("/pcie@10000000").cells("iommu-map") == (0, 65002, 0, 0x1000)
+    assert series.node("/passthrough/a").cells("iommus") == (65002, 0x1000)
+    vendor = build(pci + 'viommu = "smmuv3"', "xen-xlnx4.17", data(tree)).tree
+    assert list(vendor.root.children)[-3:] == ["iommu@4040000", "pcie@10000000", "passthrough"]
+    bridge = vendor.node("/pcie@10000000")
+    assert bridge.cells("ranges")[7] == 0x42000000
+    assert list(bridge.props)[-2:] == ["msi-map", "iommu-map"]
+    assert bridge.cells("msi-map") == (0, 65003, 0, 0x10000)
+    assert bridge.cells("iommu-map") == (0, 65002, 0, 0x10000)
+    its = vendor.node("/interrupt-controller@3001000/its@4020000")
+    assert (its.cells("reg"), its.phandle) == ((0, 0x4020000, 0, 0x20000), 65003)
+    assert "iommu-map" not in build(pci, "xen-v3").tree.node("/pcie@10000000").props
+
+
 def test_extended_regions_leave_iomem_out_from_4_22_on() -> None:
     text = 'iomem = [ "0x9000,0x10@0x80000", "0xa000,1@0x80100", "0xb000,0x1000@0x210000" ]'
     assert build(text).tree.node("/hypervisor").cells("reg")[4:8] == (0, 0x44000000, 0, 0xBC000000)

@@ -23,6 +23,7 @@ _COMMANDS = {
     "guest-dtb": "build a guest's device tree and its vMasterID map",
     "partial-dtb": "write a guest's partial tree and its completed configuration",
     "dom0-dtb": "build dom0's device tree, a vSMMU for each physical SMMU",
+    "dom0less-dtb": "build the host's tree with guests that Xen starts itself",
     "run": "run a scenario on the emulator",
     "completion": "print a shell completion script",
 }

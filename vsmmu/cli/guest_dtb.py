@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vsmmu.cli.files import FileError, read, say, write
+from vsmmu.cli.guest_options import add_guest_arguments, guest_options
 from vsmmu.cli.inputs import (
     add_config_arguments,
-    add_gpaddr_argument,
     check_override,
-    load_bindings,
     load_config,
     load_partial,
     load_platform,
@@ -29,6 +28,15 @@ if TYPE_CHECKING:
 
 # As libxl's: 1,024 bits.
 _SEED_BYTES = 128
+_NOT_LIBXLS = (
+    "bindings",
+    "bindings_in",
+    "hypercalls",
+    "one_vsmmu_per_psmmu",
+    "pci_topology",
+    "pci_domain",
+    "vits",
+)
 _PROFILES = ("xen-4.20", "xen-4.22", "xen-xlnx4.17", "xen-v3")
 
 
@@ -46,18 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the guest's DTB, or its source if FILE ends in .dts (- for stdout)",
     )
     parser.add_argument(
-        "--bindings", metavar="FILE", help="write vMasterID -> (physical SMMU, pMasterID) as JSON"
-    )
-    parser.add_argument(
-        "--bindings-in", metavar="FILE", help="an earlier --bindings: no id that it has changes"
-    )
-    parser.add_argument(
         "--hypercalls", metavar="FILE", help="write the hypervisor calls for the devices as JSON"
-    )
-    parser.add_argument(
-        "--one-vsmmu-per-psmmu",
-        action="store_true",
-        help="a vSMMU for each physical SMMU of the devices, instead of one for all",
     )
     parser.add_argument(
         "--profile",
@@ -77,15 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_size,
         help="size of the ramdisk, when its file is not here",
     )
-    parser.add_argument(
-        "--domid",
-        metavar="NAME=ID",
-        action="append",
-        default=[],
-        type=_domid,
-        help="id of a domain that serves virtio devices (repeatable)",
-    )
-    add_gpaddr_argument(parser)
+    add_guest_arguments(parser)
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -123,12 +112,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _build(
     arguments: argparse.Namespace, config: GuestConfig, platform: Platform | None
 ) -> GuestTree:
-    from dt_tools.guest import Options, build_guest
+    from dt_tools.guest import build_guest
 
-    old = None if arguments.bindings_in is None else load_bindings(arguments.bindings_in)
-    if old is not None and old.guest != config.name:
-        text = f"DT510 /: {arguments.bindings_in} is of the guest {old.guest!r}"
-        say(f"vsmmu: notice: {text}, not of {config.name!r}")
     return build_guest(
         config,
         platform=platform,
@@ -136,18 +121,14 @@ def _build(
         ramdisk_size=_ramdisk_size(arguments, config.ramdisk),
         rng_seed=arguments.rng_seed,
         address_bits=arguments.gpaddr_bits,
-        options=Options(
-            old=old,
-            one_vsmmu_per_psmmu=arguments.one_vsmmu_per_psmmu,
-            domids=dict(arguments.domid),
-        ),
+        options=guest_options(arguments, config),
     )
 
 
 def _run_profile(arguments: argparse.Namespace) -> int:
     from dt_tools.libxl import VERSIONS, build_libxl
 
-    for option in ("bindings", "bindings_in", "hypercalls", "one_vsmmu_per_psmmu"):
+    for option in _NOT_LIBXLS:
         if getattr(arguments, option):
             name = option.replace("_", "-")
             raise FileError(f"--{name}: libxl has no such thing; it does not go with --profile")
@@ -244,10 +225,3 @@ def _size(text: str) -> int:
     if not re.fullmatch("[0-9]{1,15}", text) or not int(text):
         raise argparse.ArgumentTypeError(f"{text}: a number of bytes, 1 or more")
     return int(text)
-
-
-def _domid(text: str) -> tuple[str, int]:
-    name, _, number = text.rpartition("=")
-    if not name or not re.fullmatch("[0-9]{1,5}", number) or int(number) >= 0x7FF0:
-        raise argparse.ArgumentTypeError(f"{text}: NAME=ID, an id below 32752")
-    return name, int(number)
