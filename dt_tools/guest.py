@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from dt_tools.binding import Bindings, MappedReg, Notice, Viommu, allocate
+from dt_tools.binding import Bindings, DeviceBinding, MappedReg, Notice, Viommu, allocate
 from dt_tools.errors import Refusal, UserError
 from dt_tools.extended import (
     IOMEM,
@@ -193,7 +193,10 @@ class _Guest:
             self._place_initrd(tree, chosen, ramdisk_size)
         notices = (*self.notices, *bindings.notices, *devices.notices)
         bindings = replace(
-            bindings, guest=self.config.name, devices=devices.devices, notices=notices
+            bindings,
+            guest=self.config.name,
+            devices=(*devices.devices, *self._pci_devices(bindings)),
+            notices=notices,
         )
         iomem = (*pins, *(r for r in devices.iomem if not _covered(r, pins)))
         return GuestTree(tree, bindings, notices, iomem, irqs, nr_spis, self.gic_version)
@@ -233,6 +236,17 @@ class _Guest:
         msis, said = msi_map(self.pci, its, self.guest)
         vpci_node(nodes.root_node, self.guest, rows, msis)
         self.notices += (*(n for one in self.pci for n in one.notices), *said)
+
+    def _pci_devices(self, bindings: Bindings) -> Iterable[DeviceBinding]:
+        """The PCI functions: where the guest sees each, and with which id."""
+        if not self.pci:
+            return
+        from dt_tools.pci import guest_path
+
+        for one in self.pci:
+            ids = (bindings.vmaster_id(s.smmu_path, s.stream_id) for s in one.streams)
+            own = dict.fromkeys(vid for vid in ids if vid is not None)
+            yield DeviceBinding(one.path, guest_path(self.guest, one), tuple(own))
 
     # What the configuration asks for, and whether it fits together.
 

@@ -206,8 +206,11 @@ def create_guest(machine: Machine, config: GuestConfig, partial: Tree | None = N
 
     Raises:
         UserError, Refusal: from the tree builder; MC201 no RAM left, MC202 an SMMU that cannot
-            serve, MC203 a stream that is taken, MC204 a name that is taken.
+            serve, MC203 a stream that is taken, MC204 a name that is taken, MC206 a PCI device.
     """
+    if config.pci:
+        reason = f"{config.name} has PCI devices; the emulator has platform devices only"
+        raise Refusal("MC206", "/", reason, "take pci out of the configuration")
     built = build_guest(config, machine.profile, machine.platform, partial)
     # The guest is given bytes, and reads them itself.
     view = GuestView.of(blob.write(built.tree), f"{config.name}'s tree")

@@ -6,7 +6,6 @@ So a guest without errors here is one that `vsmmu guest-dtb` builds.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dt_tools.errors import Refusal, UserError
@@ -97,6 +96,7 @@ rule(
 )
 
 _KEYS = {
+    **dict.fromkeys((f"DT{number}" for number in range(520, 540)), "pci"),
     "DT304": "virtio",
     "DT305": "nr_spis",
     "DT507": "iommu_devid_map",
@@ -119,7 +119,7 @@ _FIX = "see the rule: vsmmu check --list "
 
 def check(board: Board, given: Given, found: Collection[Diagnosis]) -> Iterator[Diagnosis]:
     """Build the guest; `found` is what the other rules have found about it."""
-    from dt_tools.guest import build_guest
+    from dt_tools.guest import Options, build_guest
 
     partial = given.input.partial
     if partial is None and given.config.device_tree:
@@ -129,11 +129,14 @@ def check(board: Board, given: Given, found: Collection[Diagnosis]) -> Iterator[
     errors = {one.rule for one in found if one.severity == "error"}
     try:
         tree = build_guest(
-            replace(given.config, pci=()),
+            given.config,
             platform=board.platform,
             partial=None if partial is None else partial.tree,
             ramdisk_size=given.input.ramdisk_size,
             address_bits=given.bits,
+            options=Options(
+                topology=given.input.topology, pci_domains=dict(given.input.pci_domains)
+            ),
         )
     except Refusal as error:
         closer = {(rule, error.path) for rule in _CLOSER.get(error.rule, ())}

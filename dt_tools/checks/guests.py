@@ -5,22 +5,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dt_tools.checks.board import DT505
-from dt_tools.checks.devices import DT107, DT206
+from dt_tools.checks.devices import DT206
 from dt_tools.checks.references import references
 from dt_tools.checks.view import MAX_ITEMS, MAX_NAMED, frames, named, pages, text
 from dt_tools.errors import Refusal
 from dt_tools.extended import PAGE, AddressMap, ram_banks
 from dt_tools.profiles import Window
-from dt_tools.rules import Diagnosis, Severity, rule
+from dt_tools.rules import Diagnosis, Severity, declared, rule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from dt_tools.checks.view import Board, Given
-    from dt_tools.platform import Master
     from dt_tools.tree import Node
-    from xl_configs import PciSpec
 
 DT201 = rule(
     "DT201",
@@ -222,28 +219,24 @@ def _elsewhere(space: AddressMap, host: Window) -> str:
 
 
 def _pci(board: Board, given: Given) -> Iterator[Diagnosis]:
+    """Each PCI function by itself; what several of them make together is the builder's to tell."""
     if not given.config.pci:
         return
-    fact = f"pci has {len(given.config.pci)} entries: only their requester ids are checked"
-    yield DT107.at("/", fact, "", severity="note", key="pci")
-    bridges = [m for m in board.platform.masters if m.is_pci and m.maps and m.status == "okay"]
-    for spec in given.config.pci[:MAX_ITEMS]:
-        bridge = _bridge(bridges, spec)
-        rid = spec.bus << 8 | spec.dev << 3 | spec.func
-        if bridge is not None and bridge.map_id(rid) is None:
-            fact = f"RID {rid:#06x} is in no row of the iommu-map of {bridge.path}"
-            fix = "its DMA would not be translated; extend iommu-map in the host tree"
-            yield DT505.at(bridge.path, fact, fix, key="pci")
+    from dt_tools.pci import functions
 
-
-def _bridge(bridges: Sequence[Master], spec: PciSpec) -> Master | None:
-    """The host bridge of a device's segment; without linux,pci-domain the only one there is."""
-    if spec.name is not None:
-        return None
-    numbered = {b.node.u32("linux,pci-domain"): b for b in bridges}
-    if len(bridges) == 1 and None in numbered and not spec.domain:
-        return bridges[0]
-    return numbered.get(spec.domain)
+    for spec in given.config.pci[:MAX_NAMED]:
+        try:
+            functions(
+                (spec,),
+                board.platform,
+                given.input.topology,
+                viommu=given.viommu,
+                domains=given.input.pci_domains,
+            )
+        except Refusal as error:
+            known = declared()[error.rule]
+            fix = error.fix or "leave it out"
+            yield known.at(error.path, error.reason, fix, severity="error", key="pci")
 
 
 def _lost(board: Board, given: Given, node: Node) -> Iterator[Diagnosis]:

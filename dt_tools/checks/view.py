@@ -21,6 +21,7 @@ from dt_tools.tree import nearest_path
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from dt_tools.pci import Topology
     from dt_tools.platform import Interrupt, Platform
     from dt_tools.profiles import GuestProfile
     from dt_tools.tree import Node, Tree
@@ -46,7 +47,8 @@ class GuestInput:
     """A guest's configuration, its file, and the lines of its keys (the last setting of each).
 
     `partial` is the tree that `device_tree` names, None when there is none or it is not at hand;
-    `ramdisk_size` is in bytes, None when there is none or it is not at hand.
+    `ramdisk_size` is in bytes, None when there is none or it is not at hand. `topology` and
+    `pci_domains` tell what the host tree does not of its PCI buses.
     """
 
     file: str
@@ -54,6 +56,8 @@ class GuestInput:
     lines: Mapping[str, int] = field(default_factory=dict)
     partial: PartialTree | None = None
     ramdisk_size: int | None = None
+    topology: Topology | None = None
+    pci_domains: Mapping[str, int] = field(default_factory=dict)
 
 
 class Board:

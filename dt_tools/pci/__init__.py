@@ -7,13 +7,14 @@ write the guest's node.
 """
 
 from dt_tools.pci.functions import PciFunction, functions
-from dt_tools.pci.node import iommu_map, msi_map, series_map, vpci_node
+from dt_tools.pci.node import guest_path, iommu_map, msi_map, series_map, vpci_node
 from dt_tools.pci.topology import Topology, read_lspci
 
 __all__ = [
     "PciFunction",
     "Topology",
     "functions",
+    "guest_path",
     "iommu_map",
     "msi_map",
     "read_lspci",

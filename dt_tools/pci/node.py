@@ -131,6 +131,12 @@ def vpci_node(
     return node
 
 
+def guest_path(guest: GuestProfile, function: PciFunction) -> str:
+    """What the guest calls the function: its host bridge's path, and where it is on the bus."""
+    bus, devfn = divmod(function.vbdf, 256)
+    return f"/{_name(guest)} 0000:{bus:02x}:{devfn >> 3:02x}.{devfn & 7}"
+
+
 def _name(guest: GuestProfile) -> str:
     return f"pcie@{guest.vpci_ecam.base:x}"
 

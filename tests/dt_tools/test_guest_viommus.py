@@ -194,6 +194,28 @@ def test_two_functions_behind_different_smmus(
         ("/pcie@40000000 0000:01:00.0",),
         ("/pcie@60000000 0001:01:00.0",),
     ]
+    made = [(d.path, d.guest_path, d.vmaster_ids) for d in built.bindings.devices]
+    second = 0 if one_vsmmu_per_psmmu else 1
+    assert made == [
+        ("/pcie@40000000 0000:01:00.0", "/pcie@10000000 0000:00:00.0", (0,)),
+        ("/pcie@60000000 0001:01:00.0", "/pcie@10000000 0000:00:01.0", (second,)),
+    ]
+
+
+def test_a_virtual_its(pci_board: Platform) -> None:
+    built = build(pci_board, 'pci = [ "0000:01:00.0", "0001:01:00.0" ]', vits=True)
+    gic = built.tree.node("/interrupt-controller@3001000")
+    assert [gic.cells(p) for p in ("#address-cells", "#size-cells", "ranges")] == [(2,), (2,), ()]
+    its = gic.children["its@4020000"]
+    assert (its.cells("reg"), its.phandle) == ((0, 0x4020000, 0, 0x20000), 65130)
+    assert "msi-controller" in its.props
+    bridge = built.tree.node("/pcie@10000000")
+    # The DeviceID is the requester id; rows that go on are one.
+    assert bridge.cells("msi-map") == (0, 65130, 0, 1, 8, 65130, 8, 1)
+    assert "DT529" not in {n.rule for n in built.notices}
+    with pytest.raises(Refusal) as error:
+        build(host(), 'gic_version = "v2"', vits=True)
+    assert error.value.rule in ("DT529", "DT607")
 
 
 def test_a_function_without_a_vsmmu_has_a_bridge_and_no_map(pci_board: Platform) -> None:

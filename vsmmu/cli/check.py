@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vsmmu.cli.files import FileError, read, write
+from vsmmu.cli.guest_options import add_pci_arguments, load_topology
 from vsmmu.cli.inputs import add_gpaddr_argument
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dt_tools.checks import Diagnosis, GuestInput, PartialTree, Rule
+    from dt_tools.pci import Topology
     from dt_tools.platform import Platform
 
 FOUND = 3
@@ -51,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=10,
         help="findings of one rule to print before counting the rest (default 10, 0 for all)",
     )
+    add_pci_arguments(parser)
     add_gpaddr_argument(parser)
     parser.add_argument(
         "--list",
@@ -72,7 +75,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json and arguments.sarif == "-":
         raise FileError("--json and --sarif - both write to stdout: give --sarif a file")
     off, grave = _switches(arguments, rules)
-    job = Job(arguments.host, arguments.inputs, arguments.gpaddr_bits)
+    topology = load_topology(arguments.pci_topology)
+    domains = dict(arguments.pci_domain)
+    job = Job(arguments.host, arguments.inputs, arguments.gpaddr_bits, topology, domains)
     found = _switched(job.found, off, grave)
     if arguments.sarif:
         from dt_tools.report.sarif import to_sarif
@@ -165,12 +170,20 @@ class Job:
         loose: partial trees that no configuration goes with.
     """
 
-    def __init__(self, host: str, names: Sequence[str], bits: int) -> None:
+    def __init__(
+        self,
+        host: str,
+        names: Sequence[str],
+        bits: int,
+        topology: Topology | None = None,
+        domains: Mapping[str, int] | None = None,
+    ) -> None:
         from dt_tools.checks import check, match, ordered
 
         platform = _board(host)
         self.host = host
         self.files = [host, *names]
+        self.topology, self.domains = topology, domains or {}
         self.rejected: list[Diagnosis] = []
         self.guests: list[GuestInput] = []
         self.loose: list[PartialTree] = []
@@ -228,7 +241,8 @@ class Job:
             self._reject(one, name, warning.line)
         lines = {setting.name: setting.line for setting in parse(data, name).settings}
         size = _ramdisk_size(name, config.ramdisk)
-        self.guests.append(GuestInput(name, config, lines, ramdisk_size=size))
+        guest = GuestInput(name, config, lines, None, size, self.topology, self.domains)
+        self.guests.append(guest)
 
     def _reject(self, one: Diagnosis, name: str, line: int | None) -> None:
         from dataclasses import replace

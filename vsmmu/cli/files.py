@@ -6,9 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 
 # A blob is at most 2 MiB, a config 1 MiB; anything larger is not what it should be.
 _READ_MAX = 64 << 20
@@ -28,7 +26,7 @@ def read(name: str) -> bytes:
                 raise FileError("-: cannot read: standard input is closed")
             data = sys.stdin.buffer.read(_READ_MAX + 1)
         else:
-            with Path(name).open("rb") as file:
+            with open(name or os.curdir, "rb") as file:
                 data = file.read(_READ_MAX + 1)
     except (OSError, ValueError) as error:
         raise FileError(f"{name}: cannot read: {_reason(error)}{_nearest(name)}") from None
@@ -89,32 +87,34 @@ def _check_distinct(places: Mapping[str, str], inputs: Iterable[str]) -> None:
 def _write_into(name: str, data: bytes) -> None:
     """Write to something that is not a regular file."""
     try:
-        with Path(name).open("wb") as file:
+        with open(name, "wb") as file:
             file.write(data)
     except OSError as error:
         raise FileError(f"{name}: cannot write: {_reason(error)}") from None
 
 
 def _temporary(name: str, target: str, data: bytes) -> str:
-    place = Path(target)
+    """Write to a new file beside `target`, which only this user reads until it is complete."""
+    folder, base = os.path.split(target)
+    temporary = os.path.join(folder, f".{base}.{os.urandom(4).hex()}")
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{place.name}.", dir=place.parent)
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise FileError(f"{name}: cannot write: {_reason(error)}") from None
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
-            os.fchmod(file.fileno(), _mode(place))
+            os.fchmod(file.fileno(), _mode(target))
     except OSError as error:
         os.unlink(temporary)
         raise FileError(f"{name}: cannot write: {_reason(error)}") from None
     return temporary
 
 
-def _mode(place: Path) -> int:
+def _mode(place: str) -> int:
     """Permissions of the file that is replaced, or those a new file gets."""
-    if place.exists():
-        return place.stat().st_mode & 0o777
+    with contextlib.suppress(FileNotFoundError):
+        return os.stat(place).st_mode & 0o777
     mask = os.umask(0)
     os.umask(mask)
     return 0o666 & ~mask
@@ -129,6 +129,7 @@ def _reason(error: Exception) -> str:
 def _nearest(name: str) -> str:
     """A hint: the file of that folder whose name is nearest, or the folder that is missing."""
     import difflib
+    from pathlib import Path
 
     with contextlib.suppress(OSError, ValueError):
         place = Path(name)

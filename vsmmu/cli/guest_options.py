@@ -12,6 +12,7 @@ from vsmmu.cli.inputs import add_gpaddr_argument, load_bindings
 
 if TYPE_CHECKING:
     from dt_tools.guest import Options
+    from dt_tools.pci import Topology
     from xl_configs import GuestConfig
 
 # The ids of domains end below Xen's own (DOMID_FIRST_RESERVED).
@@ -83,6 +84,28 @@ def add_providers_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_pci_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what tells more of the host's PCI buses than its tree."""
+    parser.add_argument("--pci-topology", metavar="FILE", help="output of lspci -Dxxxx on the host")
+    parser.add_argument(
+        "--pci-domain",
+        metavar="PATH=N",
+        action="append",
+        default=[],
+        type=_pci_domain,
+        help="PCI domain of a host bridge whose node does not tell it (repeatable)",
+    )
+
+
+def load_topology(name: str | None) -> Topology | None:
+    """The host's PCI functions. Raises FileError, UserError."""
+    if name is None:
+        return None
+    from dt_tools.pci import read_lspci
+
+    return read_lspci(read(name).decode("utf-8", "replace"), name)
+
+
 def guest_options(arguments: argparse.Namespace, config: GuestConfig) -> Options:
     """What the arguments say.
 
@@ -96,17 +119,11 @@ def guest_options(arguments: argparse.Namespace, config: GuestConfig) -> Options
     if old is not None and old.guest != config.name:
         text = f"DT510 /: {arguments.bindings_in} is of the guest {old.guest!r}"
         say(f"vsmmu: notice: {text}, not of {config.name!r}")
-    topology = None
-    if arguments.pci_topology is not None:
-        from dt_tools.pci import read_lspci
-
-        text = read(arguments.pci_topology).decode("utf-8", "replace")
-        topology = read_lspci(text, arguments.pci_topology)
     return Options(
         old=old,
         one_vsmmu_per_psmmu=arguments.one_vsmmu_per_psmmu,
         domids=dict(arguments.domid),
-        topology=topology,
+        topology=load_topology(arguments.pci_topology),
         pci_domains=dict(arguments.pci_domain),
         vits=arguments.vits,
         interrupts=arguments.interrupts,
