@@ -316,7 +316,7 @@ def test_a_dry_run_writes_nothing_and_prints_the_change(place, capsys):
     assert vsmmu(capsys, *GUEST, "--dry-run") == (0, "", "")
     code, out, _ = vsmmu(capsys, *GUEST, "vcpus=3", "--dry-run")
     changed = [line for line in out.splitlines() if line[:1] in "+-" and line[:3] not in HEADS]
-    assert "cpu@1 {" in [line.strip("+\t") for line in changed]
+    assert "cpu@2 {" in [line.strip("+\t") for line in changed]
     assert not [line for line in changed if line.startswith("-")]
 
 
