@@ -58,7 +58,7 @@ class GuestTree:
     """A guest's tree and what its domain needs to match it.
 
     `iomem` are the pages to map (bytes), `irqs` the GIC interrupt ids to route, `nr_spis` the
-    number of SPIs the guest's GIC must have, `gic_version` 2 or 3.
+    number of SPIs the guest's GIC must have, `gic_version` 2 or 3, `pci` its PCI functions.
     """
 
     tree: Tree
@@ -68,6 +68,7 @@ class GuestTree:
     irqs: tuple[int, ...]
     nr_spis: int
     gic_version: int = 3
+    pci: tuple[PciFunction, ...] = ()
 
     def iomem_strings(self) -> tuple[str, ...]:
         """`iomem` in xl.cfg's form: START,NUM or START,NUM@GFN, hex page frames."""
@@ -199,7 +200,7 @@ class _Guest:
             notices=notices,
         )
         iomem = (*pins, *(r for r in devices.iomem if not _covered(r, pins)))
-        return GuestTree(tree, bindings, notices, iomem, irqs, nr_spis, self.gic_version)
+        return GuestTree(tree, bindings, notices, iomem, irqs, nr_spis, self.gic_version, self.pci)
 
     def _nodes(self, nodes: GuestNodes, bindings: Bindings, pins: Sequence[MappedReg]) -> None:
         """The nodes behind /chosen, in libxl's order."""

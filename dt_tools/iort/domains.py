@@ -113,13 +113,16 @@ def domu_iort(
 
     Raises:
         Refusal: DT701 a master's stream is not bound, DT702 a vMasterID would be in no mapping,
-            DT703 the guest has no vSMMU.
+            DT703 the guest has not one vSMMU.
         UserError: an ACPI path, segment or requester id is of the wrong form or named twice.
         DtbError: a master has more mappings than a node holds.
     """
     viommu = bindings.viommu
     base = viommu.base if base is None and viommu is not None else base
     gsiv = viommu.spi if gsiv is None and viommu is not None else gsiv
+    if bindings.viommus:
+        reason = "the guest has a vSMMU for each SMMU; the table is written for one"
+        raise Refusal("DT703", "/", reason, "give the guest one vSMMU")
     if base is None or gsiv is None:
         raise Refusal("DT703", "/", "the guest has no vSMMU", 'set viommu = "smmuv3"')
     _check_names(components, roots)

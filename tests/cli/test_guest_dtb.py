@@ -87,6 +87,8 @@ def test_a_profile_copies_the_partial_tree(place, capsys):
         ("--bindings", "b.json"),
         ("--bindings-in", "b.json"),
         ("--hypercalls", "h.json"),
+        ("--iort", "i.bin"),
+        ("--acpi-path", "/a=\\_SB.A"),
         ("--one-vsmmu-per-psmmu",),
         ("--pci-topology", "pci-board.lspci"),
         ("--pci-domain", "/pcie=1"),
@@ -300,6 +302,40 @@ def test_devices_of_a_pci_guest_on_the_emulator(place, capsys):
     code, _, err = vsmmu(capsys, "run", "s.toml")
     assert code == 4
     assert "MC206: /: crypto has PCI devices; the emulator has platform devices only" in err
+
+
+ACPI = (
+    "--acpi-path", "/soc/crypto@60000000=\\_SB.CRY0",
+    "--acpi-path", "/soc/crypto@61000000=\\_SB.CRY1",
+    "--acpi-path", "/soc/ethernet@60010000=\\_SB.ETH0",
+)  # fmt: skip
+
+
+def test_the_iort_of_a_guest(place, capsys):
+    code, _, err = vsmmu(capsys, *GUEST, "--iort", "iort.bin", *ACPI)
+    assert (code, err) == (0, "")
+    assert main(["inspect", "--json", "iort.bin"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [s["base"] for s in found["smmus"]] == ["0x4040000"]
+    rows = [(m["name"], [s["stream_id"] for s in m["streams"]]) for m in found["masters"]]
+    assert rows == [
+        ("\\_SB.CRY0", ["0x0"]),
+        ("\\_SB.CRY1", ["0x1"]),
+        ("\\_SB.ETH0", ["0x2", "0x3"]),
+    ]
+
+
+def test_an_iort_that_cannot_be(place, capsys):
+    for extra, text in (
+        (ACPI[:4], "DT702: /soc/iommu@50000000: vMasterID 0x2 would be in no mapping of the IORT"),
+        ((*ACPI, "--acpi-path", "/soc/uart=\\_SB.U"), "DT701: /soc/uart: has no vMasterID"),
+        ((*ACPI, "--one-vsmmu-per-psmmu"), "DT703: /: the guest has a vSMMU for each SMMU"),
+        ((*ACPI, "viommu='none'"), "DT703: /: the guest has no vSMMU"),
+    ):
+        code, _, err = vsmmu(capsys, *GUEST, "--iort", "iort.bin", *extra)
+        assert code == 4
+        assert err.startswith(f"vsmmu: {text}"), err
+        assert not Path("iort.bin").exists()
 
 
 # Dry runs.

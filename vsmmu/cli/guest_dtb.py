@@ -32,6 +32,8 @@ _NOT_LIBXLS = (
     "bindings",
     "bindings_in",
     "hypercalls",
+    "iort",
+    "acpi_path",
     "one_vsmmu_per_psmmu",
     "pci_topology",
     "pci_domain",
@@ -55,6 +57,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--hypercalls", metavar="FILE", help="write the hypervisor calls for the devices as JSON"
+    )
+    parser.add_argument(
+        "--iort",
+        metavar="FILE",
+        help="write the ACPI IORT of the guest too; each device of dtdev needs --acpi-path",
+    )
+    parser.add_argument(
+        "--acpi-path",
+        metavar="PATH=NAME",
+        action="append",
+        default=[],
+        type=_acpi_path,
+        help=r"name of a device in the guest's ACPI namespace, as \_SB.ETH0 (repeatable)",
     )
     parser.add_argument(
         "--profile",
@@ -101,6 +116,8 @@ def run(arguments: argparse.Namespace) -> int:
         from dt_tools.hypercalls import hypercalls
 
         outputs[arguments.hypercalls] = _json(hypercalls(config, built))
+    if arguments.iort is not None:
+        outputs[arguments.iort] = _iort(built, arguments.acpi_path)
     inputs = (arguments.config, arguments.host, config.device_tree)
     # An earlier map may be replaced by the one that goes on from it.
     again = arguments.bindings_in if arguments.bindings_in != arguments.bindings else None
@@ -155,6 +172,24 @@ def _run_profile(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _iort(built: GuestTree, names: list[tuple[str, str]]) -> bytes:
+    """The guest's IORT: the vSMMU, its devices, its PCI bus."""
+    from dt_tools.iort import Component, PciRoot, domu_iort
+    from dt_tools.iort import write as iort_bytes
+
+    nodes = {device.path: built.tree.node(device.guest_path) for device in built.bindings.devices}
+    components = []
+    for path, name in names:
+        node = nodes.get(path)
+        coherent = node is not None and "dma-coherent" in node.props
+        components.append(Component(path, name, coherent))
+    functions = tuple(
+        (one.vbdf, s.smmu_path, s.stream_id) for one in built.pci for s in one.streams
+    )
+    roots = [PciRoot(0, functions)] if functions else []
+    return iort_bytes(domu_iort(built.bindings, components, roots, coherent=True))
+
+
 def _partial_bytes(name: str) -> bytes:
     """A partial tree as libxl reads it; source is compiled first."""
     from dt_tools.dts import compile_source, is_source
@@ -167,7 +202,7 @@ def _partial_bytes(name: str) -> bytes:
 
 
 def _check_names(arguments: argparse.Namespace) -> None:
-    names = (arguments.output, arguments.bindings, arguments.hypercalls)
+    names = (arguments.output, arguments.bindings, arguments.hypercalls, arguments.iort)
     given = [name for name in names if name is not None]
     if len(set(given)) < len(given):
         again = next(name for name in given if given.count(name) > 1)
@@ -225,3 +260,12 @@ def _size(text: str) -> int:
     if not re.fullmatch("[0-9]{1,15}", text) or not int(text):
         raise argparse.ArgumentTypeError(f"{text}: a number of bytes, 1 or more")
     return int(text)
+
+
+def _acpi_path(text: str) -> tuple[str, str]:
+    path, _, name = text.rpartition("=")
+    if not path.startswith("/") or not name:
+        raise argparse.ArgumentTypeError(
+            f"{text}: PATH=NAME, a host path and a name in the ACPI namespace"
+        )
+    return path, name
