@@ -8,28 +8,10 @@ from pathlib import Path
 import pytest
 
 from dt_tools import blob
-from vsmmu.cli import main
+from tests.cli.command import vsmmu
 
 HOST = ("dom0-dtb", "board.dtb")
 DMA = "/soc/crypto@60000000"
-
-
-@pytest.fixture
-def place(tmp_path: Path, samples: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with the sample board and configs."""
-    for name in ("board.dtb", "crypto.cfg", "media.cfg"):
-        (tmp_path / name).write_bytes((samples / name).read_bytes())
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def vsmmu(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    try:
-        code = main(arguments)
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 def names(place: Path) -> list[str]:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import vsmmu.cli
 from dt_tools import blob
+from tests.cli.command import vsmmu
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,20 +22,11 @@ PLACES = ("--kernel", "crypto=0x90000000,0x1000000", "--kernel", "media=0x920000
 
 
 @pytest.fixture
-def run(samples, capsys, monkeypatch) -> Callable[..., tuple[int, str, str]]:
-    monkeypatch.setitem(
-        vsmmu.cli._COMMANDS, "dom0less-dtb", "build the host's tree with guests that Xen starts"
-    )
+def run(samples, capsys) -> Callable[..., tuple[int, str, str]]:
     board = str(samples / "board.dtb")
 
     def call(*arguments: object) -> tuple[int, str, str]:
-        words = ["dom0less-dtb", "--host", board, *map(str, arguments)]
-        try:
-            code = vsmmu.cli.main(words)
-        except SystemExit as error:
-            code = int(str(error.code))
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        return vsmmu(capsys, "dom0less-dtb", "--host", board, *map(str, arguments))
 
     return call
 

@@ -11,29 +11,19 @@ from pathlib import Path
 import pytest
 
 from dt_tools import blob
+from tests.cli.command import vsmmu
 from vsmmu.cli import main
 
 PLAIN = 'name = "g"\nkernel = "/k"\nmemory = 64\n'
 GUEST = ("guest-dtb", "--host", "board.dtb", "crypto.cfg", "-q", "-o", "g.dtb")
 
 
-@pytest.fixture
-def place(tmp_path: Path, samples: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with the samples and a guest without devices."""
+@pytest.fixture(autouse=True)
+def more(place: Path, samples: Path) -> None:
+    """All samples, and a guest without devices."""
     for path in samples.iterdir():
-        shutil.copy(path, tmp_path)
-    (tmp_path / "plain.cfg").write_text(PLAIN)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def vsmmu(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    try:
-        code = main(arguments)
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    out, err = capsys.readouterr()
-    return code, out, err
+        shutil.copy(path, place)
+    (place / "plain.cfg").write_text(PLAIN)
 
 
 def tree(name: str = "g.dtb") -> blob.Tree:

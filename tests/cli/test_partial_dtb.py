@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dt_tools import blob
+from tests.cli.command import vsmmu
 from vsmmu.cli import main
 
 PLAIN = ("partial-dtb", "--host", "board.dtb", "crypto.cfg", "-o", "part.dtb")
@@ -33,24 +34,6 @@ dtdev = ["/soc/crypto@60000000", "/soc/crypto@61000000", "/soc/ethernet@60010000
 iomem = ["0x60000,0x14", "0x60018,0x1", "0x61000,0x10"]
 irqs = [132, 133, 134, 135]
 """
-
-
-@pytest.fixture
-def place(tmp_path: Path, samples: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with the sample board and configs."""
-    for name in ("board.dtb", "crypto.cfg", "media.cfg"):
-        (tmp_path / name).write_bytes((samples / name).read_bytes())
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def vsmmu(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    try:
-        code = main(arguments)
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 def names(place: Path) -> list[str]:
