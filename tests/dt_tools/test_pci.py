@@ -253,7 +253,7 @@ REFUSED = {
     "all without a topology": (
         ("0000:01:00.*@4",),
         "DT523: /: pci 0000:01:00.*: which functions there are is not known without a topology; "
-        "give the host's lspci -D -xxxx, or name each",
+        "give the host's lspci -Dxxxx, or name each",
     ),
 }
 
@@ -277,7 +277,7 @@ def test_without_a_topology(board: Platform) -> None:
     assert [str(n) for n in one.notices] == [
         "DT528 /pcie@40000000 0000:05:00.0: taken at its own requester id 0x0500; whether a bridge "
         "puts in another, or other functions share it, is not known without the host's "
-        "lspci -D -xxxx"
+        "lspci -Dxxxx"
     ]
 
 
@@ -304,7 +304,7 @@ def test_bus_nobody_leads_to(board: Platform) -> None:
     host = topology(dump("0000:05:00.0", ENDPOINT))
     assert refusal(board, "0000:05:00.0", host=host) == (
         "DT522: /pcie@40000000 0000:05:00.0: the topology has no bridge that leads to bus 0x05; "
-        "dump all of the host, by lspci -D -xxxx"
+        "dump all of the host, by lspci -Dxxxx"
     )
 
 
@@ -312,7 +312,7 @@ def test_bridge_not_read(board: Platform) -> None:
     host = read_lspci(sample(64))
     assert refusal(board, "0000:01:00.0", host=host) == (
         "DT522: /pcie@40000000 0000:01:00.0: capabilities of the bridge 0000:00:00.0 above it were "
-        "not dumped; dump the host as root, by lspci -D -xxxx"
+        "not dumped; dump the host as root, by lspci -Dxxxx"
     )
 
 

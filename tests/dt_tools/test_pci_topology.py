@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""`lspci -D -xxxx` read: functions, buses, requester ids behind bridges, isolation."""
+"""`lspci -Dxxxx` read: functions, buses, requester ids behind bridges, isolation."""
 
 from __future__ import annotations
 
@@ -247,7 +247,7 @@ def test_root_ports_of_one_device_without_acs() -> None:
 
 NAMES = (
     "lspci: line 1: not of the form DDDD:BB:DD.F NAME; "
-    "give the output of lspci -D -xxxx, run as root"
+    "give the output of lspci -Dxxxx, run as root"
 )
 ROW = "00: " + " ".join(["00"] * 16) + "\n"
 
@@ -255,7 +255,7 @@ ROW = "00: " + " ".join(["00"] * 16) + "\n"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "lspci: lspci: no PCI functions; give the output of lspci -D -xxxx"),
+        ("", "lspci: lspci: no PCI functions; give the output of lspci -Dxxxx"),
         ("hello\n", NAMES),
         ("0000:00:20.0 x\n", NAMES),
         ("0000:00:00.8 x\n", NAMES),
