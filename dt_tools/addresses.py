@@ -6,10 +6,10 @@ What does not translate is None, never an error; the one error is the budget's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dt_tools.tree import Node, Tree, bus_cells, range_entries, reg_entries
+from xl_configs.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PAGE = 4096
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reg:
     """A register range as the CPU sees it, in bytes."""
 

@@ -12,10 +12,10 @@ carry the rule ids DT101 to DT110, DT503, DT506, DT507 and DT510.
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dt_tools.errors import Refusal
+from xl_configs.frozen import field, frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -31,7 +31,7 @@ SMMU_V3 = "arm,smmu-v3"
 MAX_VMASTER_IDS = 1 << 16
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Notice:
     """Something the user has to know that does not stop the build: rule id, host path, text."""
 
@@ -43,7 +43,7 @@ class Notice:
         return f"{self.rule} {self.path}: {self.message}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Binding:
     """One vMasterID: the pMasterID (StreamID) it stands for, on the SMMU at that host path.
 
@@ -60,7 +60,7 @@ class Binding:
     viommu: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MappedReg:
     """Registers of a device: CPU address, guest address and size in bytes (not rounded)."""
 
@@ -69,7 +69,7 @@ class MappedReg:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GuestInterrupt:
     """An interrupt the guest gets 1:1. `number` is the GIC's id (the first SPI is 32)."""
 
@@ -77,7 +77,7 @@ class GuestInterrupt:
     flags: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Dropped:
     """A host property that the guest node does not have, and why."""
 
@@ -85,7 +85,7 @@ class Dropped:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DeviceBinding:
     """What one assigned device became: host path, path in the guest tree, ids and resources."""
 
@@ -97,7 +97,7 @@ class DeviceBinding:
     dropped: tuple[Dropped, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Viommu:
     """A vSMMU of the guest: guest address in bytes, interrupt (GIC id) and phandle.
 
@@ -111,7 +111,7 @@ class Viommu:
     smmu: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Bindings:
     """The vMasterID map of one guest, by vSMMU and ascending vMasterID.
 

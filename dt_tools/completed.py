@@ -15,7 +15,6 @@ Limits: those of `build_guest`, and one vSMMU with one cell to a StreamID.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -26,6 +25,7 @@ from dt_tools.guest import GuestTree, Options, build_guest
 from dt_tools.merge import merge_partial
 from dt_tools.profiles import DEFAULT, Profile
 from dt_tools.tree import Node, Tree
+from xl_configs.frozen import frozen, replace
 from xl_configs.specs.resources import Iomem
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ HEADER = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Completed:
     """What belongs together: the partial tree, the configuration that names it, the guest.
 

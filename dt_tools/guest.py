@@ -10,7 +10,6 @@ Limits: AArch64 guests with a device tree; no virtio over PCI.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from dt_tools.binding import Bindings, DeviceBinding, MappedReg, Notice, Viommu, allocate
@@ -38,6 +37,7 @@ from dt_tools.profiles import DEFAULT, GuestProfile, Profile, Window
 from dt_tools.stubs import DEFAULT_CLOCK_HZ
 from dt_tools.tree import Tree, split_cells
 from dt_tools.virtio import virtio_devices
+from xl_configs.frozen import field, frozen, replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -53,7 +53,7 @@ _MODULES_OFFSET = 128 * MIB
 _MAX_VIOMMUS = 127
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GuestTree:
     """A guest's tree and what its domain needs to match it.
 
@@ -79,7 +79,7 @@ class GuestTree:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Options:
     """What neither configuration nor host tree says about a guest's tree.
 

@@ -7,11 +7,11 @@ budget's. The rules are those of the Devicetree Specification v0.4 §2.4.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 from dt_tools.tree import Cells, Node, Tree, cell_count, status_of
+from xl_configs.frozen import field, frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +35,7 @@ _MAX_HOPS = 64
 _MAX_ROWS = 512
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Interrupt:
     """One interrupt of a node.
 
@@ -53,7 +53,7 @@ class Interrupt:
     specifier: Cells = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Gic:
     """The root interrupt controller; `version` is 2 or 3."""
 

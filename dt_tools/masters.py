@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from dt_tools.tree import Cells, Node, status_of
+from xl_configs.frozen import field, frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +20,7 @@ _ID_LIMIT = 1 << 32
 _MAX_RUNS = 32
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Stream:
     """One entry of `iommus`. `mask` is the second cell of a two-cell SMMUv2 entry, else 0."""
 
@@ -29,7 +29,7 @@ class Stream:
     mask: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MapRow:
     """One row of `iommu-map`: `length` ids from `rid_base` on become those from `sid_base` on."""
 
@@ -53,7 +53,7 @@ class Reach(NamedTuple):
     masked: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Master:
     """A node with `iommus`, with `iommu-map`, or with both; `status` is the effective one."""
 

@@ -8,13 +8,13 @@ vMasterIDs are not in one run becomes several; the mask stays.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from dt_tools.errors import Refusal
 from dt_tools.masters import Masters
 from dt_tools.merge_streams import NAME_SMMU, is_arm_smmu, pieces, runs
 from dt_tools.tree import Node
+from xl_configs.frozen import replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable

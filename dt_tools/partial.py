@@ -14,7 +14,6 @@ and not below it), and of providers only clocks and regulators have stand-ins.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dt_tools.account import Account, account
@@ -29,6 +28,7 @@ from dt_tools.device_registers import DeviceRegisters
 from dt_tools.device_streams import DeviceStreams
 from dt_tools.stubs import DEFAULT_CLOCK_HZ
 from dt_tools.tree import Node, Tree
+from xl_configs.frozen import frozen, replace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["Partial", "Providers", "build_partial", "new_passthrough", "reserved_phandles"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Partial:
     """A tree that holds `/passthrough` and what the guest's configuration has to map.
 

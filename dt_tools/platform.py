@@ -11,7 +11,6 @@ A `Platform` keeps what it looked up, so the tree must not be changed under it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dt_tools.addresses import PAGE, Addresses, Reg
@@ -20,6 +19,7 @@ from dt_tools.interrupts import Gic, Interrupt, Interrupts, find_gic
 from dt_tools.masters import MapRow, Master, Masters, Stream, is_master
 from dt_tools.tree import Node, Tree, cell_count, nearest_path, status_of
 from dt_tools.work import WORK_LIMIT, Work
+from xl_configs.frozen import field, frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -60,7 +60,7 @@ _V2_COMPATIBLES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Smmu:
     """An IOMMU node. `kind` is `arm,smmu-v3`, `arm,mmu-500`, `arm,smmu-v2` or `other`.
 
@@ -82,7 +82,7 @@ class Smmu:
     node: Node = field(repr=False, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Pmcg:
     """A performance monitor of an SMMUv3: not an SMMU, although its compatible starts alike."""
 
@@ -92,7 +92,7 @@ class Pmcg:
     size: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Finding:
     """Something in the tree worth telling; `severity` is `error`, `warning` or `note`."""
 

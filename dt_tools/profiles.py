@@ -9,10 +9,10 @@ of the posted Xen vSMMUv3 series.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from xl_configs.frozen import field, frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Window:
     """A range of guest physical addresses, in bytes; `end` is exclusive."""
 
@@ -29,7 +29,7 @@ class Window:
         return self.base < other.end and other.base < self.end
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GuestProfile:
     """Guest-physical map, interrupt numbers and phandles of a domU on Arm.
 
@@ -111,7 +111,7 @@ class GuestProfile:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class VsmmuProfile:
     """What a vSMMU may advertise at most, by the names of IHI 0070 §6.3.1 ff.
 
@@ -141,7 +141,7 @@ class VsmmuProfile:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Profile:
     """The object that both sides are handed."""
 

@@ -8,7 +8,6 @@ Cells are big-endian 32-bit words (Devicetree Specification v0.4 §2.2.4).
 
 from __future__ import annotations
 
-import difflib
 import struct
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -328,7 +327,9 @@ def _is_near(want: str, path: str) -> bool:
 
 def _closest(want: str, paths: Iterable[str]) -> str | None:
     """The likeliest spelling, the first of several as likely; None when nothing is like it."""
-    matcher = difflib.SequenceMatcher(b=want[:_HINT_LENGTH])
+    from difflib import SequenceMatcher
+
+    matcher = SequenceMatcher(b=want[:_HINT_LENGTH])
     best, score = None, 0.6
     for path in paths:
         matcher.set_seq1(path[:_HINT_LENGTH])

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dt_tools.errors import Refusal
+from xl_configs.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +20,7 @@ _CHILDREN = {"virtio,device22": "i2c", "virtio,device29": "gpio"}
 _TYPE = "virtio,device"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Virtio:
     """A virtio-mmio device: its type, whether its DMA goes through grants, to which domain id."""
 

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from xl_configs.frozen import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,7 +44,7 @@ DIAGNOSTICS = {
 """What each id means: errors are XL0nn, warnings XL1nn. Ids are stable."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Diagnostic:
     """A warning: the configuration is accepted, but probably not what was meant.
 

@@ -10,10 +10,10 @@ is left to the caller, but for ``memory``.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from xl_configs.errors import ConfigError, Diagnostic, printed, shown
+from xl_configs.frozen import field, fields, frozen, is_record, replace
 from xl_configs.getters import Reader
 from xl_configs.keys import INSTEAD, KNOWN_KEYS, Dialect
 from xl_configs.parser import MAX_SIZE, ParseResult, Value, parse
@@ -40,7 +40,7 @@ _MOST_UNKNOWN = 64
 _LONGEST_COMPARED = 40
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GuestConfig:
     """A guest, as its configuration describes it: every key of xl.cfg that an Arm guest can have.
 
@@ -203,7 +203,7 @@ class GuestConfig:
     warnings: tuple[Diagnostic, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Outcome:
     """What one reader makes of a configuration.
 
@@ -409,7 +409,7 @@ def guest_json(config: GuestConfig) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    if not is_dataclass(value):
+    if not is_record(value):
         return value
     return {
         field.name: hex(held) if field.name in _HEX_FIELDS else _plain(held)

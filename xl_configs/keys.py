@@ -8,8 +8,9 @@ whose value is more than a number, a word or a text are read by a function of th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, auto
+
+from xl_configs.frozen import frozen
 
 
 class Dialect(Enum):
@@ -47,7 +48,7 @@ class Getter(Enum):
     """Read by the function of that name in ``readers``."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Key:
     """One key.
 

@@ -16,9 +16,9 @@ hashing or printing one of that depth is subject to the interpreter's recursion 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from xl_configs.frozen import field, frozen
 from xl_configs.quoting import EscapeError, dequote, has_octal
 from xl_configs.scanner import KIND_OF_FIRST, ended_lines, kind_of, last_line
 from xl_configs.tables import STEPS
@@ -86,7 +86,7 @@ class Setting(NamedTuple):
     value: Value
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ParseResult:
     """Outcome of parsing one configuration.
 

@@ -19,19 +19,18 @@ from, but for what a ``GuestConfig`` does not say:
 from __future__ import annotations
 
 import re
-import textwrap
-from dataclasses import fields, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from xl_configs.errors import ConfigError, shown
+from xl_configs.frozen import fields, replace
 from xl_configs.guest_config import GuestConfig, load
 from xl_configs.quoting import _ESCAPES
 from xl_configs.readers.devices import _LOG_DIR
 from xl_configs.readers.domain import MOST_VCPUS
 from xl_configs.specs.cpus import parse_cpus
 from xl_configs.specs.scan import U64_MAX, SpecError
-from xl_configs.specs.written import WRITERS, ranges
+from xl_configs.specs.written import WRITTEN, ranges, writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -127,8 +126,8 @@ def _written(config: GuestConfig, name: str) -> Written | None:
     if name in _SPECIAL:
         return _SPECIAL[name](config)
     value = _said(config, name)
-    if value is not None and name in WRITERS:
-        return tuple(WRITERS[name](entry) for entry in value)
+    if value is not None and name in WRITTEN:
+        return tuple(map(writer(name), value))
     return int(value) if isinstance(value, bool) else value
 
 
@@ -199,7 +198,7 @@ def _p9(config: GuestConfig) -> Written | None:
     # The default path depends on the name, and may be one that cannot be written.
     unsaid = f"{_LOG_DIR}/guests/{config.name}"
     return tuple(
-        WRITERS["p9"](
+        writer("p9")(
             replace(entry, path=None)
             if (entry.type, entry.path) == ("xen_9pfsd", unsaid)
             else entry
@@ -268,7 +267,9 @@ def _listed(
         return line
     inner = _INDENT * (level + 1)
     if all(isinstance(item, int) for item in value):
-        items = textwrap.wrap(line[1:-1] + ",", _WIDTH - len(inner), break_on_hyphens=False)
+        from textwrap import wrap
+
+        items = wrap(line[1:-1] + ",", _WIDTH - len(inner), break_on_hyphens=False)
     else:
         items = [
             (_listed(item, atom, len(inner), level + 1) if isinstance(item, tuple) else atom(item))
@@ -315,7 +316,7 @@ def _check(config: GuestConfig, text: str) -> None:
         raise ValueError(f"{key}: {shown(error.reason)}") from None
     for name in _DEFAULTS:
         key, held, wanted = name.removesuffix("_mib"), getattr(found, name), getattr(config, name)
-        if name in WRITERS and len(held) == len(wanted):
+        if name in WRITTEN and len(held) == len(wanted):
             wanted = tuple(map(_numbered, wanted, held))
         if name not in ("others", "warnings") and held != wanted:
             raise ValueError(f"{key}: no configuration gives it {shown(repr(wanted))}")

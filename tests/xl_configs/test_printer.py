@@ -18,7 +18,8 @@ from xl_configs.printer import GROUPS, to_cfg
 from xl_configs.specs.devices import Virtio
 from xl_configs.specs.disk import parse_disk
 from xl_configs.specs.nic import Nic, parse_rate
-from xl_configs.specs.written import ranges, write_disk, write_rate
+from xl_configs.specs.written import ranges
+from xl_configs.specs.written_devices import write_disk, write_rate
 
 if TYPE_CHECKING:
     from pathlib import Path

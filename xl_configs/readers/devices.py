@@ -7,10 +7,10 @@ configurations have few.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from xl_configs.frozen import replace
 from xl_configs.getters import as_i32
 from xl_configs.keys import Dialect
 from xl_configs.specs.record import as_json

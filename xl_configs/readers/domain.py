@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from xl_configs.frozen import frozen
 from xl_configs.getters import INT_MAX, as_i32
 from xl_configs.keys import Dialect
 from xl_configs.specs.cpus import (
@@ -39,7 +39,7 @@ MOST_NODES = 256
 """Virtual NUMA nodes of one guest; xl has no bound but its memory."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class VnumaNode:
     """One node of ``vnuma``, with libxl's names; ``vcpus`` are those of the guest in it."""
 
@@ -49,14 +49,14 @@ class VnumaNode:
     vcpus: tuple[int, ...] = ()
 
 
-@dataclass
 class _Node:
-    """A node while its options are read."""
+    """A node, of so many, while its options are read."""
 
-    memkb: int = U64_MAX
-    pnode: int = 0
-    bits: int = 0
-    distances: list[int] = field(default_factory=list)
+    def __init__(self, count: int) -> None:
+        self.memkb = U64_MAX
+        self.pnode = 0
+        self.bits = 0
+        self.distances = [0] * count
 
 
 def read_type(reader: Reader, key: Key) -> None:
@@ -222,7 +222,7 @@ def _vnuma(reader: Reader, key: Key, value: tuple[Value, ...]) -> tuple[list[_No
             reason = "xl: cannot get vnode config option list"
             report = (f"{reader.source}:{line}:0: warning: value is not a list", reason)
             raise reader.refuse(key.name, reason, key.fix, report=report)
-        node = _Node(distances=[0] * len(value))
+        node = _Node(len(value))
         for option in item:
             if isinstance(option, str):
                 vcpus += _vnuma_option(reader, key, node, option)

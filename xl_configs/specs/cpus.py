@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from xl_configs.frozen import frozen
 from xl_configs.specs.scan import U32_MAX, U64_MAX, SpecError, as_u64, scan_number, strtok, strtoul
 
 MOST_CPUS = 1 << 14
@@ -14,7 +13,7 @@ MOST_COLORS = 1 << 20
 """Colours in one guest; xl has no bound but its memory."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Host:
     """What a set of CPUs is read against: xl drops the CPUs that the host does not have.
 

@@ -11,9 +11,9 @@ The numbers in a record are what is left of those in the text after libxl's 8 or
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from xl_configs.frozen import field, frozen
 from xl_configs.specs.options import (
     SIGSEGV,
     ignore,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 NIL_UUID = "00000000-0000-0000-0000-000000000000"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class P9:
     """A ``p9`` entry: a file system share.
 
@@ -102,7 +102,7 @@ def parse_p9(text: str, say: Say = ignore) -> P9:
     return P9(**found)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Vtpm:
     """A ``vtpm`` entry. The uuid is in lower case; libxl picks one for the nil uuid."""
 
@@ -135,7 +135,7 @@ def parse_vtpm(text: str, say: Say = ignore) -> Vtpm:
     return Vtpm(backend, uuid=uuid)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Pvcallsif:
     """A ``pvcalls`` entry: a POSIX socket forwarder."""
 
@@ -157,19 +157,19 @@ def parse_pvcalls(text: str, say: Say = ignore) -> Pvcallsif:
     return Pvcallsif(backend)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ChannelPty:
     """A channel that ends in a pseudo terminal; it has no fields."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ChannelSocket:
     """A channel that ends in a listening Unix socket at ``path``."""
 
     path: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Channel:
     """A ``channel`` entry; exactly one of ``pty`` and ``socket`` is there.
 
@@ -210,7 +210,7 @@ def parse_channel(text: str, say: Say = ignore) -> Channel:
     return Channel(*ends, socket=ChannelSocket(found["path"]))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Usbctrl:
     """A ``usbctrl`` entry: a USB controller; ``type`` is auto, pv, devicemodel or qusb."""
 
@@ -239,7 +239,7 @@ def parse_usbctrl(text: str, say: Say = ignore) -> Usbctrl:
     return Usbctrl(**options(text, USBCTRL_TABLE, "Unknown string `{}' in usbctrl spec"))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Hostdev:
     """A USB device of the host."""
 
@@ -247,7 +247,7 @@ class Hostdev:
     hostaddr: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Usbdev:
     """A ``usbdev`` entry; ``hostdev``, in libxl's JSON ``type.hostdev``, only with its type."""
 
@@ -280,7 +280,7 @@ def parse_usbdev(text: str, say: Say = ignore) -> Usbdev:
     return Usbdev(**found, hostdev=Hostdev(**place) if kind else None)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Virtio:
     """A ``virtio`` entry; ``transport`` is ``unknown`` or ``mmio``."""
 

@@ -8,8 +8,8 @@ out the vMasterIDs.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
+from xl_configs.frozen import frozen
 from xl_configs.specs.scan import U32_MAX, U64_MAX, SpecError
 
 _ENTRY = re.compile(
@@ -18,7 +18,7 @@ _ENTRY = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DevidMap:
     """One ``iommu_devid_map`` entry.
 

@@ -9,9 +9,9 @@ along and how a prefix such as ``phy:`` is found before a path. Lengths and plac
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from xl_configs.frozen import frozen
 from xl_configs.specs.options import SIGABRT
 from xl_configs.specs.scan import SpecError, atoi
 
@@ -27,7 +27,7 @@ _EINVAL = 22
 _JAMMED = 2
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Disk:
     """One ``disk`` entry.
 

@@ -6,9 +6,9 @@ Rows of ``key=value`` fields, read as those of ``devices``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from xl_configs.frozen import field, frozen
 from xl_configs.specs.options import (
     SIGABRT,
     SIGSEGV,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from xl_configs.specs.options import Say, Table
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Connector:
     """An output of a virtual display, its size in pixels; all unset after an unreadable one."""
 
@@ -43,7 +43,7 @@ class Connector:
     height: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Vdispl:
     """A ``vdispl`` entry: a virtual display with at least one connector."""
 
@@ -108,7 +108,7 @@ def _resolution(text: str) -> tuple[int, int] | None:
     return as_u64(width[0]) & U32_MAX, as_u64(height[0]) & U32_MAX
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Vnc:
     """The VNC server of a frame buffer."""
 
@@ -119,7 +119,7 @@ class Vnc:
     findunused: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sdl:
     """The SDL window of a frame buffer."""
 
@@ -129,7 +129,7 @@ class Sdl:
     xauthority: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Vfb:
     """A ``vfb`` entry: a virtual frame buffer. xl adds a keyboard with each (see ``Vkb``)."""
 
@@ -173,7 +173,7 @@ def parse_vfb(text: str, say: Say = ignore) -> Vfb:
     return Vfb(vnc=Vnc(**vnc), sdl=Sdl(**sdl), keymap=keymap)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Vkb:
     """A ``vkb`` entry: a virtual keyboard and pointer, sizes in pixels.
 

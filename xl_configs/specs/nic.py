@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from xl_configs.frozen import frozen
 from xl_configs.specs.record import as_json
 from xl_configs.specs.scan import U32_MAX, U64_MAX, SpecError, strtoul
 
@@ -19,7 +19,7 @@ _DEFAULT_INTERVAL = 50_000
 _NO_MAC = "00:00:00:00:00:00"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Rate:
     """A bandwidth limit.
 
@@ -32,7 +32,7 @@ class Rate:
     rate_interval_usecs: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Nic:
     """One ``vif`` entry.
 
@@ -151,15 +151,15 @@ COLO_KEYS = frozenset(
 )
 
 
-@dataclass(slots=True)
 class _Reader:
     """An entry as far as it is read."""
 
-    text: str
-    say: Callable[[str], None]
-    source: str
-    held: dict[str, Any] = field(default_factory=dict)
-    colo: dict[str, str] = field(default_factory=dict)
+    def __init__(self, text: str, say: Callable[[str], None], source: str) -> None:
+        self.text = text
+        self.say = say
+        self.source = source
+        self.held: dict[str, Any] = {}
+        self.colo: dict[str, str] = {}
 
     def take(self, token: str, at: int) -> None:
         """Reads a field that stands at an index of the entry."""

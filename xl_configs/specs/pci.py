@@ -4,16 +4,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from xl_configs.frozen import frozen, replace
 from xl_configs.specs.scan import U32_MAX, SpecError, as_u64, ascii_lower, scan_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PciSpec:
     """One ``pci`` entry.
 

@@ -9,15 +9,16 @@ name than the field's, as for the arms of a union, it is in the field's metadata
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
+
+from xl_configs.frozen import MISSING, fields, is_record
 
 
 def as_json(value: Any) -> Any:
     """A record, or a tuple of them, as libxl writes it."""
     if isinstance(value, tuple):
         return [as_json(item) for item in value]
-    if not is_dataclass(value):
+    if not is_record(value):
         return value
     shown: dict[str, Any] = {}
     for field in fields(value):

@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from xl_configs.frozen import frozen
 from xl_configs.specs.scan import U32_MAX, SpecError, as_u64, scan_number, strtoul
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Iomem:
     """One ``iomem`` entry, in 4 KiB frames.
 
@@ -69,7 +69,7 @@ def parse_irq(text: str) -> int:
     return value
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Ioports:
     """One ``ioports`` entry: the first port, and how many there are."""
 

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from xl_configs.frozen import field, frozen
 from xl_configs.specs.options import SIGSEGV, one_of
 from xl_configs.specs.scan import SpecError, as_u32, ascii_lower, comma_fields, strtok
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from xl_configs.specs.options import Table
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class VsndParams:
     """What a card, a PCM device or a stream can play.
 
@@ -32,7 +32,7 @@ class VsndParams:
     buffer_size: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class VsndStream:
     """A stream; ``type`` is ``p`` for playback, ``c`` for capture, None where it is not said."""
 
@@ -41,7 +41,7 @@ class VsndStream:
     params: VsndParams = field(default_factory=VsndParams)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class VsndPcm:
     """A PCM device."""
 
@@ -50,7 +50,7 @@ class VsndPcm:
     streams: tuple[VsndStream, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Vsnd:
     """A virtual sound card."""
 
@@ -62,13 +62,13 @@ class Vsnd:
     pcms: tuple[VsndPcm, ...] = ()
 
 
-@dataclass(slots=True)
 class _Part:
     """A card, PCM device or stream while its items are read."""
 
-    own: dict[str, Any] = field(default_factory=dict)
-    params: dict[str, Any] = field(default_factory=dict)
-    parts: list[_Part] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.own: dict[str, Any] = {}
+        self.params: dict[str, Any] = {}
+        self.parts: list[_Part] = []
 
     def built(self) -> dict[str, Any]:
         """The fields of its record but the parts."""
