@@ -277,6 +277,10 @@ def _distinct(platform: Platform, devices: Sequence[str]) -> list[str]:
     paths: dict[str, Node] = {}
     for name in devices:
         node = platform.resolve(name)
+        if node.path != name:
+            shown = ascii(name)[1:-1][:200]
+            reason = f"dtdev has {shown}, which is not its full path as Xen compares it"
+            raise Refusal("DT102", node.path, reason, f"write {node.path}")
         if node.path in paths:
             raise Refusal("DT108", node.path, "listed twice in dtdev", "list each device once")
         paths[node.path] = node

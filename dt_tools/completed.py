@@ -18,7 +18,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from dt_tools.binding import MappedReg
+from dt_tools.binding import MappedReg, allocate
 from dt_tools.errors import Refusal, UserError
 from dt_tools.extended import MAX_WINDOWS, PAGE
 from dt_tools.guest import GuestTree, Options, build_guest
@@ -26,6 +26,7 @@ from dt_tools.merge import merge_partial
 from dt_tools.profiles import DEFAULT, Profile
 from dt_tools.tree import Node, Tree
 from xl_configs.frozen import frozen, replace
+from xl_configs.specs.devid_map import DevidMap
 from xl_configs.specs.resources import Iomem
 
 if TYPE_CHECKING:
@@ -92,7 +93,11 @@ def complete(
     built = build_guest(alone, profile, platform, address_bits=address_bits, options=options)
     partial = _partial(built, platform)
     full = replace(
-        config, irqs=built.irqs, iomem=_iomem(config.iomem, built.iomem), device_tree=device_tree
+        config,
+        irqs=built.irqs,
+        iomem=_iomem(config.iomem, built.iomem),
+        device_tree=device_tree,
+        iommu_devid_map=_devid_map(config, platform, built),
     )
     _check(full, profile, platform, partial, built)
     return Completed(partial, full, built)
@@ -123,6 +128,18 @@ def _set_iommus(node: Node, pairs: dict[tuple[int | None, int], None]) -> None:
         assert phandle is not None, "iommus found the SMMU by it"
         cells += (phandle, stream_id)
     node.set_cells("iommus", *cells)
+
+
+def _devid_map(config: GuestConfig, platform: Platform, built: GuestTree) -> tuple[DevidMap, ...]:
+    """`iommu_devid_map`: as it is, or what it takes to give the ids of an earlier map again."""
+    given = tuple(config.iommu_devid_map)
+    if built.bindings.viommu is None:
+        return given
+    ids = {(e.smmu, e.pmaster_id): e for e in built.bindings.entries}
+    alone = allocate(platform, config.dtdev, wanted=given, pci=built.pci)
+    if all(ids[e.smmu, e.pmaster_id].vmaster_id == e.vmaster_id for e in alone.entries):
+        return given
+    return tuple(DevidMap(e.pmaster_id, e.vmaster_id, e.smmu_base) for e in ids.values())
 
 
 def _iomem(given: Sequence[Iomem], needed: Sequence[MappedReg]) -> tuple[Iomem, ...]:

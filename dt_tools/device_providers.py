@@ -85,7 +85,8 @@ class DeviceProviders:
                 text = f"{merged(device.stubbed)}: stand-ins, the host has to leave these on"
                 self._notices.note("DT220", device.node, text)
         for stub in unknown:
-            text = f"the rate of {stub.provider.path} is not known: {self._stubs.clock_hz} Hz"
+            whose = f"{stub.name}, for a clock of {stub.provider.path}"
+            text = f"{whose}: its rate is not known, {self._stubs.clock_hz} Hz is written"
             self._notices.append(Notice("DT221", stub.devices[0], text))
 
     def _clocks(self, node: Node) -> list[int] | None:

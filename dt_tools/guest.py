@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from dt_tools.binding import Bindings, DeviceBinding, MappedReg, Notice, Viommu, allocate
 from dt_tools.errors import Refusal, UserError
 from dt_tools.extended import (
+    BLOCK,
     IOMEM,
     MIB,
     PAGE,
@@ -32,6 +33,7 @@ from dt_tools.guest_limits import (
 )
 from dt_tools.guest_nodes import GuestNodes
 from dt_tools.merge import merge_partial
+from dt_tools.numbering import check_without
 from dt_tools.partial import Partial, Providers, build_partial
 from dt_tools.profiles import DEFAULT, GuestProfile, Profile, Window
 from dt_tools.stubs import DEFAULT_CLOCK_HZ
@@ -256,7 +258,7 @@ class _Guest:
         check_config(config, self.guest, self.platform)
         if self.options.vits and self.gic_version == 2:
             reason = "a virtual ITS is a GICv3's, and the guest has a GICv2"
-            raise Refusal("DT529", "/", reason, "leave the ITS out")
+            raise Refusal("DT529", "/", reason, "leave --vits out")
         if config.iommu_devid_map and not (self.viommu and (config.dtdev or config.pci)):
             text = 'iommu_devid_map has no effect without viommu = "smmuv3" and devices'
             self.notices.append(Notice("DT507", "/", text))
@@ -321,14 +323,20 @@ class _Guest:
                 viommu=self.viommu,
                 domains=self.options.pci_domains,
             )
-        if self.platform is not None and (config.dtdev or self.pci):
+        old = self.options.old
+        if not self.viommu:
+            check_without(old)
+        if self.platform is None and old is not None and (old.entries or old.retired):
+            hint = "give the host's device tree"
+            raise UserError("bindings-in", "/", "there is no host tree to look in", hint)
+        if self.platform is not None and (config.dtdev or self.pci or old is not None):
             bindings = allocate(
                 self.platform,
                 config.dtdev,
                 pci=self.pci,
                 viommu=self.viommu,
                 wanted=config.iommu_devid_map,
-                old=self.options.old,
+                old=old,
                 one_per_smmu=self.options.one_vsmmu_per_psmmu,
             )
         if not self.viommu:
@@ -439,8 +447,10 @@ def initrd_place(bank: Window, size: int, tree_size: int) -> tuple[int, int]:
     """
     length = align_up(size, PAGE)
     both = length + align_up(tree_size, PAGE)
-    if both > bank.size:
-        reason = f"a ramdisk of {size} bytes does not fit {bank.size // MIB} MiB of RAM"
+    # libxc ends the kernel, however small, on a 2 MiB boundary.
+    if both + BLOCK >= bank.size:
+        what = f"a ramdisk of {size} bytes" if size else "a kernel and its device tree"
+        reason = f"{what} does not fit {bank.size // MIB} MiB of RAM"
         raise Refusal("DT603", "/chosen", reason, "raise memory")
     start = bank.end - both
     if bank.size >= _MODULES_OFFSET + both:

@@ -36,7 +36,7 @@ def check_config(config: GuestConfig, guest: GuestProfile, platform: Platform | 
     """What no guest on Arm can have.
 
     Raises:
-        Refusal: DT212, DT601, DT604, DT606, DT607 or DT609.
+        Refusal: DT212, DT601, DT602, DT604, DT606, DT607 or DT609.
     """
     version = gic_version(config, platform)
     if platform is not None:
@@ -45,6 +45,13 @@ def check_config(config: GuestConfig, guest: GuestProfile, platform: Platform | 
     if max(config.vcpus, config.maxvcpus) > most:
         reason = f"{config.maxvcpus} vCPUs, a GICv{version} guest has {most} at most"
         raise Refusal("DT601", "/cpus", reason, "lower vcpus and maxvcpus")
+    if config.maxmem_mib is not None and config.maxmem_mib > config.memory_mib:
+        # libxl fills maxmem and lets the domain have memory: Arm populates all of it at once.
+        reason = (
+            f"maxmem = {config.maxmem_mib} is more than memory = {config.memory_mib}: "
+            "the domain runs out of memory while it is built"
+        )
+        raise Refusal("DT602", "/memory", reason, "leave maxmem out, or lower it")
     if len(config.iomem) > MAX_WINDOWS:
         reason = f"{len(config.iomem)} iomem entries, more than {MAX_WINDOWS}"
         raise Refusal("DT212", "/", reason, "join adjacent ranges")
@@ -52,9 +59,26 @@ def check_config(config: GuestConfig, guest: GuestProfile, platform: Platform | 
     if config.acpi:
         reason = "acpi = 1: libxl's tree for it has /chosen/rng-seed behind a child node"
         raise Refusal("DT606", "/chosen", reason, "leave acpi out; the guest has a device tree")
-    altp2m = dict(config.others).get("altp2m")
-    if altp2m is not None and str(altp2m) not in ("0", "disabled"):
-        raise Refusal("DT609", "/", "altp2m is not for Arm: Xen refuses the domain", "leave it out")
+    _check_not_for_arm(config)
+
+
+def _check_not_for_arm(config: GuestConfig) -> None:
+    """What libxl or Xen's createdomain refuse on Arm whatever the host is."""
+    others = dict(config.others)
+    refused = {
+        'type = "hvm"': config.type == "hvm",
+        "altp2m": str(others.get("altp2m", "0")) not in ("0", "disabled"),
+        "nestedhvm": str(others.get("nestedhvm", "0")) != "0",
+        "hap = 0": config.hap is False,
+        "oos = 0": str(others.get("oos", "1")) == "0",
+        "vmtrace_buf_kb": str(others.get("vmtrace_buf_kb", "0")) != "0",
+        "max_grant_version other than 1": config.max_grant_version not in (None, 1),
+        "max_grant_frames = 0": config.max_grant_frames == 0,
+    }
+    for what, given in refused.items():
+        if given:
+            reason = f"{what} is not for Arm: Xen refuses the domain"
+            raise Refusal("DT609", "/", reason, "leave it out")
 
 
 def _check_passthrough(config: GuestConfig, platform: Platform | None) -> None:

@@ -113,12 +113,14 @@ class GuestNodes:
         _set_reg(node, window)
         node.set_cells("phandle", phandle)
 
-    def timer(self) -> None:
-        """The architected timer."""
+    def timer(self, frequency: int | None = None) -> None:
+        """The architected timer; `frequency` in Hz where the host's node has to say it."""
         node = self.root_node.add("timer")
         node.set_strings("compatible", "arm,armv8-timer")
         ppis = self.guest.timer_ppis
         self._interrupts(node, *((PPI, ppi - 16, LEVEL_LOW) for ppi in ppis))
+        if frequency:
+            node.set_cells("clock-frequency", frequency)
 
     def hypervisor(self, regions: Sequence[Window]) -> None:
         """/hypervisor; `regions` are the extended regions behind the grant table."""

@@ -136,6 +136,17 @@ def _groups(users: Iterable[_Key], old: Bindings | None) -> dict[str, int]:
     return {path: index for index, path in enumerate(paths)}
 
 
+def check_without(old: Bindings | None) -> None:
+    """An earlier map does not go with a guest without a vSMMU, which has no ids.
+
+    Raises:
+        Refusal: DT510.
+    """
+    if old is not None and (old.viommu is not None or old.viommus):
+        fix = 'set viommu = "smmuv3", or leave the map out'
+        raise Refusal("DT510", "/", "the earlier map is of a guest with a vSMMU", fix)
+
+
 def _check_old(platform: Platform, old: Bindings | None, one_per_smmu: bool) -> None:
     """Whether the earlier map is one of this host, and of the same kind of guest."""
     if old is None:

@@ -21,20 +21,25 @@ def place_registers(
 ) -> tuple[list[MappedReg], list[Notice]]:
     """Give every page of `registers` a guest address; whole runs of pages stay together.
 
-    `registers` are host windows, each with the path of its device. Returns whole pages in the
-    order of host addresses, and a DT207 for each run that is neither pinned nor 1:1.
+    `registers` are host windows, each with the path of its device. Where iomem names registers it
+    has each place, whatever lies beside them. Returns whole pages in the order of host addresses,
+    and a DT207 for each run that is neither pinned nor 1:1.
 
     Raises:
         Refusal: DT207, a run has no place or not the one that iomem gives; DT212.
     """
     placed: list[MappedReg] = []
     homeless: list[tuple[Window, str, str]] = []
-    for window, path in _runs((page_window(reg.base, reg.size), path) for reg, path in registers):
+    free: list[tuple[Window, str]] = []
+    whole = ((page_window(reg.base, reg.size), path) for reg, path in registers)
+    for window, path in _runs(whole, gap=-1):
         pinned = _pinned(window, path, pins)
-        if pinned is not None:
-            _check_pin(space, Window(pinned, window.size), path)
-            placed.append(MappedReg(window.base, pinned, window.size))
+        if pinned is None:
+            free.append((window, path))
             continue
+        _check_pin(space, Window(pinned, window.size), path)
+        placed.append(MappedReg(window.base, pinned, window.size))
+    for window, path in _runs(free):
         clash = space.clash(window)
         if clash is None:
             space.claim_device(window, path)
@@ -81,11 +86,11 @@ def _move(space: AddressMap, window: Window, path: str) -> int:
     return target.base
 
 
-def _runs(windows: Iterable[tuple[Window, str]]) -> list[tuple[Window, str]]:
-    """Overlapping and adjacent windows as one, by address; the path is the first one's."""
+def _runs(windows: Iterable[tuple[Window, str]], gap: int = 0) -> list[tuple[Window, str]]:
+    """Windows that overlap, and with `gap` 0 adjacent ones, as one; the path is the first one's."""
     runs: list[tuple[Window, str]] = []
     for window, path in sorted(windows, key=lambda item: (item[0].base, item[0].end)):
-        if runs and window.base <= runs[-1][0].end:
+        if runs and window.base <= runs[-1][0].end + gap:
             last, owner = runs[-1]
             runs[-1] = (Window(last.base, max(last.end, window.end) - last.base), owner)
         else:

@@ -53,13 +53,13 @@ def virtio_devices(config: GuestConfig, domids: Mapping[str, int] | None = None)
         Refusal: DT304, a type that libxl does not take; DT608, a domain whose id is not known.
     """
     disks, entries = _on_mmio(config)
-    devices = [_virtio("", disk.grant_usage, disk.backend_domname, domids) for disk in disks]
+    devices = [backend("", disk.grant_usage, disk.backend_domname, domids) for disk in disks]
     for entry in entries:
         kind = entry.type or ""
         if not kind.startswith(_TYPE):
             reason = f"Invalid type for virtio device: {kind or 'none is given'}"
             raise Refusal("DT304", "/", reason, 'begin it with "virtio,device"')
-        devices.append(_virtio(kind, entry.grant_usage, entry.backend_domname, domids))
+        devices.append(backend(kind, entry.grant_usage, entry.backend_domname, domids))
     return devices
 
 
@@ -74,15 +74,20 @@ def _on_mmio(config: GuestConfig) -> tuple[list[Disk], list[VirtioEntry]]:
     return disks, [entry for entry in config.virtio if entry.transport == "mmio"]
 
 
-def _virtio(
-    kind: str, grants: bool | None, backend: str | None, domids: Mapping[str, int] | None
+def backend(
+    kind: str, grants: bool | None, name: str | None, domids: Mapping[str, int] | None
 ) -> Virtio:
-    domid = _domid(backend, domids or {})
+    """A device that the domain `name` serves.
+
+    Raises:
+        Refusal: DT608, its id is not known and its grants need it.
+    """
+    domid = _domid(name, domids or {})
     # Unsaid, grants serve a backend outside dom0.
     grants = domid != 0 if grants is None else grants
     if grants and domid is None:
-        reason = f"the id of the domain {backend}, which virtio grants name, is in no tree"
-        raise Refusal("DT608", "/", reason, f"say it: --domid {backend}=ID")
+        reason = f"the id of the domain {name}, which virtio grants name, is in no tree"
+        raise Refusal("DT608", "/", reason, f"say it: --domid {name}=ID")
     return Virtio(kind, grants, domid or 0)
 
 

@@ -106,7 +106,6 @@ _KEYS = {
     "DT606": "acpi",
     "DT607": "gic_version",
     "DT608": "virtio",
-    "DT609": "altp2m",
 }
 # Rules that say of the same node what the builder says under another id, and why.
 _CLOSER = {
@@ -142,7 +141,7 @@ def check(board: Board, given: Given, found: Collection[Diagnosis]) -> Iterator[
         closer = {(rule, error.path) for rule in _CLOSER.get(error.rule, ())}
         if error.rule not in errors and not closer & told:
             fix = error.fix or _FIX + error.rule
-            one, key = declared()[error.rule], _KEYS.get(error.rule, "dtdev")
+            one, key = declared()[error.rule], _key(error.rule, error.reason)
             yield one.at(error.path, error.reason, fix, severity="error", key=key)
     except UserError:
         # A path that the host does not have: DT102 has said so.
@@ -154,3 +153,8 @@ def check(board: Board, given: Given, found: Collection[Diagnosis]) -> Iterator[
                 fix = _FIX + notice.rule
                 one, key = declared()[notice.rule], _KEYS.get(notice.rule, "dtdev")
                 yield one.at(notice.path, notice.message, fix, severity="note", key=key)
+
+
+def _key(rule: str, reason: str) -> str:
+    """The key of the configuration that a refusal of the builder is about."""
+    return reason.split(maxsplit=1)[0] if rule == "DT609" else _KEYS.get(rule, "dtdev")

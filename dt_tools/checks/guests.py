@@ -141,12 +141,6 @@ def _memory(given: Given) -> Iterator[Diagnosis]:
         yield DT602.at(
             "/memory", fact, "raise maxmem or leave it out", severity="warning", key="maxmem"
         )
-    elif config.maxmem_mib is not None and config.maxmem_mib > config.memory_mib and config.dtdev:
-        fact = (
-            f"maxmem = {config.maxmem_mib} has no effect: the tree of a guest with "
-            f"memory = {config.memory_mib} has that much"
-        )
-        yield DT602.at("/memory", fact, "leave maxmem out", severity="note", key="maxmem")
     try:
         _banks(given)
     except Refusal as error:

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dt_tools.binding import Notice
+from dt_tools.dom0.versions import TIMERS, is_one
 from dt_tools.errors import Refusal
 from dt_tools.masters import is_master
 from dt_tools.tree import Tree
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from dt_tools.platform import Master, Platform
     from dt_tools.tree import Node
@@ -28,8 +29,11 @@ _PCI = ("pci", "pciex")
 # Nodes at the root that describe no device; what is below them is none either.
 _NO_DEVICES = ("chosen", "cpus", "aliases", "memory", "reserved-memory", "psci", "hypervisor",
                "__symbols__", "passthrough")  # fmt: skip
+# Firmware and timers that Xen itself needs or stands for, wherever the tree has them.
+_XENS_OWN = ("arm,psci", "arm,psci-0.2", "arm,psci-1.0", *TIMERS)
 # Nodes that are named for one given device before the rest is counted.
 _MAX_USERS = 4
+_CONTROLLER, _NAME_ONE = "the interrupt controller of all domains", "name a device's node"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +57,15 @@ def take(platform: Platform, owners: Sequence[tuple[str, Sequence[str]]]) -> Giv
     Raises:
         UserError: a path is not in the host's tree.
         Refusal: DT103 two owners, DT106 an SMMU, DT107 a host bridge, DT205 a page of registers
-            shared with a device that stays, DT503 a stream shared with one, DT610 no device.
+            shared with a device that stays, DT503 a stream shared with one, DT610 no device. What
+            is below a device goes with it, and is refused by the same rules.
     """
     users: dict[str, str] = {}
+    smmus = {id(smmu.node) for smmu in platform.smmus}
     for owner, paths in owners:
         for name in paths:
             node = platform.resolve(name)
-            _check_device(platform, node)
+            _check_device(platform, node, smmus)
             if users.setdefault(node.path, owner) != owner:
                 reason = f"is given to {users[node.path]} and to {owner}"
                 raise Refusal("DT103", node.path, reason, "give it to one of them")
@@ -70,20 +76,35 @@ def take(platform: Platform, owners: Sequence[tuple[str, Sequence[str]]]) -> Giv
     return Given(tuple(users), tuple(notices))
 
 
-def _check_device(platform: Platform, node: Node) -> None:
+def _check_device(platform: Platform, node: Node, smmus: Collection[int]) -> None:
+    """The node is a guest's to have, and so is all that goes along with it."""
     path = node.path
-    if any(smmu.path == path for smmu in platform.smmus):
-        reason = "is an SMMU, which contains guests and cannot be one's"
-        raise Refusal("DT106", path, reason, "give away the devices behind it")
-    if "iommu-map" in node.props or node.string("device_type") in _PCI:
-        reason = "is a bus with an iommu-map or a PCI host bridge, whose functions are the masters"
-        raise Refusal("DT107", path, reason, "assign its functions with pci; the bridge stays")
     top = path.split("/")[1].partition("@")[0]
     gic = None if platform.gic is None else platform.gic.node
-    is_controller = gic is not None and (gic is node or gic in node.ancestors())
-    if top in _NO_DEVICES or not top or is_controller or "compatible" not in node.props:
-        what = "the interrupt controller of all domains" if is_controller else "no device"
-        raise Refusal("DT610", path, f"is {what}", "name a device's node")
+    if gic is not None and gic in node.ancestors():
+        raise Refusal("DT610", path, f"is {_CONTROLLER}", _NAME_ONE)
+    if not top:
+        raise Refusal("DT610", path, "is no device", _NAME_ONE)
+    for inner in node.walk():
+        along = "" if inner is node else f", and goes along with {path}"
+        _check_node(inner, along, gic, smmus)
+    if top in _NO_DEVICES or "compatible" not in node.props:
+        raise Refusal("DT610", path, "is no device", _NAME_ONE)
+
+
+def _check_node(node: Node, along: str, gic: Node | None, smmus: Collection[int]) -> None:
+    if id(node) in smmus:
+        reason = f"is an SMMU, which contains guests and cannot be one's{along}"
+        raise Refusal("DT106", node.path, reason, "give away the devices behind it")
+    kind = node.string("device_type")
+    if "iommu-map" in node.props or kind in _PCI:
+        reason = "is a bus with an iommu-map or a PCI host bridge, whose functions are the masters"
+        fix = "assign its functions with pci; the bridge stays"
+        raise Refusal("DT107", node.path, f"{reason}{along}", fix)
+    if node is gic:
+        raise Refusal("DT610", node.path, f"is {_CONTROLLER}{along}", _NAME_ONE)
+    if kind in ("cpu", "memory") or is_one(node, _XENS_OWN):
+        raise Refusal("DT610", node.path, f"is no device{along}", _NAME_ONE)
 
 
 def _loose(
@@ -100,12 +121,17 @@ def _loose(
     if "reg" in node.props and platform.reg_of(node) is None:
         yield Notice("DT202", path, "its reg does not translate to CPU addresses; the pages it "
                      "shares with others are not known")  # fmt: skip
-        return
+    for inner in node.walk():
+        _check_pages(platform, inner, gone)
+
+
+def _check_pages(platform: Platform, node: Node, gone: Collection[str]) -> None:
+    """DT205: a device that stays has no register in the node's pages."""
     # A limit above all that is given away, so that one that stays cannot hide behind it.
     for other in platform.page_neighbours(node, len(gone) + 1):
         if other not in gone:
             reason = f"shares a 4 KiB page of registers with {other}, which stays with dom0"
-            raise Refusal("DT205", path, reason, f"give away {other} too, or neither")
+            raise Refusal("DT205", node.path, reason, f"give away {other} too, or neither")
 
 
 def _whole(platform: Platform, given: Iterable[str]) -> set[str]:

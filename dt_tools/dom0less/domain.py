@@ -10,6 +10,7 @@ from dt_tools.dom0less.fragment import c_string
 from dt_tools.dom0less.space import gic_version
 from dt_tools.errors import Refusal
 from dt_tools.extended import MIB, align_up, ram_banks
+from dt_tools.guest_limits import MAX_SPIS
 from dt_tools.profiles import GuestProfile, Window
 from dt_tools.tree import Node, bus_cells, join_cells
 
@@ -195,6 +196,9 @@ class _Reader:
         if given < needed:
             reason = f"nr_spis {given}, Xen's own devices need {needed}"
             raise self._refuse("DT305", reason, "raise it, or leave it out")
+        if given > MAX_SPIS:
+            reason = f"nr_spis {given}, a guest has {MAX_SPIS} SPIs at most"
+            raise self._refuse("DT305", reason, "lower it, or leave it out")
         return given
 
     def _bootargs(self) -> bytes:

@@ -27,7 +27,7 @@ from dt_tools.libxl.partial import read_partial
 from dt_tools.libxl.rewrite import check_phandles, rewrite
 from dt_tools.profiles import Window
 from dt_tools.tree import Node, Tree, split_cells
-from dt_tools.virtio import Virtio, virtio_devices
+from dt_tools.virtio import Virtio, backend, virtio_devices
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -104,11 +104,14 @@ class _Libxl:
         self.bits = bits
         self.gic_version = gic_version(config, platform)
         self.viommu = config.viommu == "smmuv3" and version.viommu != "unknown"
-        self.virtio = _vendor_virtio(config) if version.vendor else virtio_devices(config, domids)
+        devices = _vendor_virtio if version.vendor else virtio_devices
+        self.virtio = devices(config, domids)
         memory = config.memory_mib
         memory = memory if config.maxmem_mib is None else min(memory, config.maxmem_mib)
         self.banks = ram_banks(memory, self.guest, bits)
         check_config(config, self.guest, platform)
+        if version.vendor:
+            _check_vendor(config)
 
     def build(
         self, partial: bytes | None, ramdisk_size: int | None, rng_seed: bytes | None
@@ -128,11 +131,12 @@ class _Libxl:
         chosen = self._nodes(tree, initrd, rng_seed, iomem)
         notices: tuple[Notice, ...] = ()
         if partial is not None:
-            notices = self._copy(tree, read_partial(partial))
+            notices = self._copy(tree, read_partial(partial, changed=self.viommu))
         check_phandles(tree)
         blob = self._lay_out(tree)
+        # Without a ramdisk the tree alone has to find its place.
+        start, end = initrd_place(self.banks[0], ramdisk_size or 0, blob.size)
         if ramdisk_size is not None:
-            start, end = initrd_place(self.banks[0], ramdisk_size, blob.size)
             chosen.set_cells("linux,initrd-start", *split_cells(start, 2))
             chosen.set_cells("linux,initrd-end", *split_cells(end, 2))
             blob = self._lay_out(tree)
@@ -158,7 +162,7 @@ class _Libxl:
         gic = nodes.gic(self.gic_version, is_bus=self.version.vendor)
         if self.version.vendor and config.pci and self.gic_version == 3:
             nodes.its(gic, self.guest.its, _VENDOR_ITS_PHANDLE)
-        nodes.timer()
+        nodes.timer(self._clock_frequency())
         nodes.hypervisor(self._regions(iomem))
         if config.vuart == "sbsa_uart":
             nodes.vuart()
@@ -224,6 +228,15 @@ class _Libxl:
                 found.append(Window(start, end - start))
         # /hypervisor has room for so many.
         return found[: self.version.hypervisor_regs - 1]
+
+    def _clock_frequency(self) -> int | None:
+        """The timer's, where the host's device tree says it; 0 is as if it did not."""
+        if self.platform is None:
+            return None
+        for node in self.platform.tree.walk():
+            if set(node.strings("compatible") or ()) & {"arm,armv8-timer", "arm,armv7-timer"}:
+                return node.u32("clock-frequency")
+        return None
 
     def _keeps_clear(self) -> bool:
         return self.version.keeps_iomem_clear
@@ -320,8 +333,18 @@ class _Libxl:
         return max(count, given or 0)
 
 
-def _vendor_virtio(config: GuestConfig) -> list[Virtio]:
+def _check_vendor(config: GuestConfig) -> None:
+    """What AMD's libxl makes nodes of and this does not."""
+    others = dict(config.others)
+    for key in ("tpm", "static_shm"):
+        if str(others.get(key, "0")) not in ("0", "()"):
+            reason = f"{key}: the node that AMD's libxl makes of it is not built here"
+            raise Refusal("DT609", "/", reason, "leave it out")
+
+
+def _vendor_virtio(config: GuestConfig, domids: Mapping[str, int]) -> list[Virtio]:
     """AMD's: virtio disks, then virtio network cards; it does not know the virtio key."""
     disks = [disk for disk in config.disk if disk.specification == "virtio"]
     cards = [nic for nic in config.vif if nic.model == "virtio-net"]
-    return [Virtio("", grants=True) for _ in (*disks, *cards)]
+    names = [disk.backend_domname for disk in disks] + [nic.backend_domname for nic in cards]
+    return [backend("", grants=True, name=name, domids=domids) for name in names]

@@ -90,7 +90,9 @@ def test_what_libxl_does_not_have_does_not_go_with_a_profile(place, capsys, opti
         capsys, "guest-dtb", "plain.cfg", "--profile", "xen-v3", "-o", "g.dtb", *option
     )
     assert code == 1
-    assert err == (f"vsmmu: {option[0]}: libxl has no such thing; it does not go with --profile\n")
+    assert err == (
+        f"vsmmu: {option[0]} does not go with --profile, which builds what libxl builds\n"
+    )
     assert not Path("g.dtb").exists()
 
 
@@ -133,6 +135,80 @@ def test_a_map_goes_on_in_one_file(place, capsys):
     assert again == before
 
 
+def test_a_map_outlives_a_build_without_devices(place, capsys):
+    vsmmu(capsys, *GUEST, "--bindings", "b.json")
+    again = (*GUEST, "--bindings-in", "b.json", "--bindings", "b.json")
+    before = {(b["smmu"], b["pmaster_id"]): b["vmaster_id"] for b in read("b.json")["bindings"]}
+    assert vsmmu(capsys, *again, "dtdev=[]")[0] == 0
+    assert read("b.json")["bindings"] == []
+    assert len(read("b.json")["retired"]) == len(before)
+    assert vsmmu(capsys, *again, 'dtdev=["/soc/ethernet@60010000"]')[0] == 0
+    assert [b["vmaster_id"] for b in read("b.json")["bindings"]] == [2, 3]
+    code, _, err = vsmmu(capsys, *again, "viommu='none'")
+    assert code == 4
+    assert err.startswith("vsmmu: DT510: /: the earlier map is of a guest with a vSMMU")
+    code, _, err = vsmmu(capsys, *again, "--one-vsmmu-per-psmmu")
+    assert code == 4
+    assert err.startswith("vsmmu: DT510: /: the earlier map is of a guest with one vSMMU")
+
+
+def test_a_completed_configuration_keeps_the_ids_of_an_earlier_map(place, capsys):
+    vsmmu(capsys, *GUEST, "--bindings", "b.json")
+    partial = ("partial-dtb", "--host", "board.dtb", "crypto.cfg", "-q", "-o", "part.dtb")
+    one = 'dtdev=["/soc/ethernet@60010000"]'
+    code, _, err = vsmmu(
+        capsys, *partial, one, "--bindings-in", "b.json", "--bindings", "p.json",
+        "--config-out", "full.cfg",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    assert 'iommu_devid_map = ["0x10@0x2,0x50000000", "0x11@0x3,0x50000000"]' in (
+        Path("full.cfg").read_text()
+    )
+    vsmmu(
+        capsys, "guest-dtb", "--host", "board.dtb", "full.cfg", "-q", "-o", "h.dtb",
+        "--bindings", "c.json",
+    )  # fmt: skip
+    assert read("c.json")["bindings"] == read("p.json")["bindings"]
+
+
+def test_iomem_of_each_of_two_neighbours(place, capsys):
+    plain = vsmmu(capsys, *GUEST)
+    whole = Path("g.dtb").read_bytes()
+    assert vsmmu(capsys, *GUEST, 'iomem=["0x60000,0x10","0x60010,0x4"]') == plain
+    assert Path("g.dtb").read_bytes() == whole
+    code, _, _ = vsmmu(capsys, *GUEST, 'iomem=["0x60000,0x10@0x30000"]')
+    assert code == 0
+    bus = tree().node("/passthrough")
+    assert bus.children["crypto@30000000"].cells("reg") == (0, 0x30000000, 0, 0x10000)
+    assert bus.children["ethernet@60010000"].cells("reg")[1] == 0x60010000
+
+
+@pytest.mark.parametrize("path", ["/soc/crypto@60000000/", "//soc//crypto@60000000"])
+def test_a_path_that_xen_would_not_find(place, capsys, path):
+    code, _, err = vsmmu(capsys, *GUEST, f'dtdev=["{path}"]')
+    assert (code, err) == (
+        4,
+        f"vsmmu: DT102: /soc/crypto@60000000: dtdev has {path}, which is not its full path as Xen "
+        "compares it; write /soc/crypto@60000000\n",
+    )
+
+
+def test_options_for_nobody(place, capsys):
+    code, _, err = vsmmu(
+        capsys, "guest-dtb", "plain.cfg", "-o", "g.dtb", "--ramdisk-size", "0x1000",
+        "--domid", "nobody=3",
+    )  # fmt: skip
+    assert code == 0
+    assert err == (
+        "vsmmu: notice: --ramdisk-size has no effect: the guest has no ramdisk\n"
+        "vsmmu: notice: --domid nobody: no virtio device is served by it\n"
+    )
+    code, _, err = vsmmu(
+        capsys, "guest-dtb", "plain.cfg", "-o", "g.dtb", "--domid", "a=3", "--domid", "a=4"
+    )
+    assert (code, err) == (1, "vsmmu: --domid: one domain is given two ids\n")
+
+
 def read(name: str) -> dict:
     return json.loads(Path(name).read_text())
 
@@ -141,7 +217,12 @@ def read(name: str) -> dict:
     ("data", "code", "text"),
     [
         (b"", 2, "vsmmu: b.json: is no JSON: Expecting value: line 1 column 1 (char 0)\n"),
-        (b"[" * 100_000, 2, "vsmmu: b.json: is no JSON: nested too deeply\n"),
+        (
+            b"[" * 100_000,
+            2,
+            "vsmmu: b.json: is no JSON: nested too deeply, or a number of too",
+        ),
+        (b"[" + b"1" * 5000 + b"]", 2, "vsmmu: b.json: is no JSON: nested too deeply, or a number"),
         (b"\xff", 2, "vsmmu: b.json: is no JSON: 'utf-8' codec can't decode"),
         (b"{}", 2, 'vsmmu: b.json: schema: expected "vsmmu.bindings/1"'),
     ],

@@ -499,10 +499,10 @@ CASES = [
         "DT602",
         {"cfg": {"memory": 128, "maxmem": 256}},
         [
-            "a.cfg:6 note DT602 /memory: maxmem = 256 has no effect: the tree of a guest with "
-            "memory = 128 has that much; leave maxmem out",
+            "a.cfg:3 error DT602 /memory: maxmem = 256 is more than memory = 128: the domain runs "
+            "out of memory while it is built; leave maxmem out, or lower it",
         ],
-        {"cfg": {"memory": 128, "maxmem": 256, "dtdev": None}},
+        {"cfg": {"memory": 256, "maxmem": 256}},
     ),
     (
         "DT604",

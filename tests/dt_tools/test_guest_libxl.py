@@ -45,7 +45,6 @@ REFUSED = {
 }
 # Built here, and by libxl, but refused or given up by the machine of the recording.
 STATE = {
-    "a04-mem1": "Xen needs more memory than 1 MiB for a domain's own tables",
     "a07-ramdisk-missing": "the ramdisk's file is missing; --ramdisk-size or a notice here",
     "a11-tee-ffa": "the board has no FF-A",
     "a11-tee-optee": "the board has no OP-TEE",

@@ -160,7 +160,7 @@ ROOT, PASS = node(b""), node(b"passthrough")
 
 def test_nops_and_a_missing_end_are_nothing() -> None:
     whole = structure(ROOT, NOP, PASS, NOP, prop(0, b"1234"), NOP, CLOSE, CLOSE, END)
-    cut = structure(ROOT, PASS, prop(0, b"1234"), END)
+    cut = structure(ROOT, PASS, prop(0, b"1234"), node(b"x"), CLOSE, END)
     for one in (whole, cut):
         assert read_partial(one).node("/passthrough").props == {"a": b"1234"}
 
@@ -201,6 +201,46 @@ def test_structures_that_libxl_fails_on(tags: tuple[bytes, ...], text: str) -> N
     with pytest.raises(Refusal) as error:
         read_partial(structure(*tags))
     assert str(error.value).startswith(text)
+
+
+def test_what_is_not_copied_may_be_odd() -> None:
+    """libxl does not look at names and order outside of what it copies."""
+    odd = structure(
+        ROOT, node(b"a b"), node(b"x"), CLOSE, prop(0), prop(0), CLOSE, prop(99),
+        PASS, prop(2, b"1234"), CLOSE, CLOSE, END,
+    )  # fmt: skip
+    assert read_partial(odd).node("/passthrough").props == {"b": b"1234"}
+    deep = structure(ROOT, *[node(b"d")] * 2000, *[CLOSE] * 2000, PASS, CLOSE, CLOSE, END)
+    assert read_partial(deep).node("/passthrough").props == {}
+    inside = structure(ROOT, PASS, *[node(b"d")] * 2000, *[CLOSE] * 2001, CLOSE, END)
+    with pytest.raises(Refusal) as error:
+        read_partial(inside)
+    assert "nested deeper than 1024" in str(error.value)
+
+
+def test_a_property_name_on_which_xl_crashes() -> None:
+    tree = passthrough()
+    raw_ = bytearray(data(tree))
+    assert read_partial(bytes(raw_))
+    block = b"".join((ROOT, PASS, prop(0), CLOSE, CLOSE, END))
+    name = b"n" * 3001 + b"\0"
+    header = (
+        0xD00DFEED, 56 + len(block) + len(name), 56, 56 + len(block), 40, 17, 16, 0, len(name),
+        len(block),
+    )  # fmt: skip
+    whole = b"".join(n.to_bytes(4, "big") for n in header) + bytes(16) + block + name
+    with pytest.raises(Refusal) as error:
+        read_partial(whole)
+    assert "a property name of 3001 bytes, on which xl crashes" in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["tpm = 1", 'static_shm = [ "id=x" ]'])
+def test_what_the_vendors_libxl_makes_and_this_does_not(key: str) -> None:
+    name = key.split()[0]
+    assert refusal(key, "xen-xlnx4.17") == (
+        f"DT609: /: {name}: the node that AMD's libxl makes of it is not built here; leave it out"
+    )
+    assert build("tpm = 0", "xen-xlnx4.17")
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)

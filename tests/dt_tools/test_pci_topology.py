@@ -246,8 +246,7 @@ def test_root_ports_of_one_device_without_acs() -> None:
 
 
 NAMES = (
-    "lspci: line 1: not of the form DDDD:BB:DD.F NAME; "
-    "give the output of lspci -Dxxxx, run as root"
+    "lspci: line 1: not of the form DDDD:BB:DD.F NAME; give the output of lspci -Dxxxx, run as root"
 )
 ROW = "00: " + " ".join(["00"] * 16) + "\n"
 

@@ -105,8 +105,10 @@ def test_one_clock_for_each_clock_of_the_host() -> None:
     assert [str(n) for n in made.notices if n.rule in ("DT220", "DT221")] == [
         "DT220 /dma@20000000: clocks: stand-ins, the host has to leave these on",
         "DT220 /dma@20010000: clocks: stand-ins, the host has to leave these on",
-        "DT221 /dma@20000000: the rate of /ccu is not known: 100000000 Hz",
-        "DT221 /dma@20000000: the rate of /ccu is not known: 100000000 Hz",
+        "DT221 /dma@20000000: clock-1, for a clock of /ccu: its rate is not known, "
+        "100000000 Hz is written",
+        "DT221 /dma@20000000: clock-2, for a clock of /ccu: its rate is not known, "
+        "100000000 Hz is written",
     ]
 
 

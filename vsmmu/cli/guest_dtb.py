@@ -148,7 +148,7 @@ def _run_profile(arguments: argparse.Namespace) -> int:
     for option in _NOT_LIBXLS:
         if getattr(arguments, option):
             name = option.replace("_", "-")
-            raise FileError(f"--{name}: libxl has no such thing; it does not go with --profile")
+            raise FileError(f"--{name} does not go with --profile, which builds what libxl builds")
     version = VERSIONS[arguments.profile]
     config = load_config(arguments.config, arguments.overrides, version.dialect)
     partial = None if config.device_tree is None else _partial_bytes(config.device_tree)
@@ -231,6 +231,8 @@ def _json(value: object) -> bytes:
 def _ramdisk_size(arguments: argparse.Namespace, path: str | None) -> int | None:
     """Bytes of the ramdisk; None, with a notice, when it is not on this machine."""
     if path is None:
+        if arguments.ramdisk_size is not None:
+            say("vsmmu: notice: --ramdisk-size has no effect: the guest has no ramdisk")
         return None
     if arguments.ramdisk_size is not None:
         return int(arguments.ramdisk_size)
@@ -257,9 +259,12 @@ def _seed(text: str) -> bytes | None:
 
 
 def _size(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,15}", text) or not int(text):
+    value = 0
+    if re.fullmatch("0x[0-9a-fA-F]{1,12}|[0-9]{1,15}", text):
+        value = int(text, 16 if text.startswith("0x") else 10)
+    if not value:
         raise argparse.ArgumentTypeError(f"{text}: a number of bytes, 1 or more")
-    return int(text)
+    return value
 
 
 def _acpi_path(text: str) -> tuple[str, str]:

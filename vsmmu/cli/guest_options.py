@@ -7,7 +7,7 @@ import argparse
 import re
 from typing import TYPE_CHECKING
 
-from vsmmu.cli.files import read, say
+from vsmmu.cli.files import FileError, read, say
 from vsmmu.cli.inputs import add_gpaddr_argument, load_bindings
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ def guest_options(arguments: argparse.Namespace, config: GuestConfig) -> Options
     if old is not None and old.guest != config.name:
         text = f"DT510 /: {arguments.bindings_in} is of the guest {old.guest!r}"
         say(f"vsmmu: notice: {text}, not of {config.name!r}")
+    _check_domids(arguments.domid, config)
     return Options(
         old=old,
         one_vsmmu_per_psmmu=arguments.one_vsmmu_per_psmmu,
@@ -130,6 +131,17 @@ def guest_options(arguments: argparse.Namespace, config: GuestConfig) -> Options
         providers=arguments.providers,
         stub_clock_hz=arguments.stub_clock_hz,
     )
+
+
+def _check_domids(domids: list[tuple[str, int]], config: GuestConfig) -> None:
+    """Say which of them are for nobody; refuse two ids of one domain."""
+    if len(dict(domids)) < len(set(domids)):
+        raise FileError("--domid: one domain is given two ids")
+    named = {entry.backend_domname for entry in config.virtio}
+    named |= {disk.backend_domname for disk in config.disk}
+    for name, _ in domids:
+        if name not in named:
+            say(f"vsmmu: notice: --domid {name}: no virtio device is served by it")
 
 
 def _domid(text: str) -> tuple[str, int]:

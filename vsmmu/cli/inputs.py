@@ -135,7 +135,8 @@ def load_bindings(name: str) -> Bindings:
     try:
         value = json.loads(read(name))
     except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        known = isinstance(error, json.JSONDecodeError | UnicodeDecodeError)
+        reason = str(error) if known else "nested too deeply, or a number of too many digits"
         raise UserError(name, "", f"is no JSON: {reason}") from None
     return Bindings.from_json(value, name)
 
