@@ -84,6 +84,19 @@ def test_strings_are_shared_by_their_ends() -> None:
     assert b"\0phandle\0" not in strings
 
 
+def test_a_name_is_found_where_libfdt_looks_first() -> None:
+    """From the start of the strings block, where the last new name is: there it ends with reg."""
+    tree = passthrough()
+    bus = tree.root.children["passthrough"]
+    bus.set_empty("my-reg")
+    bus.set_cells("reg", 1)
+    made = build(partial=data(tree)).blob
+    strings = int.from_bytes(made.data[12:16], "big")
+    assert made.data[strings : strings + 7] == b"my-reg\0"
+    # FDT_PROP, four bytes, the name at 3, the value 1.
+    assert made.structure.count(bytes.fromhex("00000003 00000004 00000003 00000001")) == 1
+
+
 def test_a_tree_above_1_mib_is_refused() -> None:
     tree = passthrough(dma=(2, 5))
     tree.root.children["passthrough"].props["big"] = bytes((1 << 20) - 3000)
