@@ -180,6 +180,7 @@ def _check(
         platform=platform,
         devices=full.dtdev,
         bindings=bindings,
+        pins=built.iomem,
     )
     made, wanted = (tree.root.children["passthrough"] for tree in (again.tree, built.tree))
     assert _same(made, wanted), "the partial tree makes another guest"

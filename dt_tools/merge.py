@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dt_tools.binding import Bindings, DeviceBinding, Notice
-from dt_tools.carry import NO_PHANDLES
 from dt_tools.errors import Refusal
 from dt_tools.partial import Partial, reserved_phandles
 
@@ -25,9 +24,6 @@ if TYPE_CHECKING:
     from dt_tools.profiles import GuestProfile
     from dt_tools.tree import Node, Tree
 
-# The toolstack numbers its own nodes from here on.
-_FIRST_RESERVED = 65000
-_PHANDLES = ("phandle", "linux,phandle")
 # Of one list so many are told, of one kind of notice so many given.
 _MAX_NAMED, _MAX_NOTICES = 8, 64
 
@@ -91,58 +87,24 @@ def merge_partial(
 
 
 def _check_phandles(tree: Tree, guest: GuestProfile, more: Sequence[int]) -> list[Notice]:
+    from dt_tools.merge_phandles import faults
+
     reserved = {**dict.fromkeys(more, "a vSMMU"), **reserved_phandles(guest)}
-    seen: dict[int, str] = {}
-    notices = []
     copied = [tree.root.children[n] for n in ("passthrough", "aliases") if n in tree.root.children]
-    for node in (inner for top in copied for inner in top.walk()):
-        path = node.path
-        for phandle in dict.fromkeys(_phandles(node)):
-            if phandle in NO_PHANDLES:
-                raise Refusal(
-                    "DT404", path, f"phandle {phandle:#x} is no phandle", "use 1 to 64999"
-                )
-            if phandle in reserved:
-                reason = f"phandle {phandle} is reserved for {reserved[phandle]}"
-                raise Refusal("DT402", path, reason, "use 1 to 64999")
-            if phandle in seen:
-                reason = f"phandle {phandle:#x} is {seen[phandle]}'s already"
-                raise Refusal("DT403", path, reason, "give each node its own phandle")
-            seen[phandle] = path
-            if phandle >= _FIRST_RESERVED:
-                text = f"phandle {phandle} is the toolstack's to give; use 1 to 64999"
-                notices.append(Notice("DT402", path, text))
+    notices = []
+    for fault in faults((inner for top in copied for inner in top.walk()), reserved):
+        if fault.refused:
+            raise Refusal(fault.rule, fault.path, fault.reason, fault.fix)
+        notices.append(Notice(fault.rule, fault.path, f"{fault.reason}; {fault.fix}"))
     return notices[:_MAX_NOTICES]
-
-
-def _phandles(node: Node) -> list[int]:
-    """The node's phandle, in both spellings where they differ."""
-    found = []
-    for name in _PHANDLES:
-        if name in node.props:
-            value = node.u32(name)
-            if value is None:
-                reason = f"{name} has {len(node.props[name])} bytes, not one cell"
-                raise Refusal("DT404", node.path, reason, "use 1 to 64999")
-            found.append(value)
-    return found
 
 
 def _check_bus(bus: Node) -> list[Notice]:
     """Xen takes any /passthrough; a guest finds no device behind one that is no bus."""
-    wrong = [
-        text
-        for text, right in (
-            ('compatible = "simple-bus"', bus.is_compatible("simple-bus")),
-            ("ranges", "ranges" in bus.props),
-            ("#address-cells", bus.u32("#address-cells") in (1, 2)),
-            ("#size-cells", bus.u32("#size-cells") in (1, 2)),
-        )
-        if not right
-    ]
-    if not wrong:
-        return []
-    return [Notice("DT213", bus.path, f"lacks {', '.join(wrong)}: a guest will not probe it")]
+    from dt_tools.merge_view import not_a_bus
+
+    wrong = not_a_bus(bus)
+    return [Notice("DT213", bus.path, f"{wrong}: a guest will not probe it")] if wrong else []
 
 
 def _without_vsmmu(view: GuestView) -> list[Notice]:
@@ -189,11 +151,12 @@ class _Merger:
         self.bindings = bindings
         self.vsmmu_phandle = guest.vsmmu_phandle
         self.claims = Claims(view, platform, self.hosts, pins)
+        self.claims.check()
         phandles = Phandles(platform, partial, bindings, guest.vsmmu_phandle)
         self.streams = Streams(phandles, self.claims, bindings)
         self.users = {(b.smmu, b.pmaster_id): b.devices for b in bindings.entries}
         self.maps: Maps | None = None
-        self.notices: list[Notice] = []
+        self.notices = self.claims.notices[:_MAX_NOTICES]
         # Node and (SMMU or "", vMasterID) of each device.
         self.found: dict[str, tuple[str, dict[tuple[str, int], None]]] = {}
 

@@ -205,8 +205,12 @@ class Streams:
         """The entries of the node's iommus.
 
         Raises:
-            Refusal: DT405, its cells are not entries; DT540, a stand-in that is none.
+            Refusal: DT405, its cells are not entries; DT540, a stand-in that is none; DT542, the
+                node's name and registers are not one device's.
         """
+        refusal = self.claims.contradiction(node, "iommus")
+        if refusal is not None:
+            raise refusal
         cells = node.cells("iommus")
         default = self._default(node)
         claimed = node in self.claims.of

@@ -7,11 +7,19 @@ are not in the guest, registers and interrupts that do not fit their cells.
 
 from __future__ import annotations
 
+from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from dt_tools.binding import Notice
-from dt_tools.tree import Node, Tree, bus_cells, range_entries, reg_entries
+from dt_tools.tree import (
+    MAX_ADDRESS_CELLS,
+    Node,
+    Tree,
+    bus_cells,
+    range_entries,
+    reg_entries,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Mapping
@@ -25,6 +33,7 @@ if TYPE_CHECKING:
 # Notices of one kind that are listed; the others are counted.
 MAX_NOTICES = 64
 _GIC = "interrupt-controller"
+_COUNTS = ("#address-cells", "#size-cells")
 # Told elsewhere: iommus by its own rules, interrupts by where they lead.
 _ELSEWHERE = ("iommus", "interrupt-parent", "interrupts-extended")
 # What nearly every tree consists of, and holds no phandle beside these.
@@ -60,6 +69,7 @@ class GuestView:
         for viommu in () if bindings is None else bindings.viommus:
             self.phandles[viommu.phandle] = self.phandles[guest.vsmmu_phandle]
         self._platform: Platform | None = None
+        self._host: Platform | None = None
 
     def regs(self, node: Node) -> tuple[Reg, ...]:
         """The node's registers at guest addresses; empty when they have none."""
@@ -90,24 +100,28 @@ class GuestView:
 
     def notices(self, host: Platform | None) -> list[Notice]:
         """What of it a guest's kernel fails over. Raises DtbError."""
+        self._host = host
         found: list[Notice] = []
-        for kind in (self._references(host), self._cells(), self._interrupts()):
+        for kind in (self._references(), self._cells(), self._interrupts()):
             found += islice(kind, MAX_NOTICES)
             more = sum(1 for _ in kind)
             if more:
                 found.append(Notice(found[-1].rule, self.bus.path, f"and {more} more such nodes"))
         return found
 
-    def _references(self, host: Platform | None) -> Iterator[Notice]:
+    @cached_property
+    def _theirs(self) -> dict[int, Node]:
+        """The host's nodes by phandle, when they are asked for."""
+        return {} if self._host is None else self._host.tree.phandles()
+
+    def _references(self) -> Iterator[Notice]:
         if all(_PLAIN.issuperset(node.props) for node in self.nodes):
             return
         known = {**self.defined, **self.phandles}
-        theirs: dict[int, Node] | None = None
         for node in self.nodes:
             for ref, in_guest in dangling(node, self.phandles, known):
-                if theirs is None:
-                    theirs = {} if host is None else host.tree.phandles()
-                text = where(ref, self.phandles if in_guest else self.defined, theirs, in_guest)
+                defined = self.phandles if in_guest else self.defined
+                text = where(ref, defined, self._theirs, in_guest)
                 yield Notice("DT401", node.path, f"{text}: the guest's driver will not find it")
 
     def _cells(self) -> Iterator[Notice]:
@@ -119,16 +133,14 @@ class GuestView:
                     text = f"ranges has {size} bytes, not rows of {own[0]} + 2 + {own[1]} cells"
                     yield Notice("DT206", node.path, text)
                 continue
-            parent = node.parent
-            assert parent is not None, "below the bus"
             if "reg" in node.props and reg_entries(node) is None:
-                size = len(node.props["reg"])
-                at, width = bus_cells(parent) or ("?", "?")
-                text = f"reg has {size} bytes, not entries of {at} + {width} cells"
-                yield Notice("DT206", node.path, text)
+                yield Notice("DT206", node.path, odd_reg(node))
             if node.props.get("ranges") and range_entries(node) is None:
-                size = len(node.props["ranges"])
-                text = f"ranges has {size} bytes, not rows in its cells and those of {parent.path}"
+                assert node.parent is not None, "below the bus"
+                wrong = odd_count(node) or odd_count(node.parent)
+                text = f"not rows in its cells and those of {node.parent.path}"
+                text = text if wrong is None else f"and {wrong}"
+                text = f"ranges has {len(node.props['ranges'])} bytes, {text}"
                 yield Notice("DT206", node.path, text)
 
     def _interrupts(self) -> Iterator[Notice]:
@@ -140,9 +152,72 @@ class GuestView:
                 # Controllers of the partial tree's own take their specifiers as they are.
                 if one.reason and (one.controller_path == f"/{_GIC}" or not one.specifier):
                     where = "" if one.controller_path is None else f" of {one.controller_path}"
-                    text = f"its interrupts{where} cannot be resolved in the guest: {one.reason}"
+                    reason = self._lost_parent(node) if not where else None
+                    reason = reason or one.reason
+                    text = f"its interrupts{where} cannot be resolved in the guest: {reason}"
                     yield Notice("DT302", node.path, text)
                     break
+
+    def _lost_parent(self, node: Node) -> str | None:
+        """The interrupt-parent above a node's `interrupts` that leads out of the guest."""
+        if "interrupts-extended" in node.props:
+            return None
+        # A controller in /passthrough that counts no cells has a parent too.
+        seen: set[Node] = set()
+        at: Node | None = node
+        while at is not None and at.parent is not None and at not in seen:
+            seen.add(at)
+            phandle = at.u32("interrupt-parent")
+            if phandle is None:
+                at = at.parent
+                continue
+            at = self.phandles.get(phandle)
+            if at is None or at not in self._inside:
+                return lost_parent(phandle, self.phandles, self.defined, self._theirs)
+        return None
+
+    @cached_property
+    def _inside(self) -> set[Node]:
+        return set(self.nodes)
+
+
+def not_a_bus(bus: Node) -> str:
+    """What /passthrough has not of a bus that a guest probes; empty when it has all."""
+    lacks = [] if bus.is_compatible("simple-bus") else ['compatible = "simple-bus"']
+    lacks += [name for name in ("ranges", *_COUNTS) if name not in bus.props]
+    said = [f"lacks {', '.join(lacks)}"] if lacks else []
+    odd = [name for name in _COUNTS if name in bus.props and bus.u32(name) not in (1, 2)]
+    said += [f"{name} {_said(bus, name)}, not {_right(bus, name)}" for name in odd]
+    return "; ".join(said)
+
+
+def _said(node: Node, name: str) -> str:
+    value = node.u32(name)
+    if value is None:
+        return f"has {len(node.props[name])} bytes"
+    return f"is {value if value <= MAX_ADDRESS_CELLS else hex(value)}"
+
+
+def _right(node: Node, name: str) -> str:
+    return "one cell" if node.u32(name) is None else "1 or 2"
+
+
+def odd_count(bus: Node) -> str | None:
+    """The cell count of a bus that nothing can be read with; None when both will do."""
+    for name in _COUNTS:
+        value = bus.u32(name)
+        if name in bus.props and (value is None or value > MAX_ADDRESS_CELLS):
+            return f"{name} of {bus.path} {_said(bus, name)}"
+    return None
+
+
+def odd_reg(node: Node) -> str:
+    """Why a node's reg cannot be read."""
+    assert node.parent is not None, "the root has no reg"
+    size, counts = len(node.props["reg"]), bus_cells(node.parent)
+    if counts is None:
+        return f"reg has {size} bytes, and {odd_count(node.parent)}"
+    return f"reg has {size} bytes, not entries of {counts[0]} + {counts[1]} cells"
 
 
 def _has_rows(bus: Node, own: tuple[int, int]) -> bool:
@@ -193,8 +268,32 @@ def where(
     said = f"{ref.name}[{ref.index}]: <{ref.phandle:#x}> is "
     if in_guest:
         return f"{said}{defined[ref.phandle].path}, which has no {ref.lacks}"
-    if ref.phandle in defined:
-        return f"{said}{defined[ref.phandle].path}, which is not copied into the guest"
-    if ref.phandle in host:
-        return f"{said}{host[ref.phandle].path} of the host tree, not in the partial"
-    return f"{said}no node of the partial tree"
+    return f"{said}{_whose(ref.phandle, defined, host)}"
+
+
+def lost_parent(
+    phandle: int,
+    copied: Mapping[int, Node],
+    defined: Mapping[int, Node],
+    host: Mapping[int, Node],
+) -> str:
+    """What an interrupt-parent is that is no controller of the guest.
+
+    Args:
+        phandle: the interrupt-parent.
+        copied: the nodes that the guest has, by phandle.
+        defined: those of the partial tree.
+        host: those of the host.
+    """
+    whose = _whose(phandle, defined, host)
+    if phandle in copied:
+        whose = f"{copied[phandle].path}, which is no interrupt controller"
+    return f"interrupt-parent <{phandle:#x}> is {whose}"
+
+
+def _whose(phandle: int, defined: Mapping[int, Node], host: Mapping[int, Node]) -> str:
+    if phandle in defined:
+        return f"{defined[phandle].path}, which is not copied into the guest"
+    if phandle in host:
+        return f"{host[phandle].path} of the host tree, not in the partial"
+    return "no node of the partial tree"

@@ -11,14 +11,15 @@ from dt_tools.checks.board import DT405, DT505
 from dt_tools.checks.guests import DT201, DT208, VITAL
 from dt_tools.checks.streams import DT508
 from dt_tools.checks.view import named, registers
-from dt_tools.rules import Diagnosis, Severity, rule
+from dt_tools.errors import Refusal
+from dt_tools.rules import Diagnosis, Severity, declared, rule
 from dt_tools.tree import cell_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from dt_tools.checks.pairs import PartialView
-    from dt_tools.platform import Stream
+    from dt_tools.checks.pairs import Entries, PartialView
+    from dt_tools.platform import Master, Stream
     from dt_tools.profiles import Window
     from dt_tools.tree import Cells, Node
 
@@ -50,6 +51,11 @@ DT504 = rule(
 
 def check(view: PartialView) -> Iterator[Diagnosis]:
     """Each node of the partial tree."""
+    if view.entries is not None and view.given is not None and not view.given.iomem:
+        # With iomem every register is compared with the host's by the rules on registers.
+        for notice in view.entries.claims.notices:
+            fix = "give xen,path and registers of one device"
+            yield declared()[notice.rule].at(notice.path, notice.message, fix, severity="warning")
     for node in view.nodes:
         host = view.hosts.get(node)
         yield from placing.check(view, node, host)
@@ -95,14 +101,42 @@ def _iommus(view: PartialView, node: Node, host: Node | None) -> Iterator[Diagno
         yield DT505.at(node.path, fact, "assign devices with iommus")
     if "iommus" not in node.props:
         yield from _streams(view, node, host, ())
+    elif view.given is not None and not view.given.viommu:
+        # They are copied as they stand, and not looked at.
+        if (node.cells("iommus") or (0,))[0] not in view.copied | view.made.keys():
+            fact = 'has iommus, but viommu = "none": the guest has no SMMU for it'
+            yield DT508.at(node.path, fact, 'set viommu = "smmuv3", or drop iommus')
+    elif view.entries is not None:
+        yield from _as_built(view, view.entries, node, host)
+    else:
+        yield from _loose(view, node, host)
+
+
+def _as_built(
+    view: PartialView, entries: Entries, node: Node, host: Node | None
+) -> Iterator[Diagnosis]:
+    """Each entry is what `vsmmu guest-dtb` takes it for, or refused by the rule it refuses by."""
+    keys = entries.of(node)
+    if isinstance(keys, Refusal):
+        fix = keys.fix or "copy the host node's iommus unchanged"
+        yield declared()[keys.rule].at(keys.path, keys.reason, fix, severity="error")
         return
-    if view.given is not None and not view.given.viommu:
-        fact = 'has iommus, but viommu = "none": the guest has no SMMU for it'
-        yield DT508.at(node.path, fact, 'set viommu = "smmuv3", or drop iommus')
+    master = None if host is None else view.board.masters.get(host.path)
+    if master is None or not keys:
+        return
+    places: dict[tuple[str, int], int] = {}
+    for at, stream in enumerate(master.streams):
+        places.setdefault((stream.smmu_path, stream.stream_id), at)
+    if places.keys() >= set(keys):
+        yield from _all_streams(view, node, master, [places[key] for key in keys])
+
+
+def _loose(view: PartialView, node: Node, host: Node | None) -> Iterator[Diagnosis]:
+    """Without a guest that the builder could make."""
     entries = _entries(view, node)
     if entries is None:
         fact = f"iommus has {len(node.props['iommus'])} bytes, not pairs of cells"
-        yield DT405.at(node.path, fact, "write <phandle StreamID> pairs as the host has them")
+        yield DT405.at(node.path, fact, "write <phandle StreamID> pairs")
         return
     pairs = [(phandle, ids[0]) for phandle, ids in entries if ids]
     if len(pairs) < len(entries):
@@ -152,16 +186,25 @@ def _streams(
             yield DT501.at(node.path, fact, "copy the host node's iommus unchanged")
             return
         found.append(at)
-    missing = [s for i, s in enumerate(streams) if i not in set(found)]
-    if missing and (pairs or (view.given is not None and view.given.viommu)):
+    yield from _all_streams(view, node, master, found)
+
+
+def _all_streams(
+    view: PartialView, node: Node, master: Master, found: Sequence[int]
+) -> Iterator[Diagnosis]:
+    """Whether a node has all of its device's streams, in order; `found` are the places of its."""
+    streams = master.streams
+    # A host may list a stream twice.
+    had = {(streams[at].smmu_path, streams[at].stream_id) for at in found}
+    missing = [s for s in streams if (s.smmu_path, s.stream_id) not in had]
+    if missing and (found or (view.given is not None and view.given.viommu)):
         ids = named(f"{s.stream_id:#x}" for s in missing)
-        fact = (
-            f"has {len(set(found))} of the {len(streams)} streams of {master.path}: missing {ids}"
-        )
+        count = f"{len(streams) - len(missing)} of the {len(streams)}"
+        fact = f"has {count} streams of {master.path}: missing {ids}"
         severity: Severity = "error" if found else "warning"
         fix = "copy the host node's iommus unchanged"
         yield DT504.at(node.path, fact, fix, severity=severity)
-    elif found != sorted(found):
+    elif list(found) != sorted(found):
         fact = f"has the streams of {master.path} in another order"
         yield DT504.at(node.path, fact, "keep the host's order", severity="note")
 

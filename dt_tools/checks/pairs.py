@@ -6,13 +6,19 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from dt_tools.binding import Binding, Bindings, MappedReg
 from dt_tools.checks.view import MAX_ITEMS
+from dt_tools.errors import Refusal, UserError
+from dt_tools.merge_claims import Claims
+from dt_tools.merge_streams import Phandles, Streams
+from dt_tools.merge_view import GuestView, toolstack
 from dt_tools.platform import Platform
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dt_tools.checks.view import Board, Given, GuestInput, PartialTree
+    from dt_tools.pci import PciFunction
     from dt_tools.profiles import GuestProfile
     from dt_tools.tree import Node, Tree
 
@@ -48,8 +54,8 @@ class PartialView:
     def hosts(self) -> dict[Node, Node]:
         """The host node of each node that stands for one.
 
-        By xen,path; else, with a guest, by the name of one of its devices, whole or without the
-        unit address, or by its streams, when only one fits.
+        By xen,path; else, with a guest, as the builder takes it, by the name of one of its
+        devices, by its streams, or by a name without the unit address, when only one fits.
         """
         found: dict[Node, Node] = {}
         for node in self.nodes:
@@ -57,31 +63,125 @@ class PartialView:
             host = None if path is None else self.board.tree.node(path)
             if host is not None:
                 found[node] = host
-        if self.given is not None:
-            taken = set(found.values())
-            devices = [d for d in self.given.devices if d not in taken]
-            for bare in (False, True):
-                found.update(_by_name(self.nodes, found, devices, bare=bare))
-                devices = [d for d in devices if d not in set(found.values())]
-            found.update(self._by_stream(found, devices))
+        if self.given is None:
+            return found
+        if self.entries is not None:
+            for node, path in self.entries.claims.of.items():
+                host = self.board.tree.node(path)
+                if host is not None:
+                    found.setdefault(node, host)
+        taken = set(found.values())
+        devices = [d for d in self.given.devices if d not in taken]
+        found.update(_by_name(self.nodes, found, devices, bare=False))
+        devices = [d for d in devices if d not in set(found.values())]
+        if self.entries is not None:
+            found.update(self._by_stream(self.entries, found, devices))
+            devices = [d for d in devices if d not in set(found.values())]
+        found.update(_by_name(self.nodes, found, devices, bare=True))
         return found
 
-    def _by_stream(self, found: dict[Node, Node], devices: Sequence[Node]) -> dict[Node, Node]:
-        """Nodes of another name by their first iommus entry, which names SMMU and StreamID."""
-        there: dict[tuple[str, int], list[Node]] = {}
-        for device in devices:
-            master = self.board.masters.get(device.path)
-            for key in {(s.smmu_path, s.stream_id) for s in master.streams} if master else ():
-                there.setdefault(key, []).append(device)
+    @cached_property
+    def made(self) -> dict[int, Node]:
+        """The nodes that the toolstack numbers itself, by phandle."""
+        viommu = self.given is None or self.given.viommu
+        return toolstack(self.profile, viommu=viommu)
+
+    @cached_property
+    def entries(self) -> Entries | None:
+        """What iommus are for the builder; None where there is no guest with a vSMMU."""
+        given = self.given
+        if given is None or not given.viommu or "passthrough" not in self.tree.root.children:
+            return None
+        return Entries(self, given)
+
+    def _by_stream(
+        self, entries: Entries, found: dict[Node, Node], devices: Sequence[Node]
+    ) -> dict[Node, Node]:
+        """Nodes of another name whose streams are those of one device alone."""
+        wanted = {device.path: device for device in devices}
         here: dict[Node, list[Node]] = {}
         for node in self.nodes:
-            cells = node.cells("iommus") or ()
-            if node in found or len(cells) < 2 or cells[0] in self.copied:
+            if node in found or "iommus" not in node.props:
                 continue
-            hosts = there.get((self.board.smmu_phandles.get(cells[0], ""), cells[1]), [])
-            if len(hosts) == 1:
-                here.setdefault(hosts[0], []).append(node)
+            owners = entries.owners(node)
+            if len(owners) == 1 and owners[0] in wanted:
+                here.setdefault(wanted[owners[0]], []).append(node)
         return {nodes[0]: host for host, nodes in here.items() if len(nodes) == 1}
+
+
+class Entries:
+    """The iommus of a partial tree, read by the code that makes vMasterIDs of them.
+
+    Attributes:
+        claims: which node stands for which device of dtdev.
+    """
+
+    def __init__(self, view: PartialView, given: Given) -> None:
+        board = view.board
+        masters = {n.path: board.masters[n.path] for n in given.nodes if n.path in board.masters}
+        hosts = {path: master for path, master in masters.items() if master.streams}
+        users: dict[tuple[str, int], list[str]] = {}
+        for path, stream in [
+            *((path, s) for path, master in hosts.items() for s in master.streams),
+            *((one.path, s) for one in _functions(view, given) for s in one.streams),
+        ]:
+            owners = users.setdefault((stream.smmu_path, stream.stream_id), [])
+            if path not in owners:
+                owners.append(path)
+        # Which vMasterID a stream has does not matter here.
+        bindings = Bindings(
+            tuple(Binding(at, *key, tuple(who)) for at, (key, who) in enumerate(users.items()))
+        )
+        guest = GuestView(view.tree, view.tree, view.profile, bindings)
+        pins = [MappedReg(h.base, g.base, h.size) for h, g in given.iomem]
+        self.claims = Claims(guest, board.platform, hosts, pins)
+        phandles = Phandles(board.platform, view.tree, bindings, view.profile.vsmmu_phandle)
+        self._streams = Streams(phandles, self.claims, bindings)
+        self._users = users
+        self._inside = set(guest.nodes)
+        self._read: dict[Node, list[tuple[str, int]] | Refusal] = {}
+
+    def of(self, node: Node) -> list[tuple[str, int]] | Refusal:
+        """(SMMU, StreamID) of each entry of the node's iommus; of an IOMMU of its own none.
+
+        Nothing of a node whose xen,path is not in dtdev, and in /aliases.
+        """
+        if node not in self._inside or node in self.claims.strays:
+            return []
+        if node not in self._read:
+            try:
+                entries = self._streams.entries(node)
+                real = [entry for entry in entries if entry.meaning.kind != "own"]
+                self._read[node] = [self._streams.find(node, entry)[:2] for entry in real]
+            except Refusal as refusal:
+                self._read[node] = refusal
+        return self._read[node]
+
+    def owners(self, node: Node) -> list[str]:
+        """The devices that have all of the node's streams."""
+        keys = self.of(node)
+        if isinstance(keys, Refusal) or not keys:
+            return []
+        sets = [set(self._users[key]) for key in keys]
+        return sorted(set.intersection(*sets))
+
+
+def _functions(view: PartialView, given: Given) -> Sequence[PciFunction]:
+    """The guest's PCI functions; what is wrong with them is told elsewhere."""
+    if not given.config.pci:
+        return ()
+    from dt_tools.pci import functions
+
+    try:
+        return functions(
+            given.config.pci,
+            view.board.platform,
+            given.input.topology,
+            viommu=True,
+            domains=given.input.pci_domains,
+        )
+    except (Refusal, UserError):
+        return ()
 
 
 def _by_name(

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dt_tools.carry import NO_PHANDLES
-from dt_tools.checks.board import DT401, DT403
+from dt_tools.checks.board import DT401
 from dt_tools.checks.devices import DT101, DT108
 from dt_tools.checks.view import overlaps, registers
-from dt_tools.merge_view import dangling, toolstack, where
+from dt_tools.merge_phandles import faults
+from dt_tools.merge_view import dangling, not_a_bus, toolstack, where
 from dt_tools.partial import reserved_phandles
-from dt_tools.rules import Diagnosis, rule
+from dt_tools.rules import Diagnosis, Severity, declared, rule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,8 +48,9 @@ DT402 = rule(
     "DT402",
     "error",
     "a phandle that the toolstack uses itself",
-    "libxl numbers its own nodes from 65000 (the GIC; 65001 xen_iommu, 65002 the vSMMU): "
-    "references then find the wrong node, and nobody says so.",
+    "libxl numbers its own nodes from 65000 (the GIC; 65001 xen_iommu, 65002 the vSMMU; here "
+    "65130 is the ITS): references then find the wrong node, and nobody says so. One that no node "
+    "has is a note.",
     "/passthrough/clock: phandle 65002 is reserved for the vSMMU",
 )
 DT404 = rule(
@@ -93,7 +94,8 @@ DT542 = rule(
     "error",
     "an entry of iommus can be several streams",
     "A StreamID means nothing without its SMMU. When neither the node says which device of the "
-    "host it is nor the phandle which SMMU is meant, any choice may be another device's stream.",
+    "host it is nor the phandle which SMMU is meant, or the node's name says another device than "
+    "its registers, any choice may be another device's stream.",
     "/passthrough/dma: iommus <0x7 0x600> says no SMMU of the host, and the node no device; it may"
     " be (/soc/iommu@50000000, 0x600), (/soc/iommu@51000000, 0x600)",
 )
@@ -105,8 +107,6 @@ DT543 = rule(
     "driver maps.",
     "/passthrough/dma: has streams of 2 devices: /soc/dma@60000000, /soc/dma@61000000",
 )
-
-_FIRST_RESERVED = 65000
 
 
 def check(view: PartialView) -> Iterator[Diagnosis]:
@@ -130,19 +130,11 @@ def _top(view: PartialView) -> Iterator[Diagnosis]:
         yield DT211.at("/passthrough", fact, "name the node exactly /passthrough")
         return
     bus = children["passthrough"]
-    wrong = [
-        what
-        for what, right in (
-            ('compatible = "simple-bus"', bus.is_compatible("simple-bus")),
-            ("ranges", "ranges" in bus.props),
-            ("#address-cells of 1 or 2", bus.u32("#address-cells") in (1, 2)),
-            ("#size-cells of 1 or 2", bus.u32("#size-cells") in (1, 2)),
-        )
-        if not right
-    ]
+    wrong = not_a_bus(bus)
     if wrong:
-        fact = f"lacks {', '.join(wrong)}: a guest will not probe what is in it"
-        yield DT213.at(bus.path, fact, "add what is missing")
+        fact = f"{wrong}: a guest will not probe what is in it"
+        fix = "add what is missing" if wrong.startswith("lacks") else "write 1 or 2 there"
+        yield DT213.at(bus.path, fact, fix)
 
 
 def _stand_ins(view: PartialView) -> Iterator[Diagnosis]:
@@ -169,23 +161,11 @@ def _stand_ins(view: PartialView) -> Iterator[Diagnosis]:
 
 
 def _phandles(view: PartialView) -> Iterator[Diagnosis]:
-    reserved = reserved_phandles(view.profile)
-    seen: dict[int, str] = {}
-    for node in view.nodes:
-        phandle, path = node.phandle, node.path
-        if phandle is None:
-            continue
-        if phandle in NO_PHANDLES:
-            yield DT404.at(path, f"phandle {phandle:#x} is no phandle", "use 1 to 64999")
-        elif phandle >= _FIRST_RESERVED:
-            whose = (
-                f"reserved for {reserved[phandle]}" if phandle in reserved else "libxl's to give"
-            )
-            yield DT402.at(path, f"phandle {phandle} is {whose}", "use 1 to 64999")
-        elif phandle in seen:
-            fact = f"phandle {phandle:#x} is {seen[phandle]}'s too"
-            yield DT403.at(path, fact, "give each node a phandle of its own")
-        seen.setdefault(phandle, path)
+    for fault in faults(view.nodes, reserved_phandles(view.profile)):
+        # What libxl copies, Xen's dom0less builder refuses.
+        refused = fault.refused or view.given is None
+        severity: Severity = "error" if refused else "note"
+        yield declared()[fault.rule].at(fault.path, fault.reason, fault.fix, severity=severity)
 
 
 def _references(view: PartialView) -> Iterator[Diagnosis]:

@@ -21,6 +21,7 @@ from dt_tools.checks.view import (
     without,
 )
 from dt_tools.extended import PAGE
+from dt_tools.merge_view import odd_count, odd_reg
 from dt_tools.profiles import Window
 from dt_tools.rules import Diagnosis, Severity, rule
 from dt_tools.tree import bus_cells, join_cells, reg_entries
@@ -85,10 +86,13 @@ def _xen_reg(view: PartialView, node: Node, host: Node | None) -> Iterator[Diagn
     above = "/" if node.parent is None else node.parent.path
     rows = _xen_rows(node, _enclosing(node))
     if rows is None:
-        at, size = _enclosing(node) or (0, 0)
-        cells = f"{at} + {size} cells of {above}"
-        fact = f"xen,reg has {len(node.props['xen,reg'])} bytes, not <host size guest> in the "
-        yield DT206.at(node.path, fact + cells, f"write it in the cells of {above}, 1 or 2 each")
+        fact = f"xen,reg has {len(node.props['xen,reg'])} bytes, "
+        counts = _enclosing(node)
+        if counts is not None:
+            fact += f"not <host size guest> in the {counts[0]} + {counts[1]} cells of {above}"
+        elif node.parent is not None:
+            fact += f"and {odd_count(node.parent)}"
+        yield DT206.at(node.path, fact, f"write it in the cells of {above}, 1 or 2 each")
         return
     regs = [] if host is None else _all_registers(view, host)
     hit = any(physical.overlaps(reg) for physical, _ in rows for reg in regs)
@@ -218,10 +222,9 @@ def _reg(view: PartialView, node: Node, host: Node | None) -> Iterator[Diagnosis
     if "reg" not in node.props or node.parent is None or not _on_a_bus(node):
         return
     if reg_entries(node) is None:
-        counts = bus_cells(node.parent) or (0, 0)
-        size = len(node.props["reg"])
-        fact = f"reg has {size} bytes, not entries of {counts[0]} + {counts[1]} cells"
-        yield DT206.at(node.path, fact, f"write it in the cells of {node.parent.path}")
+        fix = f"write it in the cells of {node.parent.path}"
+        fix = fix if odd_count(node.parent) is None else "write 1 or 2 there"
+        yield DT206.at(node.path, odd_reg(node), fix)
         return
     if host is None:
         return

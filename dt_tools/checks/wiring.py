@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dt_tools.checks.devices import DT302
 from dt_tools.checks.resources import DT301
 from dt_tools.checks.view import listed, named, numbers
+from dt_tools.merge_view import lost_parent
 from dt_tools.rules import Diagnosis, rule
 from dt_tools.tree import cell_count
 
@@ -117,11 +118,9 @@ def _specifiers(view: PartialView, node: Node) -> list[Cells] | str:
     phandle = _parent(node)
     if phandle in view.copied:
         return []
-    if not _is_gic(view, phandle):
-        what = "no node of the partial tree"
-        if phandle in view.board.phandles:
-            what = f"{view.board.phandles[phandle].path} of the host tree"
-        return f"interrupt-parent <{phandle:#x}> is {what}"
+    if phandle is not None and not _is_gic(view, phandle):
+        made = {} if view.given is None else view.made
+        return lost_parent(phandle, made, view.defined, view.board.phandles)
     cells = node.cells("interrupts")
     if cells is None or len(cells) % _GIC_CELLS:
         size = len(node.props["interrupts"])

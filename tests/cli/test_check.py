@@ -74,7 +74,7 @@ def test_a_finding_in_text(place, capsys):
 
 
 def test_notes_alone_leave_with_0(place, capsys):
-    Path("a.cfg").write_bytes(cfg_of({**GUEST, "maxmem": 256}))
+    Path("a.cfg").write_bytes(cfg_of({**GUEST, "nr_spis": 1}))
     assert run("host.dtb", "a.cfg") == 0
     assert capsys.readouterr().out.endswith("host.dtb, a.cfg: 1 note\n")
 
@@ -364,14 +364,14 @@ def _check_result(result: dict, ids: list[str]) -> None:
 
 
 def test_sarif(place, capsys):
-    keys = {**GUEST, "dtdev": ["/soc/uart@70000000"], "maxmem": 256, "vcpis": 1}
+    keys = {**GUEST, "dtdev": ["/soc/uart@70000000"], "nr_spis": 1, "vcpis": 1}
     Path("a b.cfg").write_bytes(cfg_of(keys))
     assert run("host.dtb", "a b.cfg", "--sarif", "out.sarif") == 3
     capsys.readouterr()
     log = json.loads(Path("out.sarif").read_text())
     check_sarif(log)
     results = log["runs"][0]["results"]
-    assert [result["ruleId"] for result in results] == ["DT101", "XL101", "DT602"]
+    assert [result["ruleId"] for result in results] == ["DT101", "XL101", "DT305"]
     assert results[0]["locations"] == [
         {
             "physicalLocation": {

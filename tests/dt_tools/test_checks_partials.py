@@ -5,7 +5,20 @@ from __future__ import annotations
 
 import pytest
 
-from tests.dt_tools.test_checks import diagnoses, said
+from dt_tools.checks import check
+from dt_tools.errors import Refusal
+from dt_tools.guest import build_guest
+from dt_tools.platform import Platform
+from tests.dt_tools.test_checks import (
+    BY_HAND,
+    HOST,
+    PARTIAL,
+    diagnoses,
+    edited,
+    guest_of,
+    said,
+    tree_of,
+)
 
 DMA, DMB = "soc/dma@60000000", "soc/dma@61000000"
 HERE = "passthrough/dma@60000000"
@@ -265,8 +278,8 @@ CASES = [
         {"partial": {f"{HERE}/interrupt-parent": [1]}},
         [
             "p.dtb: error DT302 /passthrough/dma@60000000: interrupt-parent <0x1> is "
-            "/gic@10000000 of the host tree; write <0 SPI flags> under the guest's GIC, phandle "
-            "65000",
+            "/gic@10000000 of the host tree, not in the partial; write <0 SPI flags> under the "
+            "guest's GIC, phandle 65000",
         ],
         {"partial": {f"{HERE}/interrupt-parent": None}},
     ),
@@ -326,8 +339,8 @@ CASES = [
         "DT402",
         {"loose": {f"{HERE}/phandle": [65002], "passthrough/clock": {"phandle": [65010]}}},
         [
-            "q.dtb: error DT402 /passthrough/clock: phandle 65010 is libxl's to give; use 1 to "
-            "64999",
+            "q.dtb: error DT402 /passthrough/clock: phandle 65010 is the toolstack's to give; use 1"
+            " to 64999",
             "q.dtb: error DT402 /passthrough/dma@60000000: phandle 65002 is reserved for the "
             "vSMMU; use 1 to 64999",
         ],
@@ -338,7 +351,7 @@ CASES = [
         {"loose": {f"{HERE}/phandle": [5], "passthrough/clock": {"phandle": [5]}}},
         [
             "q.dtb: error DT403 /passthrough/clock: phandle 0x5 is /passthrough/dma@60000000's "
-            "too; give each node a phandle of its own",
+            "already; give each node its own phandle",
         ],
         {"loose": {f"{HERE}/phandle": [5], "passthrough/clock": {"phandle": [6]}}},
     ),
@@ -356,7 +369,7 @@ CASES = [
         {"partial": {f"{HERE}/iommus": [3, 0x10, 3]}},
         [
             "p.dtb: error DT405 /passthrough/dma@60000000: iommus has 12 bytes, not pairs of "
-            "cells; write <phandle StreamID> pairs as the host has them",
+            "cells; write <phandle StreamID> pairs",
         ],
         {
             "partial": {
@@ -389,8 +402,8 @@ CASES = [
         "DT501",
         {"partial": {"passthrough/other": {"iommus": [4, 0x20]}}},
         [
-            "p.dtb: error DT501 /passthrough/other: iommus <0x4 0x20>: no host device is known "
-            "for it; name the node like its host node, or give xen,path, and list it in dtdev",
+            "p.dtb: error DT501 /passthrough/other: iommus <0x4 0x20> is no stream of a device in "
+            "dtdev; name the node like its host node, or give xen,path, and list it in dtdev",
         ],
         {"partial": {}},
     ),
@@ -791,7 +804,7 @@ CASES = [
             }
         },
         [
-            "a.cfg:5 error DT540 /smmu: stands in for xen,path /soc/smmu@0, which is no SMMU of "
+            "p.dtb: error DT540 /smmu: stands in for xen,path /soc/smmu@0, which is no SMMU of "
             "the host; name one (SMMUs: /soc/iommu@50000000, /soc/iommu@51000000)",
         ],
         {
@@ -826,7 +839,7 @@ CASES = [
             },
         },
         [
-            "a.cfg:5 error DT542 /passthrough/x: iommus <0x7 0x10> says no SMMU of the host, and "
+            "p.dtb: error DT542 /passthrough/x: iommus <0x7 0x10> says no SMMU of the host, and "
             "the node no device; it may be (/soc/iommu@50000000, 0x10); give xen,path with the "
             "device's host path",
         ],
@@ -854,6 +867,133 @@ CASES = [
 def test_rule(rule, bad, expected, good):
     assert said(rule, bad) == expected
     assert said(rule, good) == []
+
+
+X = "passthrough/x"
+STAND_IN = {"smmu": {"phandle": [7], "xen,path": "/soc/iommu@50000000"}}
+WITHOUT = {HERE: None}
+BOTH = {"dtdev": [f"/{DMA}", f"/{DMB}"]}
+IOMMU = {"passthrough/mmu": {"compatible": "t,iommu", "#iommu-cells": [1], "phandle": [9]}}
+
+
+@pytest.mark.parametrize(
+    ("partial", "cfg", "refused"),
+    [
+        ({}, {}, None),
+        # Streams of /passthrough itself, of a node that only its entries tell.
+        ({**WITHOUT, "passthrough/iommus": [3, 0x10, 3, 0x11]}, {}, None),
+        ({**WITHOUT, **STAND_IN, f"{X}/iommus": [7, 0x10, 7, 0x11]}, {}, None),
+        ({**WITHOUT, **STAND_IN, f"{X}/y/iommus": [7, 0x10]}, {}, None),
+        ({**WITHOUT, "smmu/phandle": [7], f"{X}/iommus": [7, 0x10]}, {}, "DT542"),
+        ({"smmu/phandle": [7], f"{HERE}/x/iommus": [7, 0x10]}, {}, None),
+        ({f"{X}/iommus": [3, 0x12]}, {}, "DT501"),
+        ({f"{X}/iommus": [65002, 0x10]}, {}, "DT542"),
+        ({f"{HERE}/iommus": [65002, 0x10, 65002, 0x11]}, {}, None),
+        ({f"{HERE}/iommus": [65002, 0x12]}, {}, "DT501"),
+        # By compatible and address.
+        (
+            {
+                **WITHOUT,
+                X: {"compatible": "test,dma", "reg": [0, 0x60000000, 0, 4096], "iommus": [9, 16]},
+            },
+            {},
+            None,
+        ),
+        ({**IOMMU, f"{X}/iommus": [9, 5]}, {}, None),
+        ({**IOMMU, f"{X}/iommus": [9, 5, 3, 0x77]}, {}, "DT501"),
+        ({"aliases/iommus": [3, 0x77]}, {}, None),
+        ({"smmu": {"phandle": [7], "#iommu-cells": [3]}, f"{X}/iommus": [7, 1]}, {}, "DT540"),
+        ({f"{X}/iommus": [3, 0x10, 3]}, {}, "DT405"),
+        # Name and registers of two devices.
+        ({f"{HERE}/reg": [0, 0x61000000, 0, 0x1000]}, BOTH, "DT542"),
+        ({f"{HERE}/reg": [0, 0x61000000, 0, 0x1000], f"{HERE}/xen,path": f"/{DMA}"}, BOTH, None),
+        # Without a vSMMU entries are copied as they stand.
+        ({f"{X}/iommus": [3, 0x12, 1]}, {"viommu": None}, None),
+        # Phandles.
+        ({f"{X}/phandle": [65003]}, {}, None),
+        ({f"{X}/phandle": [65002]}, {}, "DT402"),
+        ({f"{X}/phandle": [65130]}, {}, "DT402"),
+        ({f"{X}/linux,phandle": [65001]}, {}, "DT402"),
+        ({f"{X}/phandle": b"\1"}, {}, "DT404"),
+        ({f"{X}/phandle": [65004], f"{X}/y/phandle": [65004]}, {}, "DT403"),
+    ],
+)
+def test_check_and_the_builder_agree(partial, cfg, refused):
+    """On phandles and streams check has errors where the builder refuses, and no others."""
+    keys = {**BY_HAND, "iomem": [], **cfg}
+    guest = guest_of(keys, "a.cfg", tree_of(edited(PARTIAL, partial)))
+    platform = Platform.from_tree(tree_of(HOST), "host.dtb")
+    rule = None
+    try:
+        build_guest(guest.config, platform=platform, partial=guest.partial.tree)
+    except Refusal as error:
+        rule = error.rule
+    assert rule == refused
+    found = {one.rule for one in check(platform, [guest]) if one.severity == "error"}
+    judged = {"DT402", "DT403", "DT404", "DT405", "DT501", "DT505", "DT540", "DT541", "DT542"}
+    assert found & judged == ({refused} if refused else set())
+
+
+def test_every_entry_that_is_refused_is_told():
+    """The builder stops at the first."""
+    world = {
+        "partial": {
+            f"{X}/iommus": [65002, 0x10],
+            "passthrough/y/iommus": [3, 0x12],
+            f"{HERE}/reg": [0, 0x61000000, 0, 0x1000],
+        },
+        "cfg": {**BOTH, "iomem": []},
+    }
+    end = "its iommus can be each one's; give xen,path with the host path of the one that is meant"
+    assert said("DT542", world) == [
+        "p.dtb: error DT542 /passthrough/dma@60000000: has the name of /soc/dma@60000000 and "
+        f"registers of /soc/dma@61000000: {end}",
+        "p.dtb: error DT542 /passthrough/x: iommus <0xfdea 0x10> says no SMMU of the host, and "
+        "the node no device; it may be (/soc/iommu@50000000, 0x10); give xen,path with the "
+        "device's host path",
+    ]
+    assert [line.partition(" is ")[0] for line in said("DT501", world)] == [
+        "p.dtb: error DT501 /passthrough/y: iommus <0x3 0x12>"
+    ]
+
+
+def test_xen_path_and_registers_of_two_devices():
+    reg = {f"{HERE}/reg": [0, 0x61000000, 0, 0x1000], f"{HERE}/xen,path": f"/{DMA}"}
+    assert said("DT206", {"partial": reg, "cfg": {**BOTH, "iomem": []}}) == [
+        "p.dtb: warning DT206 /passthrough/dma@60000000: has registers of /soc/dma@61000000, and "
+        "its xen,path says /soc/dma@60000000; give xen,path and registers of one device"
+    ]
+
+
+def test_a_node_that_its_streams_tell_describes_the_device():
+    nodes = {**WITHOUT, **STAND_IN, f"{X}/iommus": [7, 0x10, 7, 0x11]}
+    assert said("DT112", {"partial": nodes}) == []
+    # Streams tell before a name without its unit address does.
+    nodes = {**WITHOUT, "passthrough/dma": {"iommus": [4, 0x20]}}
+    world = {"partial": nodes, "cfg": BOTH}
+    assert [line.split()[2:4] for line in said("DT112", world)] == [["DT112", f"/{DMA}:"]]
+
+
+def test_a_phandle_that_no_node_has_is_a_note():
+    assert said("DT402", {"partial": {f"{X}/phandle": [65003]}}) == [
+        "p.dtb: note DT402 /passthrough/x: phandle 65003 is the toolstack's to give; use 1 to 64999"
+    ]
+
+
+def test_a_cell_count_that_is_there_and_wrong_is_said():
+    absurd = {"partial": {"passthrough/#address-cells": [0x80000000]}}
+    assert said("DT213", absurd) == [
+        "p.dtb: warning DT213 /passthrough: #address-cells is 0x80000000, not 1 or 2: a guest will "
+        "not probe what is in it; write 1 or 2 there"
+    ]
+    assert said("DT206", absurd) == [
+        "p.dtb: error DT206 /passthrough/dma@60000000: reg has 16 bytes, and #address-cells of "
+        "/passthrough is 0x80000000; write 1 or 2 there"
+    ]
+    assert said("DT206", {"loose": {**XEN, **absurd["partial"]}})[-1] == (
+        "q.dtb: error DT206 /passthrough/dma@60000000: xen,reg has 24 bytes, and #address-cells "
+        "of /passthrough is 0x80000000; write it in the cells of /passthrough, 1 or 2 each"
+    )
 
 
 @pytest.mark.parametrize(

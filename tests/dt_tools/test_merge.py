@@ -251,6 +251,68 @@ def test_an_entry_without_a_device_and_without_an_smmu_is_refused_with_candidate
     )
 
 
+def test_a_name_that_the_registers_contradict_says_no_device() -> None:
+    node: dict[str, Any] = {"reg": [0, 0x2000, 0, 0x1000], "iommus": [9, 0x600]}
+    end = "give xen,path with the host path of the one that is meant"
+    torn = (
+        "DT542: /passthrough/dma@1000: has the name of /soc/dma@1000 and registers of "
+        f"/soc/sec@2000: its iommus can be each one's; {end}"
+    )
+    for entries in ([9, 0x600], [3, 0x600], [4, 0x600, 3, 0x601, 4, 0x602]):
+        assert refusal({f"{P}/dma@1000": {**node, "iommus": entries}}) == torn
+        # Its compatible is no vote, nor is a register that is nobody's.
+        both = {**node, "iommus": entries, "compatible": "t,sec"}
+        assert refusal({f"{P}/dma@1000": both}) == torn
+        more = {**node, "iommus": entries, "reg": [0, 0x2800, 0, 0x100, 0, 0x9000, 0, 0x1000]}
+        assert refusal({f"{P}/dma@1000": more}) == torn
+    inside = {f"{P}/dma@1000": {"reg": node["reg"], "in": {"iommus": [3, 0x600]}}}
+    assert refusal(inside) == (
+        "DT542: /passthrough/dma@1000/in: lies in /passthrough/dma@1000, which has the name of "
+        f"/soc/dma@1000 and registers of /soc/sec@2000: its iommus can be each one's; {end}"
+    )
+    # The device that is not the guest's, a register of the device's own, iomem that puts it there.
+    assert iommus(merged({f"{P}/dma@1000": node}, devices=(DMA,)), "/dma@1000") == (V, 0)
+    own = {**node, "reg": [0, 0x2000, 0, 0x1000, 0, 0x1000, 0, 0x1000]}
+    assert iommus(merged({f"{P}/dma@1000": own}), "/dma@1000") == (V, 0)
+    moved = (MappedReg(0x1000, 0x2000, 0x1000), MappedReg(0x2000, 0x1000, 0x1000))
+    assert iommus(merged({f"{P}/dma@1000": node}, pins=moved), "/dma@1000") == (V, 0)
+    straight = {**node, "reg": [0, 0x1000, 0, 0x1000]}
+    assert refusal({f"{P}/dma@1000": straight}, pins=moved) == torn
+    # A later entry of iomem wins.
+    late = (*moved, MappedReg(0x1000, 0, 0x8000), MappedReg(0x1000, 0x1000, 0x800))
+    assert iommus(merged({f"{P}/dma@1000": straight}, pins=late), "/dma@1000") == (V, 0)
+
+
+def test_xen_path_wins_over_registers_with_a_notice() -> None:
+    node = {"xen,path": DMA, "reg": [0, 0x2000, 0, 0x1000], "iommus": [9, 0x600]}
+    made = merged({f"{P}/x": node})
+    assert iommus(made, "/x") == (V, 0)
+    said = "has registers of /soc/sec@2000, and its xen,path says /soc/dma@1000"
+    assert others(made) == [f"DT206 /passthrough/x: {said}"]
+    # A node without streams is noted, and is neither's.
+    made = merged({f"{P}/dma@1000/reg": [0, 0x2000, 0, 0x1000]})
+    assert made.devices == ()
+    assert others(made) == [
+        "DT206 /passthrough/dma@1000: has the name of /soc/dma@1000 and registers of "
+        "/soc/sec@2000: it is taken for neither"
+    ]
+
+
+def test_a_bus_with_the_name_of_one_and_registers_of_another() -> None:
+    bus = {"device_type": "pci", "compatible": "pci-host-ecam-generic"}
+    host = {
+        "soc/pcie@40000000": {**bus, "reg": [0x40000000, 0x1000], "iommu-map": [0, 3, 0x600, 1]},
+        "soc/pcie@41000000": {**bus, "reg": [0x41000000, 0x1000], "iommu-map": [0, 4, 0x600, 1]},
+    }
+    node = {**bus, "reg": [0, 0x41000000, 0, 0x1000], "iommu-map": [0, V, 0x600, 1]}
+    assert refusal({f"{P}/pcie@40000000": node}, host=host) == (
+        "DT542: /passthrough/pcie@40000000: has the name of /soc/pcie@40000000 and registers of "
+        "/soc/pcie@41000000: its iommu-map can be each one's; give xen,path with the host path of "
+        "the one that is meant"
+    )
+    merged({f"{P}/pcie@41000000": node}, host)
+
+
 def test_entries_that_do_not_fit_the_cells() -> None:
     nodes = {f"{P}/dma@1000/iommus": [9, 0x600], "s": {"phandle": [9], "#iommu-cells": [2]}}
     assert refusal(nodes) == (
@@ -325,6 +387,9 @@ def test_several_vsmmus_are_named_each() -> None:
     )
     assert refusal({f"{P}/x/phandle": [V + 1]}, bindings=bindings) == (
         "DT402: /passthrough/x: phandle 65003 is reserved for a vSMMU; use 1 to 64999"
+    )
+    assert refusal({f"{P}/x/phandle": [GUEST.its_phandle]}) == (
+        "DT402: /passthrough/x: phandle 65130 is reserved for the ITS; use 1 to 64999"
     )
 
 
@@ -560,6 +625,45 @@ def test_dangling_references_are_noted() -> None:
     ]
 
 
+ABSURD = {f"{P}/#address-cells": [0x80000000]}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "said"),
+    [
+        (
+            {**ABSURD, f"{P}/x/reg": [0, 1, 2, 3]},
+            [
+                "DT213 /passthrough: #address-cells is 0x80000000, not 1 or 2: a guest will not "
+                "probe it",
+                "DT206 /passthrough/x: reg has 16 bytes, and #address-cells of /passthrough is "
+                "0x80000000",
+            ],
+        ),
+        (
+            {f"{P}/#size-cells": b"\0\1", f"{P}/compatible": "isa"},
+            [
+                'DT213 /passthrough: lacks compatible = "simple-bus"; #size-cells has 2 bytes, not '
+                "one cell: a guest will not probe it",
+            ],
+        ),
+        (
+            {f"{P}/#size-cells": [0]},
+            ["DT213 /passthrough: #size-cells is 0, not 1 or 2: a guest will not probe it"],
+        ),
+        (
+            {f"{P}/x": {"ranges": [1], "#address-cells": [0x1000]}},
+            [
+                "DT206 /passthrough/x: ranges has 4 bytes, and #address-cells of /passthrough/x is "
+                "0x1000",
+            ],
+        ),
+    ],
+)
+def test_a_count_that_is_there_and_wrong_is_said(nodes: dict[str, Any], said: list[str]) -> None:
+    assert others(merged(nodes)) == said
+
+
 @pytest.mark.parametrize(
     ("nodes", "text"),
     [
@@ -583,8 +687,23 @@ def test_dangling_references_are_noted() -> None:
         ),
         (
             {f"{P}/x": {"interrupts": [0, 5, 4], "interrupt-parent": [0x99]}},
-            "DT302 /passthrough/x: its interrupts cannot be resolved in the guest: no interrupt "
-            "parent",
+            "DT302 /passthrough/x: its interrupts cannot be resolved in the guest: "
+            "interrupt-parent <0x99> is no node of the partial tree",
+        ),
+        (
+            {f"{P}/x": {"interrupts": [0, 5, 4], "interrupt-parent": [2]}},
+            "DT302 /passthrough/x: its interrupts cannot be resolved in the guest: "
+            "interrupt-parent <0x2> is /clock of the host tree, not in the partial",
+        ),
+        (
+            {f"{P}/x/y/interrupts": [0, 5, 4], f"{P}/x/interrupt-parent": [9], "i/phandle": [9]},
+            "DT302 /passthrough/x/y: its interrupts cannot be resolved in the guest: "
+            "interrupt-parent <0x9> is /i, which is not copied into the guest",
+        ),
+        (
+            {f"{P}/x": {"interrupts": [0, 5, 4], "interrupt-parent": [V]}},
+            "DT302 /passthrough/x: its interrupts cannot be resolved in the guest: "
+            "interrupt-parent <0xfdea> is /iommu@4040000, which is no interrupt controller",
         ),
         (
             {f"{P}/x/interrupts-extended": [0x99, 0, 5, 4]},
