@@ -12,6 +12,7 @@ from dt_tools.tree import join_cells, reg_entries
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from dt_tools.platform import Platform
     from dt_tools.tree import Node, Tree
 
 _MODULES = ("multiboot,module", "xen,multiboot-module")
@@ -90,6 +91,37 @@ def read_boot(tree: Tree) -> Boot:
     if xen is None and ("xen,dom0-bootargs" in chosen.props or (kernel and kernel.cmdline)):
         xen = chosen.string("bootargs")
     return Boot(xen or "", modules)
+
+
+def find_console(tree: Tree, boot: Boot) -> Node | None:
+    """The node that the tree and Xen's command line name as the console of Xen."""
+    console = boot.value("console")
+    if console is not None and "dtuart" not in console.split(","):
+        return None
+    chosen = tree.root.children.get("chosen")
+    stdout = None if chosen is None else chosen.string("stdout-path")
+    path = _console_path(tree, boot.value("dtuart") or stdout or "none")
+    return tree.node(path) if path else None
+
+
+def resolve_console(platform: Platform, name: str) -> Node | None:
+    """The node that the user names by path or alias; None for `none`.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name == "none":
+        return None
+    return platform.resolve(_console_path(platform.tree, name) or name)
+
+
+def _console_path(tree: Tree, name: str) -> str | None:
+    """The path, without the line's settings after a colon; None for an alias that is not there."""
+    path = name.partition(":")[0]
+    if path.startswith("/"):
+        return path
+    aliases = tree.root.children.get("aliases")
+    return None if aliases is None or not path else aliases.string(path)
 
 
 def _modules(chosen: Node) -> Iterator[Module]:

@@ -83,13 +83,12 @@ def _check_device(platform: Platform, node: Node, smmus: Collection[int]) -> Non
     gic = None if platform.gic is None else platform.gic.node
     if gic is not None and gic in node.ancestors():
         raise Refusal("DT610", path, f"is {_CONTROLLER}", _NAME_ONE)
-    if not top:
+    _check_node(node, "", gic, smmus)
+    if top in _NO_DEVICES or not top or "compatible" not in node.props:
         raise Refusal("DT610", path, "is no device", _NAME_ONE)
     for inner in node.walk():
-        along = "" if inner is node else f", and goes along with {path}"
-        _check_node(inner, along, gic, smmus)
-    if top in _NO_DEVICES or "compatible" not in node.props:
-        raise Refusal("DT610", path, "is no device", _NAME_ONE)
+        if inner is not node:
+            _check_node(inner, f", and goes along with {path}", gic, smmus)
 
 
 def _check_node(node: Node, along: str, gic: Node | None, smmus: Collection[int]) -> None:

@@ -23,7 +23,7 @@ from dt_tools.profiles import Window
 from dt_tools.tree import bus_cells, range_entries, status_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from dt_tools.platform import Platform
     from dt_tools.tree import Node
@@ -202,16 +202,24 @@ def host_holes(platform: Platform, bits: int) -> tuple[tuple[Window, ...], tuple
     Beside it the paths of nodes whose reg does not translate, which Xen may stumble over; those
     below /chosen, where boot modules are, are not counted.
     """
-    taken: list[Window] = []
-    lost: list[str] = []
-    for node in platform.tree.walk():
-        regs = platform.reg_of(node) if _is_addressed(node) else ()
-        if regs is None and not node.path.startswith("/chosen/"):
-            lost.append(node.path)
-        taken += [Window(reg.cpu_base, reg.size) for reg in regs or ()]
-        if node.string("device_type") == "pci":
-            taken += _pci_windows(node)
+    lost = [
+        node.path
+        for node in platform.tree.walk()
+        if _is_addressed(node)
+        and platform.reg_of(node) is None
+        and not node.path.startswith("/chosen/")
+    ]
+    taken = [window for _, window in taken_by(platform)]
     return subtract([Window(0, 1 << bits)], taken), tuple(lost)
+
+
+def taken_by(platform: Platform) -> Iterator[tuple[Node, Window]]:
+    """Each node's registers and PCI windows at CPU addresses, memory and reserved memory too."""
+    for node in platform.tree.walk():
+        for reg in (platform.reg_of(node) or ()) if _is_addressed(node) else ():
+            yield node, Window(reg.cpu_base, reg.size)
+        if node.string("device_type") == "pci":
+            yield from ((node, window) for window in _pci_windows(node))
 
 
 def _is_addressed(node: Node) -> bool:

@@ -44,7 +44,8 @@ rule(
     "DT615",
     "error",
     "dom0's memory or ramdisk does not fit",
-    "dom0's RAM is at its own physical addresses, in the host's free memory.",
+    "dom0's RAM is at its own physical addresses, in the host's free memory; its ramdisk is in it, "
+    "and its grant table and extended regions are where nothing else is.",
     "/memory: 2048 MiB of RAM for dom0 do not fit the host's free memory",
 )
 rule(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from dt_tools.binding import Notice
 from dt_tools.dom0 import layout
-from dt_tools.dom0.boot import Boot, read_boot
+from dt_tools.dom0.boot import Boot, find_console, read_boot, resolve_console
 from dt_tools.dom0.given import NO_GIVEN, PASSTHROUGH, Given
 from dt_tools.dom0.made import (
     add_cpus,
@@ -28,6 +28,7 @@ from dt_tools.dom0.made import (
     begin,
 )
 from dt_tools.dom0.own import Dom0Tree
+from dt_tools.dom0.placed import check_places
 from dt_tools.dom0.versions import (
     CPU_BITS,
     GIC_V2,
@@ -80,9 +81,11 @@ def build_xen_dom0(
         given: devices that are marked in the tree that Xen reads.
 
     Raises:
+        UserError: `options.dtuart` names no node of the host's.
         Refusal: DT601 more vCPUs than the GIC serves; DT612 the tree lacks what Xen needs and no
             option gives it; DT613 Xen could not build the tree, or would build a wrong one; DT614
-            Xen would make two nodes of one name; DT615 dom0's memory does not fit.
+            Xen would make two nodes of one name; DT615 dom0's memory does not fit, or what the
+            options say of it cannot be so.
     """
     return _Xen(platform, version, options, given).build()
 
@@ -119,6 +122,8 @@ class _Xen:
                 stack += [(child, target) for child in reversed(source.children.values())]
         self._append()
         self._physical()
+        table, iommu = self.grant_table, self._iommu_on()
+        check_places(self.platform, self.options, self.memory, table, iommu)
         self.tree.notices = tuple(self.notices)
         return self.tree
 
@@ -275,19 +280,10 @@ class _Xen:
 
     def _uart(self) -> Node | None:
         """The UART of Xen's console, when it has a driver for it."""
-        name = self.options.dtuart
-        if name is None:
-            console = self.boot.value("console")
-            if console is not None and "dtuart" not in console.split(","):
-                return None
-            chosen = self.platform.tree.root.children.get("chosen")
-            stdout = None if chosen is None else chosen.string("stdout-path")
-            name = self.boot.value("dtuart") or stdout or "none"
-        name = name.partition(":")[0]
-        if name and not name.startswith("/"):
-            aliases = self.platform.tree.root.children.get("aliases")
-            name = (None if aliases is None else aliases.string(name)) or ""
-        node = self.platform.tree.node(name) if name else None
+        if self.options.dtuart is not None:
+            node = resolve_console(self.platform, self.options.dtuart)
+        else:
+            node = find_console(self.platform.tree, self.boot)
         if node is not None and (not is_one(node, self.version.uarts) or node.status != "okay"):
             self.notice("DT617", node.path, "is named as Xen's console, but Xen does not drive it")
             return None
@@ -366,9 +362,10 @@ class _Xen:
             return self.options.regions
         table = self.grant_table
         if self.options.grant_table is None:
-            self.notice(
-                "DT616", "/hypervisor", f"assumed: Xen and the grant table at {table.base:#x}"
-            )
+            text = f"assumed: Xen and the grant table at {table.base:#x}"
+            if any(bank.overlaps(table) for bank in self.options.memory or ()):
+                text += ", which cannot be in a bank of --dom0-memory: say where (--grant-table)"
+            self.notice("DT616", "/hypervisor", text)
         if self.boot.is_off("ext_regions"):
             return ()
         if not self._iommu_on():

@@ -80,6 +80,7 @@ def add_domain(
     node.set_strings("compatible", "xen,domain")
     node.set_cells("#address-cells", 2)
     node.set_cells("#size-cells", 2)
+    _check_cmdline(node, config)
     ram_banks(memory_mib(config), guest, _MOST_BITS)  # refuses what no guest can have
     node.set_cells("memory", *split_cells(memory_mib(config) * _KIB_PER_MIB, 2))
     node.set_cells("cpus", config.vcpus)
@@ -147,6 +148,13 @@ def _limits(node: Node, config: GuestConfig) -> None:
             node.set_cells(name, value)
 
 
+def _check_cmdline(node: Node, config: GuestConfig) -> None:
+    size = len((config.cmdline or "").encode("utf-8", "surrogateescape"))
+    if size > MAX_BOOTARGS:
+        reason = f"the kernel's command line has {size} bytes, Xen keeps {MAX_BOOTARGS}"
+        raise Refusal("DT628", node.path, reason, "shorten it")
+
+
 def _runs(colors: Sequence[int]) -> str:
     """Colours as Xen reads them: `0-3,5`."""
     runs: list[list[int]] = []
@@ -170,11 +178,7 @@ def _module(node: Node, module: Module, config: GuestConfig) -> None:
     child.set_strings("compatible", f"multiboot,{module.kind}", "multiboot,module")
     child.set_cells("reg", *split_cells(module.base, 2), *split_cells(module.size, 2))
     if module.kind == "kernel" and config.cmdline:
-        text = config.cmdline.encode("utf-8", "surrogateescape")
-        if len(text) > MAX_BOOTARGS:
-            reason = f"the kernel's command line has {len(text)} bytes, Xen keeps {MAX_BOOTARGS}"
-            raise Refusal("DT628", node.path, reason, "shorten it")
-        child.props["bootargs"] = text + b"\0"
+        child.props["bootargs"] = config.cmdline.encode("utf-8", "surrogateescape") + b"\0"
 
 
 # What a configuration says and no node of a domain can.

@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 _UNSAID = ("viommu", "nr_spis", "sve", "max_grant_version", "max_grant_frames",
            "max_maptrack_frames", "xen,domain-p2m-mem-mb", "trap-unmapped-accesses")  # fmt: skip
 
+# Characters that change between the double quotes of U-Boot's script, and what becomes of them.
+_CHANGED = {
+    "$": "U-Boot expands a variable there",
+    "\\": "U-Boot takes it for a quote of what follows",
+    "`": "whether it stays depends on U-Boot's shell",
+}
+_NAMES = {'"': "a double quote", "\n": "a newline", "\r": "a carriage return", "\0": "a NUL byte"}
+
 
 def imagebuilder(
     domains: Sequence[Domain], partials: Sequence[str | None], device_tree: str | None = None
@@ -30,18 +38,24 @@ def imagebuilder(
     """The lines, and a DT632 for each property of a domain that they cannot say.
 
     `partials` are the names of the files with the domains' partial trees, `device_tree` that of
-    the marked host tree. ImageBuilder looks for all files below its -d folder.
+    the marked host tree, which has to be a blob; without it a DT632 says that the line is missing.
+    ImageBuilder looks for all files below its -d folder.
 
     Raises:
-        Refusal: DT632, a path or a command line that the lines cannot hold.
+        Refusal: DT632, a path or a command line that the lines, or U-Boot's script that
+            ImageBuilder makes of them, cannot hold.
     """
     lines = ["# Written by vsmmu dom0less-dtb; for uboot-script-gen -c."]
+    notices: list[Notice] = []
     if device_tree is not None:
         lines.append(f"DEVICE_TREE={shlex.quote(device_tree)}")
+    else:
+        text = "the lines have no DEVICE_TREE, as the marked host tree is in no file: add it"
+        notices.append(Notice("DT632", "/chosen", text))
     lines.append(f"NUM_DOMUS={len(domains)}")
-    notices: list[Notice] = []
     for index, (domain, partial) in enumerate(zip(domains, partials, strict=True)):
         lines += [f"{name}[{index}]={value}" for name, value in _domain(domain, partial)]
+        notices += _check_cmdline(domain)
         notices += _unsaid(domain, index)
     text = "\n".join(lines) + "\n"
     if "\0" in text:
@@ -86,12 +100,33 @@ def _unsaid(domain: Domain, index: int) -> Iterator[Notice]:
             continue
         value = "smmuv3" if name == "viommu" else _value(domain, name)
         command = f"fdt set /chosen/domU{index} {name} {value}".rstrip()
-        text = f"{name} has no variable of ImageBuilder: give it the line `{command}` in "
-        yield Notice("DT632", domain.path, f"{text}APPEND_EXTRA_CMDS")
+        text = f"{name} has no variable of ImageBuilder: {_line(command)}"
+        yield Notice("DT632", domain.path, text)
     if domain.enhanced == "no-xenstore":
         command = f"fdt set /chosen/domU{index} xen,enhanced no-xenstore"
-        text = f"xen,enhanced has 0 and 1 alone: give it the line `{command}` in APPEND_EXTRA_CMDS"
-        yield Notice("DT632", domain.path, text)
+        yield Notice("DT632", domain.path, f"xen,enhanced has 0 and 1 alone: {_line(command)}")
+
+
+def _line(command: str) -> str:
+    return f"write the line `{command}` into the file that APPEND_EXTRA_CMDS names"
+
+
+def _check_cmdline(domain: Domain) -> Iterator[Notice]:
+    """The script has the command line between double quotes, as it is, in an `fdt set`.
+
+    Raises:
+        Refusal: DT632, the quotes would end, or the line.
+    """
+    cmdline = domain.config.cmdline or ""
+    for char in dict.fromkeys(cmdline):
+        name = _NAMES.get(char, repr(char))
+        if char == '"' or (ord(char) < 32 and char != "\t") or char == "\x7f":
+            reason = f"the command line has {name}, which ImageBuilder puts into U-Boot's script "
+            reason += "as it is, where it breaks the command"
+            raise Refusal("DT632", domain.path, reason, "take it out of the command line")
+        if char in _CHANGED:
+            text = f"the command line has {name}, which ImageBuilder puts into U-Boot's script as "
+            yield Notice("DT632", domain.path, f"{text}it is: {_CHANGED[char]}")
 
 
 def _value(domain: Domain, name: str) -> str:

@@ -16,7 +16,7 @@ from dt_tools.dom0less.chosen import Module, add_domain
 from dt_tools.dom0less.domain import has_dom0
 from dt_tools.dom0less.fragment import Fragment, build_fragment, read_fragment
 from dt_tools.dom0less.guest import xen_guest
-from dt_tools.dom0less.places import check_modules, place_modules
+from dt_tools.dom0less.places import check_modules, place_modules, taken_places
 from dt_tools.dom0less.rules import Hosts, Setting, check_fragment
 from dt_tools.dom0less.space import memory_mib
 from dt_tools.dom0less.xens import SERIES, Xen
@@ -119,8 +119,9 @@ def build_dom0less(
         profile: the guests' address map.
         xen: the version that will read the trees.
         unsafe: devices that may be assigned without an SMMU before them.
-        modules_at: where modules without an address go, 2 MiB apart at least.
-        addresses: whether the modules' addresses matter; without, they need not be given.
+        modules_at: where modules without an address go, 2 MiB apart at least, around those that
+            have one and around reserved memory.
+        addresses: whether the guests' nodes have modules; without, no address is looked at.
         providers: what becomes of properties that name clocks, resets ... outside the guest.
         stub_clock_hz: the rate of a stand-in for a clock whose rate the host tree does not tell.
         address_bits: width of a guest physical address on the host.
@@ -162,11 +163,12 @@ class _Build:
         tree = self.marked.copy()
         chosen = tree.root.children.get("chosen") or tree.root.add("chosen")
         names = _free_names(chosen, len(guests))
-        next_at = modules_at
+        datas = [blob.write(f.tree) if f.tree.root.children else None for f in fragments]
+        all_modules = self._place(guests, datas, modules_at) if addresses else [[] for _ in guests]
         domains = []
-        for guest, fragment, name in zip(guests, fragments, names, strict=True):
-            data = blob.write(fragment.tree) if fragment.tree.root.children else None
-            modules, next_at = place_modules(guest.modules, guest.sizes, data, next_at)
+        for guest, fragment, name, data, modules in zip(
+            guests, fragments, names, datas, all_modules, strict=True
+        ):
             self.notices += add_domain(
                 chosen, name, guest.config, fragment, modules, self.platform,
                 xen=self.xen, guest=self.profile.guest, enhanced=guest.enhanced,
@@ -182,6 +184,22 @@ class _Build:
                 self.xen, self.bits, guest=self.profile.guest
             )  # refuses what Xen would refuse
         return built
+
+    def _place(
+        self, guests: Sequence[GuestInput], datas: Sequence[bytes | None], next_at: int | None
+    ) -> list[list[Module]]:
+        """Each guest's modules: first all that have an address, then the others around them."""
+        fixed = [
+            module
+            for guest, data in zip(guests, datas, strict=True)
+            for module in place_modules(guest.modules, (), data, None)[0]
+        ]
+        taken = taken_places(self.platform.tree, fixed)
+        found = []
+        for guest, data in zip(guests, datas, strict=True):
+            modules, next_at = place_modules(guest.modules, guest.sizes, data, next_at, taken)
+            found.append(modules)
+        return found
 
     # Partial trees.
 
@@ -318,8 +336,18 @@ class _Build:
         for path in fragment.paths:
             node = self.marked.node(path)
             assert node is not None, "the copy has every node"
+            self._marked_before(path)
             if "xen,passthrough" not in node.props:
                 node.set_empty("xen,passthrough")
+
+    def _marked_before(self, path: str) -> None:
+        node = self.platform.resolve(path)
+        holder = next((n for n in (node, *node.ancestors()) if "xen,passthrough" in n.props), None)
+        if holder is not None:
+            where = "is" if holder is node else f"lies inside {holder.path}, which is"
+            text = f"{where} marked xen,passthrough in the host tree already; whether another "
+            text += "domain is given it is not known"
+            self.notices.append(Notice("DT633", path, text))
 
     def _existing(self, number: int) -> None:
         chosen = self.platform.tree.root.children.get("chosen")

@@ -14,7 +14,7 @@ from dt_tools.profiles import Window
 from dt_tools.tree import Node, Tree, reg_entries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 # Xen keeps 32 modules, itself and its own tree among them.
 _MAX_MODULES = 30
@@ -32,11 +32,12 @@ def place_modules(
     others: Sequence[tuple[str, int]],
     data: bytes | None,
     next_at: int | None,
+    taken: Sequence[Window] = (),
 ) -> tuple[list[Module], int | None]:
     """The guest's modules in Xen's usual order, and where the next one may go.
 
     `placed` have an address; `others` (kind, size) go where `next_at` says, as does the partial
-    tree `data`, whose size is its own.
+    tree `data`, whose size is its own. Over what is `taken`, they go to the next 2 MiB after it.
     """
     given = {module.kind: module for module in placed}
     sizes = dict(others)
@@ -49,9 +50,28 @@ def place_modules(
             if kind != "device-tree" or data is not None:
                 found.append(Module(kind, given[kind].base, size))
         elif kind in sizes and next_at is not None:
-            found.append(Module(kind, next_at, sizes[kind]))
-            next_at = (next_at + sizes[kind] + _ALIGNMENT) // _ALIGNMENT * _ALIGNMENT
+            base = _free(next_at, sizes[kind], taken)
+            found.append(Module(kind, base, sizes[kind]))
+            next_at = (base + sizes[kind] + _ALIGNMENT) // _ALIGNMENT * _ALIGNMENT
     return found, next_at
+
+
+def _free(at: int, size: int, taken: Sequence[Window]) -> int:
+    """`at`, or the next 2 MiB after it where `size` bytes are over nothing of `taken`."""
+    for window in sorted(taken, key=lambda window: window.base):
+        if Window(at, max(size, 1)).overlaps(window):
+            at = -(-window.end // _ALIGNMENT) * _ALIGNMENT
+    return at
+
+
+def taken_places(tree: Tree, modules: Iterable[Module]) -> list[Window]:
+    """Where no module can be placed: modules that have an address, and what is reserved."""
+    taken = [Window(module.base, module.size) for module in modules]
+    chosen = tree.root.children.get("chosen")
+    if chosen is not None:
+        taken += [Window(base, end - base) for base, end, _ in _modules(chosen)]
+    taken += [Window(base, size) for base, size in tree.memreserve if size]
+    return [*taken, *_windows(tree, "reserved")]
 
 
 def check_modules(tree: Tree) -> list[Notice]:
@@ -61,12 +81,7 @@ def check_modules(tree: Tree) -> list[Notice]:
         Refusal: DT634, too many of them, or one that lies over something else.
     """
     chosen = tree.root.children["chosen"]
-    placed = [
-        _Placed(base, base + size, node.path)
-        for node in chosen.walk()
-        if any(node.is_compatible(name) for name in MODULE)
-        for base, size in (reg_entries(node) or ())[:1]
-    ]
+    placed = list(_modules(chosen))
     if len(placed) > _MAX_MODULES:
         reason = f"{len(placed)} modules, Xen keeps {_MAX_MODULES} beside its own"
         raise Refusal("DT634", "/chosen", reason, "start fewer guests this way")
@@ -77,6 +92,13 @@ def check_modules(tree: Tree) -> list[Notice]:
             reason += f"[{first.base:#x}, {first.end:#x}), and Xen passes it over"
             raise Refusal("DT634", second.what, reason, "choose another address")
     return _check_memory(tree, placed)
+
+
+def _modules(chosen: Node) -> Iterator[_Placed]:
+    for node in chosen.walk():
+        if any(node.is_compatible(name) for name in MODULE):
+            for base, size in (reg_entries(node) or ())[:1]:
+                yield _Placed(base, base + size, node.path)
 
 
 def _check_memory(tree: Tree, placed: Sequence[_Placed]) -> list[Notice]:

@@ -102,14 +102,15 @@ DT632 = rule(
     "warning",
     "what ImageBuilder's configuration cannot say",
     "Its variables cover the most usual properties of a domain; the rest are commands for U-Boot.",
-    "/chosen/domU1: viommu has no variable of ImageBuilder: give it the line `fdt set /chosen/domU0"
-    " viommu smmuv3` in APPEND_EXTRA_CMDS",
+    "/chosen/domU1: viommu has no variable of ImageBuilder: write the line `fdt set /chosen/domU0"
+    " viommu smmuv3` into the file that APPEND_EXTRA_CMDS names",
 )
 DT633 = rule(
     "DT633",
     "note",
-    "the host tree has a domain already",
-    "It stays, and its partial tree is in a file that is not known here.",
+    "the host tree has a domain or a device given away already",
+    "They stay; a domain's partial tree is in a file that is not known here, and so are its "
+    "devices.",
     "/chosen/domU1: is in the host tree already; it starts before the others, and whether its "
     "devices are those of the 1 new guests is not known",
 )

@@ -161,6 +161,43 @@ REFUSED = [
         2,
         f"board.dtb: /soc/cryptu@60000000: no such node; nearest: {DMA}",
     ),
+    (
+        ("-o", "a", "--give-away", "/soc"),
+        4,
+        "DT106: /soc/iommu@50000000: is an SMMU, which contains guests and cannot be one's, and "
+        "goes along with /soc; give away the devices behind it",
+    ),
+    (
+        ("-o", "a", "--profile", "xen-4.20", "--dom0-memory", "0x80000000:0"),
+        1,
+        "--dom0-memory 0x80000000:0: the size is 0",
+    ),
+    (
+        ("-o", "a", "--profile", "xen-4.20", "--initrd", "0x80000000:0"),
+        1,
+        "--initrd 0x80000000:0: the end is 0",
+    ),
+    (
+        ("-o", "a", "--profile", "xen-4.20", "--v2m-spis", "64:0"),
+        1,
+        "--v2m-spis 64:0: the number of SPIs is 0",
+    ),
+    (
+        ("-o", "a", "--profile", "xen-4.20", "--dom0-memory", "0x1000000000000:0x1000"),
+        1,
+        "--dom0-memory 0x1000000000000:0x1000: above 48 bits, the widest address there is",
+    ),
+    (
+        ("-o", "a", "--profile", "xen-4.20", "--dom0-memory", "0x7f000000:0x2000000"),
+        4,
+        "DT615: /memory: bank [0x7f000000, 0x81000000) is not in the host's RAM "
+        "[0x80000000, 0x100000000); correct --dom0-memory: dom0's RAM is mapped 1:1",
+    ),
+    (
+        ("-o", "a", "--profile", "xen-4.20", "--dtuart", "/nope"),
+        2,
+        "board.dtb: /nope: no such node",
+    ),
     (("-o", "board.dtb"), 1, "board.dtb: cannot write: it is the input board.dtb"),
 ]
 
@@ -177,3 +214,24 @@ def test_pci_functions_leave_the_bridge_in_place(place, capsys):
     code, _, err = vsmmu(capsys, *HOST, "--guest", "pci.cfg", "-o", "dom0.dtb")
     assert code == 0
     assert "pci.cfg has PCI functions; host bridges stay enabled in dom0's tree" in err
+
+
+def test_a_configuration_given_twice_counts_once(place, capsys):
+    (place / "crypto.cfg").write_text(
+        (place / "crypto.cfg").read_text() + 'pci = ["0000:01:00.0"]\n'
+    )
+    once = vsmmu(capsys, *HOST, "--guest", "crypto.cfg", "-o", "once.dtb")
+    twice = vsmmu(capsys, *HOST, *["--guest", "crypto.cfg"] * 2, "-o", "twice.dtb")
+    assert once == twice
+    assert (place / "once.dtb").read_bytes() == (place / "twice.dtb").read_bytes()
+    assert once[0] == 0
+    assert once[2].count("DT618") == 1
+
+
+def test_a_dry_run_compares_with_the_host(place, capsys):
+    (place / "dom0.dtb").write_bytes(b"something else")
+    code, out, _ = vsmmu(capsys, *HOST, "--give-away", DMA, "--dry-run", "-q", "-o", "dom0.dtb")
+    assert code == 0
+    assert out.startswith("--- board.dtb\n+++ dom0.dtb\n")
+    _, text, _ = vsmmu(capsys, "dom0-dtb", "--help")
+    assert "print the changes against HOST.dtb as a diff" in " ".join(text.split())

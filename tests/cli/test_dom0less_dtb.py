@@ -70,7 +70,104 @@ def test_dry_run(run, cfgs, tmp_path):
     assert list(tmp_path.iterdir()) == []
     assert "+\t\tdomU1 {" in stdout
     assert stdout.count("+\t\t\txen,passthrough;") == 5
-    assert not [line for line in stdout.splitlines()[2:] if line.startswith("-")]
+    names = [tmp_path / f"{name}-passthrough.dtb" for name in ("crypto", "media")]
+    heads = [line for name in names for line in ("--- /dev/null", f"+++ {name}")]
+    changes = [line for line in stdout.splitlines()[2:] if line.startswith(("-", "+++"))]
+    assert changes == heads
+    assert '+\t\t\txen,path = "/soc/crypto@60000000";' in stdout
+
+
+def test_a_dry_run_against_a_partial_tree_that_is_there(run, cfgs, tmp_path):
+    out = tmp_path / "xen.dtb"
+    assert run(*cfgs, *PLACES, "-q", "-o", out)[0] == 0
+    _, stdout, _ = run(*cfgs, *PLACES, "--dry-run", "-o", out)
+    assert "passthrough.dtb" not in stdout
+    old = tmp_path / "media-passthrough.dtb"
+    tree = blob.read(old.read_bytes())
+    tree.root.set_strings("model", "old")
+    old.write_bytes(blob.write(tree))
+    _, stdout, _ = run(*cfgs, *PLACES, "--dry-run", "-o", out)
+    assert f"--- {old}\n+++ {old}\n" in stdout
+    assert '-\tmodel = "old";' in stdout
+    assert "crypto-passthrough.dtb" not in stdout
+
+
+def test_names_that_are_no_file_names(run, cfgs, tmp_path):
+    config, out = tmp_path / "g.cfg", tmp_path / "xen.dtb"
+    config.write_text(cfgs[0].read_text().replace('"crypto"', '"a/b"'))
+    places = ("--kernel", "0x90000000,1", "--dtb", "0x94000000")
+    code, _, stderr = run(config, *places, "-o", out, "--guest-dir", tmp_path)
+    assert code == 0
+    for kind in ("passthrough", "guest"):
+        file = tmp_path / f"domU1-{kind}.dtb"
+        assert file.is_file()
+        text = f"name 'a/b' is no plain file name: the file is {file}"
+        assert f"vsmmu: notice: DT620 /chosen/domU1: {text}\n" in stderr
+    # The name of its node can be another guest's.
+    other = tmp_path / "h.cfg"
+    other.write_text(cfgs[1].read_text().replace('"media"', '"domU1"'))
+    places = ("--kernel", "a/b=0x90000000,1", "--dtb", "a/b=0x94000000",
+              "--kernel", "domU1=0x92000000,1", "--dtb", "domU1=0x95000000")  # fmt: skip
+    code, _, stderr = run(config, other, *places, "-o", out)
+    assert code == 1
+    assert stderr == (
+        f"vsmmu: {tmp_path / 'domU1-passthrough.dtb'}: two outputs name the same file\n"
+    )
+
+
+def test_a_tree_that_was_merged_before(run, cfgs, tmp_path, capsys):
+    out = tmp_path / "xen.dtb"
+    places = ("--kernel", "0x90000000,1", "--dtb", "0x94000000")
+    assert run(cfgs[0], *places, "-q", "-o", out)[0] == 0
+    places = ("--kernel", "0xa0000000,1", "--dtb", "0xa4000000")
+    code, _, stderr = vsmmu(
+        capsys, "dom0less-dtb", "--host", str(out), str(cfgs[0]), *places, "--dry-run"
+    )
+    assert code == 0
+    for path in ("/soc/crypto@60000000", "/soc/crypto@61000000", "/soc/ethernet@60010000"):
+        text = "is marked xen,passthrough in the host tree already"
+        assert f"vsmmu: notice: DT633 {path}: {text}; whether another domain is given it" in stderr
+
+
+def test_modules_go_around_one_that_is_fixed(run, tmp_path, cfgs):
+    config = tmp_path / "g.cfg"
+    kernel = tmp_path / "Image"
+    kernel.write_bytes(bytes(5000))
+    config.write_text(cfgs[0].read_text().replace("/boot/Image", str(kernel)))
+    out = tmp_path / "xen.dtb"
+    places = ("--modules-at", "0x90000000", "--dtb", "0x90001000")
+    assert run(config, *places, "-q", "-o", out)[0] == 0
+    node = blob.read(out.read_bytes()).node("/chosen/domU1")
+    assert list(node.children) == ["module@90200000", "module@90001000"]
+
+
+def test_imagebuilder_wants_a_blob(run, cfgs, tmp_path):
+    config, host = tmp_path / "config", tmp_path / "host.dts"
+    assert run(*cfgs, "--imagebuilder", config, "-o", host) == (
+        1, "", f"vsmmu: {host}: ImageBuilder's DEVICE_TREE is a blob, not source; name it .dtb\n",
+    )  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
+    code, _, stderr = run(*cfgs, "--imagebuilder", config)
+    assert code == 0
+    assert "DEVICE_TREE" not in config.read_text()
+    text = "the lines have no DEVICE_TREE, as the marked host tree is in no file: add it"
+    assert f"vsmmu: notice: DT632 /chosen: {text}\n" in stderr
+
+
+def test_imagebuilder_needs_no_addresses(run, cfgs, tmp_path):
+    config, host = tmp_path / "config", tmp_path / "host.dtb"
+    plain = run(*cfgs, "--imagebuilder", config, "-o", host)
+    files = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    for places in (
+        ("--modules-at", "0x90000000"),
+        ("--kernel", "crypto=0x90000000", "--dtb", "crypto=0x90000000"),
+        ("--kernel", "crypto=0xffffffffffffffff", "--dtb", "media=0xffffffffffffffff"),
+    ):
+        code, _, stderr = run(*cfgs, "--imagebuilder", config, "-o", host, *places)
+        assert (plain[0], code) == (0, 0)
+        assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == files
+        text = "addresses of modules are not used: ImageBuilder chooses its own"
+        assert f"vsmmu: notice: DT632 /chosen: {text}\n" in stderr
 
 
 def test_one_guest_needs_no_name(run, cfgs):

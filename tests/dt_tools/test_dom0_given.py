@@ -157,6 +157,74 @@ REFUSED = [
 ]
 
 
+def below(kind: str) -> tuple[Tree, Node]:
+    """A bus with a device below, and in that a node of the kind."""
+    tree = board()
+    bus = tree.root.add("bus@20000000")
+    bus.set_strings("compatible", "simple-bus")
+    node = bus.add("block").add("inner")
+    node.set_strings("compatible", "acme,inner")
+    if kind == "gic":
+        inner = tree.root.children["intc@8000000"]
+        inner.set_strings("compatible", "acme,no-gic")
+        node.props.update(inner.props)
+        node.set_strings("compatible", "arm,gic-v3")
+        inner.props.pop("phandle")
+    elif kind == "smmu":
+        node.set_strings("compatible", "arm,smmu-v3")
+    elif kind == "iommu-map":
+        node.set_cells("iommu-map", 0, 2, 0x2000, 0x100)
+    elif kind in ("timer", "psci"):
+        node.set_strings("compatible", {"timer": "arm,armv8-timer", "psci": "arm,psci-1.0"}[kind])
+    elif kind:
+        node.set_strings("device_type", kind)
+    return tree, node
+
+
+@pytest.mark.parametrize(
+    ("kind", "rule", "text"),
+    [
+        ("smmu", "DT106", "is an SMMU, which contains guests and cannot be one's"),
+        ("iommu-map", "DT107", "is a bus with an iommu-map or a PCI host bridge, whose functions "
+         "are the masters"),
+        ("pci", "DT107", "is a bus with an iommu-map or a PCI host bridge, whose functions "
+         "are the masters"),
+        ("gic", "DT610", "is the interrupt controller of all domains"),
+        ("cpu", "DT610", "is no device"),
+        ("memory", "DT610", "is no device"),
+        ("timer", "DT610", "is no device"),
+        ("psci", "DT610", "is no device"),
+    ],
+)  # fmt: skip
+def test_what_goes_along_is_refused_by_its_own_rule(kind: str, rule: str, text: str) -> None:
+    tree, node = below(kind)
+    with pytest.raises(Refusal) as error:
+        take(platform(tree), [("a.cfg", ["/bus@20000000"])])
+    assert (error.value.rule, error.value.path) == (rule, node.path)
+    assert error.value.reason == f"{text}, and goes along with /bus@20000000"
+
+
+def test_a_bus_of_devices_can_go() -> None:
+    tree, _ = below("")
+    assert take(platform(tree), [("a.cfg", ["/bus@20000000"])]).paths == ("/bus@20000000",)
+
+
+def test_a_page_of_what_goes_along() -> None:
+    tree, node = below("")
+    bus = tree.root.children["bus@20000000"]
+    for one in (bus, bus.children["block"]):
+        one.set_cells("#address-cells", 2)
+        one.set_cells("#size-cells", 2)
+        one.set_empty("ranges")
+    node.set_cells("reg", 0, 0xB000800, 0, 0x100)
+    with pytest.raises(Refusal) as error:
+        take(platform(tree), [("a.cfg", ["/bus@20000000"])])
+    assert str(error.value) == (
+        f"DT205: {node.path}: shares a 4 KiB page of registers with /clock@b000000, which stays "
+        "with dom0; give away /clock@b000000 too, or neither"
+    )
+
+
 @pytest.mark.parametrize(("owners", "text"), REFUSED, ids=[text[:5] for _, text in REFUSED])
 def test_refusals(owners: list[tuple[str, list[str]]], text: str) -> None:
     with pytest.raises(Refusal) as error:

@@ -12,7 +12,7 @@ import pytest
 from dt_tools import blob
 from dt_tools.dom0 import VERSIONS, Dom0Tree, XenOptions, build_dom0, build_xen_dom0
 from dt_tools.dom0.layout import place_initrd, place_memory
-from dt_tools.errors import Refusal
+from dt_tools.errors import Refusal, UserError
 from dt_tools.platform import Platform
 from dt_tools.profiles import Window
 from dt_tools.tree import Node, Tree
@@ -190,7 +190,7 @@ def test_options_take_the_place_of_assumptions() -> None:
         memory=(Window(0x90000000, 0x4000000), Window(0x88000000, 0x1000000)),
         vcpus=17,
         bootargs="root=/dev/vda",
-        initrd=(0x89000000, 0x89001234),
+        initrd=(0x88800000, 0x88801234),
         grant_table=Window(0x38000000, 0x40000),
         regions=(Window(0x1000000, 0x4000000),),
         dtuart="/uart@c000000",
@@ -206,10 +206,165 @@ def test_options_take_the_place_of_assumptions() -> None:
     assert made.node("/uart@c000000") is not None, "Xen has no driver for it"
     chosen = board()
     chosen.root.add("chosen")
-    args = node_of(xen(chosen, bootargs="a", initrd=(0x89000000, 0x189001234)), "/chosen")
+    node_of(chosen, "/memory@80000000").set_cells("reg", 0, 0x80000000, 2, 0)
+    args = node_of(
+        xen(
+            chosen,
+            bootargs="a",
+            memory=(Window(0x80000000, 0x200000000),),
+            grant_table=Window(0x38000000, 0x40000),
+            initrd=(0x89000000, 0x189001234),
+        ),
+        "/chosen",
+    )
     assert args.strings("bootargs") == ("a",)
     assert args.cells("linux,initrd-start") == (0, 0x89000000)
     assert args.cells("linux,initrd-end") == (1, 0x89001234)
+
+
+GIC = "/intc@8000000 [0x8000000, 0x8010000)"
+BANK = "[0x90000000, 0x94000000)"
+MISPLACED = [
+    (
+        {"memory": (Window(0x90000000, 0x4000000), Window(0x91000000, 0x1000000))},
+        f"/memory: bank [0x91000000, 0x92000000) overlaps bank {BANK}; correct --dom0-memory",
+    ),
+    (
+        {"memory": (Window(0x70000000, 0x20000000),)},
+        "/memory: bank [0x70000000, 0x90000000) is not in the host's RAM "
+        "[0x80000000, 0xc0000000); correct --dom0-memory: dom0's RAM is mapped 1:1",
+    ),
+    (
+        {"memory": (Window(0x8000000, 0x1000000),)},
+        f"/memory: bank [0x8000000, 0x9000000) overlaps {GIC}; correct --dom0-memory",
+    ),
+    (
+        {"memory": (Window(0x90000000, 0x4000000),), "initrd": (0xA0000000, 0xA0001000)},
+        f"/chosen: the ramdisk [0xa0000000, 0xa0001000) is not in dom0's RAM {BANK}; "
+        "correct --initrd, or --dom0-memory",
+    ),
+    (
+        {"memory": (Window(0x90000000, 0x4000000),), "grant_table": Window(0x90000000, 0x40000)},
+        f"/hypervisor: the grant table [0x90000000, 0x90040000) overlaps dom0's RAM {BANK}; "
+        "correct --grant-table",
+    ),
+    (
+        {
+            "memory": (Window(0x90000000, 0x4000000),),
+            "grant_table": Window(0x80000000, 0x40000),
+            "regions": (Window(0x92000000, 0x4000000),),
+        },
+        f"/hypervisor: extended region [0x92000000, 0x96000000) overlaps dom0's RAM {BANK}; "
+        "correct --extended-regions",
+    ),
+    (
+        {
+            "memory": (Window(0x90000000, 0x4000000),),
+            "grant_table": Window(0x80000000, 0x40000),
+            "regions": (Window(0x80000000, 0x4000000),),
+        },
+        "/hypervisor: extended region [0x80000000, 0x84000000) overlaps the grant table "
+        "[0x80000000, 0x80040000); correct --extended-regions",
+    ),
+    (
+        {
+            "memory": (Window(0x90000000, 0x4000000),),
+            "regions": (Window(0xA0000000, 0x4000000),),
+        },
+        "/hypervisor: extended region [0xa0000000, 0xa4000000) overlaps /memory@80000000 "
+        "[0x80000000, 0xc0000000); correct --extended-regions",
+    ),
+    (
+        {"regions": (Window(0xA0000000, 0x4000000),)},
+        "/hypervisor: extended region [0xa0000000, 0xa4000000) overlaps dom0's RAM "
+        "[0x90000000, 0xb0000000); correct --extended-regions, or give --dom0-memory",
+    ),
+    (
+        {
+            "memory": (Window(0x90000000, 0x4000000),),
+            "regions": (Window(0x80000000, 0x4000000),),
+            "drivers": frozenset(),
+        },
+        "/hypervisor: extended region [0x80000000, 0x84000000) overlaps the grant table "
+        "[0x80200000, 0x80240000); correct --extended-regions, or give --grant-table",
+    ),
+    (
+        {"regions": (Window(0x4000000, 0x8000000),)},
+        f"/hypervisor: extended region [0x4000000, 0xc000000) overlaps {GIC}; "
+        "correct --extended-regions",
+    ),
+    (
+        {"regions": (Window(0x1000000, 0x200000), Window(0x1100000, 0x200000))},
+        "/hypervisor: extended region [0x1100000, 0x1300000) overlaps extended region "
+        "[0x1000000, 0x1200000); correct --extended-regions",
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "text"), MISPLACED, ids=range(len(MISPLACED)))
+def test_places_that_cannot_be(options: dict[str, object], text: str) -> None:
+    with pytest.raises(Refusal) as error:
+        xen(board(), **options)
+    assert str(error.value) == f"DT615: {text}"
+
+
+def test_places_on_a_host_that_tells_no_memory() -> None:
+    tree = board()
+    tree.root.remove("memory@80000000")
+    table = Window(0x80000000, 0x40000)
+    made = xen(tree, memory=(Window(0x90000000, 0x4000000),), grant_table=table)
+    assert node_of(made, "/memory@90000000")
+    with pytest.raises(Refusal) as error:
+        xen(tree, memory=(Window(0x8000000, 0x1000000),), grant_table=table)
+    assert str(error.value) == (
+        f"DT615: /memory: bank [0x8000000, 0x9000000) overlaps {GIC}; correct --dom0-memory"
+    )
+
+
+def test_a_bank_over_reserved_memory() -> None:
+    tree = board()
+    reserved = tree.root.add("reserved-memory")
+    reserved.set_cells("#address-cells", 2)
+    reserved.set_cells("#size-cells", 2)
+    reserved.set_empty("ranges")
+    reserved.add("tee@91000000").set_cells("reg", 0, 0x91000000, 0, 0x1000)
+    with pytest.raises(Refusal) as error:
+        xen(tree, memory=(Window(0x90000000, 0x4000000),))
+    assert str(error.value) == (
+        f"DT615: /memory: bank {BANK} overlaps /reserved-memory [0x91000000, 0x91001000); "
+        "correct --dom0-memory"
+    )
+
+
+def test_ram_that_is_left_can_be_extended_regions_without_an_iommu() -> None:
+    made = xen(
+        board(),
+        memory=(Window(0x90000000, 0x4000000),),
+        grant_table=Window(0x80000000, 0x40000),
+        regions=(Window(0xA0000000, 0x4000000),),
+        drivers=frozenset(),
+    )
+    assert node_of(made, "/hypervisor").cells("reg")[4:] == (0, 0xA0000000, 0, 0x4000000)
+
+
+def test_an_assumed_grant_table_in_a_bank_is_said() -> None:
+    made = xen(board(), memory=(Window(0x80000000, 0x4000000),))
+    assert (
+        "DT616 /hypervisor: assumed: Xen and the grant table at 0x80200000, which cannot be in a "
+        "bank of --dom0-memory: say where (--grant-table)"
+    ) in [str(notice) for notice in made.notices]
+
+
+def test_a_console_that_is_not_there() -> None:
+    for name in ("/nope", "serial0", ""):
+        with pytest.raises(UserError):
+            xen(board(), dtuart=name)
+    tree = board()
+    tree.root.children["uart@c000000"].set_strings("compatible", "arm,pl011")
+    tree.root.add("aliases").set_strings("serial0", "/uart@c000000")
+    for name in ("/uart@c000000", "serial0", "serial0:115200n8"):
+        assert xen(tree, dtuart=name).node("/uart@c000000") is None
+    assert xen(tree, dtuart="none").node("/uart@c000000") is not None
 
 
 def test_what_xen_keeps() -> None:

@@ -716,10 +716,15 @@ def test_the_2022_series_takes_ids_as_they_are(board):
 
 
 def test_imagebuilder_lines(board):
-    config = cfg('vcpus = 3\nramdisk = "a b.cpio"\ncmdline = "root=\'x\' a=$HOME `b` \\"c\\""')
+    config = cfg('vcpus = 3\nramdisk = "a b.cpio"\ncmdline = "root=\'x\' a=$HOME `b`"')
     built = one(board, config, addresses=False)
     text, notices = imagebuilder(built.domains, ["g.dtb"], "host.dtb")
-    assert notices == ()
+    said = "which ImageBuilder puts into U-Boot's script as it is:"
+    assert [str(notice) for notice in notices] == [
+        f"DT632 /chosen/domU1: the command line has '$', {said} U-Boot expands a variable there",
+        f"DT632 /chosen/domU1: the command line has '`', {said} whether it stays depends on "
+        "U-Boot's shell",
+    ]
     assert text.splitlines()[1:] == [
         "DEVICE_TREE=host.dtb",
         "NUM_DOMUS=1",
@@ -731,7 +736,87 @@ def test_imagebuilder_lines(board):
         "DOMU_VCPUS[0]=3",
         "DOMU_VPL011[0]=1",
         "DOMU_ENHANCED[0]=0",
-        """DOMU_CMD[0]='root='"'"'x'"'"' a=$HOME `b` "c"'""",
+        """DOMU_CMD[0]='root='"'"'x'"'"' a=$HOME `b`'""",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cmdline", "name"),
+    [
+        ('a "b"', "a double quote"),
+        ("a\nb", "a newline"),
+        ("a\rb", "a carriage return"),
+        ("a\x1bb", r"'\x1b'"),
+    ],
+)
+def test_a_command_line_that_breaks_the_script_of_u_boot(board, cmdline, name):
+    built = one(board, replace(cfg(), cmdline=cmdline), addresses=False)
+    assert refusal(lambda: imagebuilder(built.domains, ["g.dtb"], "host.dtb")) == (
+        f"DT632: /chosen/domU1: the command line has {name}, which ImageBuilder puts into U-Boot's "
+        "script as it is, where it breaks the command; take it out of the command line"
+    )
+
+
+def test_a_long_command_line_without_addresses(board):
+    text = refusal(lambda: one(board, replace(cfg(), cmdline="x" * 1024), addresses=False))
+    assert text.startswith("DT628: /chosen/domU1: the kernel's command line has 1024 bytes")
+
+
+def test_addresses_that_are_not_used_cannot_clash(board):
+    twice = Module("device-tree", KERNEL.base, 0)
+    built = one(board, cfg(), KERNEL, twice, addresses=False)
+    assert not built.domains[0].node.children
+
+
+def test_the_lines_need_a_device_tree(board):
+    built = one(board, cfg('cmdline = "x"'), addresses=False)
+    text, notices = imagebuilder(built.domains, ["g.dtb"])
+    assert "DEVICE_TREE" not in text
+    assert [str(notice) for notice in notices] == [
+        "DT632 /chosen: the lines have no DEVICE_TREE, as the marked host tree is in no file: "
+        "add it"
+    ]
+
+
+def placed(tree: Tree, *modules: Module, at: int, sizes: tuple[tuple[str, int], ...]) -> list[str]:
+    board = Platform.from_tree(tree, "board.dtb")
+    inputs = [GuestInput(cfg("", ()), modules, sizes=sizes)]
+    built = build_dom0less(board, inputs, modules_at=at)
+    return list(built.tree.node("/chosen/domU1").children)
+
+
+def test_modules_are_placed_around_what_is_there(tree):
+    memory = tree.root.children.get("reserved-memory") or tree.root.add("reserved-memory")
+    memory.set_cells("#address-cells", 2)
+    memory.set_cells("#size-cells", 2)
+    memory.set_empty("ranges")
+    memory.add("tee@90300000").set_cells("reg", 0, 0x9030_0000, 0, 0x1000)
+    sizes = (("kernel", 0x1000),)
+    assert placed(tree, at=0x9000_0000, sizes=sizes) == ["module@90000000"]
+    assert placed(tree, at=0x9020_0000, sizes=(("kernel", 0x10_1000),)) == ["module@90400000"]
+    disk = Module("ramdisk", 0x9040_0800, 0x100)
+    assert placed(tree, disk, at=0x9030_0000, sizes=sizes) == [
+        "module@90600000", "module@90400800",
+    ]  # fmt: skip
+    tree.memreserve.append((0x9060_0000, 0x40_0000))
+    assert placed(tree, disk, at=0x9030_0000, sizes=sizes) == [
+        "module@90a00000", "module@90400800",
+    ]  # fmt: skip
+    chosen = tree.root.children["chosen"]
+    chosen.set_cells("#address-cells", 2)
+    chosen.set_cells("#size-cells", 2)
+    old = chosen.add("dom0")
+    old.set_strings("compatible", "multiboot,kernel", "multiboot,module")
+    old.set_cells("reg", 0, 0x90A0_0000, 0, 0x20_0001)
+    assert placed(tree, at=0x90A0_0000, sizes=sizes) == ["module@90e00000"]
+
+
+def test_a_device_that_is_marked_already(tree):
+    tree.node(CRYPTO).set_empty("xen,passthrough")
+    built = one(Platform.from_tree(tree, "board.dtb"), cfg("", (CRYPTO, ETHERNET)))
+    assert by_rule(built, "DT633") == [
+        f"DT633 {CRYPTO}: is marked xen,passthrough in the host tree already; whether another "
+        "domain is given it is not known"
     ]
 
 
@@ -750,10 +835,10 @@ def test_a_shell_reads_what_was_written(words):
 
 def test_what_imagebuilder_has_no_variable_for(board):
     built = one(board, cfg('viommu = "smmuv3"\nnr_spis = 300\ncmdline = "x"'), addresses=False)
-    _, notices = imagebuilder(built.domains, ["g.dtb"])
+    _, notices = imagebuilder(built.domains, ["g.dtb"], "host.dtb")
     assert [str(notice) for notice in notices] == [
-        f"DT632 /chosen/domU1: {name} has no variable of ImageBuilder: give it the line `fdt set "
-        f"/chosen/domU0 {name} {value}` in APPEND_EXTRA_CMDS"
+        f"DT632 /chosen/domU1: {name} has no variable of ImageBuilder: write the line `fdt set "
+        f"/chosen/domU0 {name} {value}` into the file that APPEND_EXTRA_CMDS names"
         for name, value in (("viommu", "smmuv3"), ("nr_spis", "<0x12c>"))
     ]
 

@@ -22,6 +22,8 @@ _PROFILES = ("xen-4.20", "xen-4.22", "xen-xlnx4.17")
 _DRIVERS = ("smmu", "smmuv3", "ipmmu", "its")
 _MAX_VCPUS = 128
 _RANGE = re.compile(r"([^:]+):([^:]+)")
+# What the second number of an option is, where it is no size.
+_SECOND = {"--initrd": "the end", "--v2m-spis": "the number of SPIs"}
 # Options that say something about Xen's own tree, by the name of their argument.
 _XEN_ONLY = {
     "memory": "--dom0-memory",
@@ -63,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="GUEST.cfg",
         action="append",
         default=[],
-        help="a guest whose dtdev dom0 does not get (repeatable)",
+        help="a guest whose dtdev dom0 does not get (repeatable; a name given twice counts once)",
     )
     parser.add_argument(
         "--viommu",
@@ -80,7 +82,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_xen_arguments(parser.add_argument_group("with --profile, what the board does not tell"))
     parser.add_argument(
-        "--dry-run", action="store_true", help="print the changes as a diff, write nothing"
+        "--dry-run",
+        action="store_true",
+        help="print the changes against HOST.dtb as a diff, whatever is in FILE; write nothing",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="no notices on stderr")
 
@@ -160,7 +164,7 @@ def _given(arguments: argparse.Namespace, platform: Platform) -> tuple[Given, tu
     owners: list[tuple[str, tuple[str, ...]]] = []
     extra: list[Notice] = []
     taken: set[str] = set()
-    for name in arguments.guest:
+    for name in dict.fromkeys(arguments.guest):
         config = load_config(name)
         owners.append((name, config.dtdev))
         taken.update(config.dtdev)
@@ -261,8 +265,12 @@ def _pair(option: str, text: str) -> tuple[int, int]:
         first, second = (int(part, 0) for part in found.groups()) if found else (-1, -1)
     except ValueError:
         first = second = -1
-    if not 0 <= first < 1 << 48 or not 0 < second <= 1 << 48:
+    if min(first, second) < 0:
         raise FileError(f"{option} {text}: expected two numbers, as in 0x80000000:0x40000000")
+    if not second:
+        raise FileError(f"{option} {text}: {_SECOND.get(option, 'the size')} is 0")
+    if first >= 1 << 48 or second > 1 << 48:
+        raise FileError(f"{option} {text}: above 48 bits, the widest address there is")
     return first, second
 
 

@@ -17,6 +17,7 @@ from vsmmu.cli.inputs import (
     load_config,
     load_partial,
     load_platform,
+    tree_change,
     tree_output,
 )
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from dt_tools.binding import Notice
     from dt_tools.dom0less import Dom0less, GuestInput, Module
-    from dt_tools.tree import Tree
+    from dt_tools.tree import Node, Tree
     from xl_configs import GuestConfig
 
 _KINDS = ("kernel", "ramdisk", "dtb")
@@ -73,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--modules-at",
         metavar="ADDR",
         type=_address,
-        help="place modules without an address from ADDR on, each at 2 MiB",
+        help="place modules without an address from ADDR on, each at the next free 2 MiB",
     )
     parser.add_argument(
         "--enhanced",
@@ -99,14 +100,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--imagebuilder",
         metavar="FILE",
-        help="write a configuration for ImageBuilder; the host's tree then gets the marks alone",
+        help="write a configuration for ImageBuilder; the host's tree (-o, a blob) then gets the"
+        " marks alone, and addresses are not used",
     )
     parser.add_argument(
         "--bindings", metavar="FILE", help="write each guest's vMasterID map as JSON, a line each"
     )
     add_gpaddr_argument(parser)
     parser.add_argument(
-        "--dry-run", action="store_true", help="print the change of the host's tree, write nothing"
+        "--dry-run",
+        action="store_true",
+        help="print the change of the host's tree, and of the partial trees against the files that"
+        " are there, as diffs; write nothing",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="no notices on stderr")
 
@@ -117,6 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if not (arguments.output or arguments.imagebuilder or arguments.dry_run):
         raise FileError("nothing to write: give -o FILE, --imagebuilder FILE or --dry-run")
+    _check_imagebuilder(arguments)
     configs = [load_config(name) for name in arguments.inputs]
     names = _names(arguments, configs)
     platform = load_platform(arguments.host)
@@ -126,16 +132,17 @@ def run(arguments: argparse.Namespace) -> int:
         guests,
         xen=XENS[arguments.profile],
         unsafe=arguments.unsafe_no_iommu,
-        modules_at=arguments.modules_at,
+        modules_at=None if arguments.imagebuilder else arguments.modules_at,
         addresses=not arguments.imagebuilder,
         providers=arguments.providers,
         stub_clock_hz=arguments.stub_clock_hz,
         address_bits=arguments.gpaddr_bits,
     )
     extra: list[Notice] = []
-    outputs = _outputs(arguments, built, names, extra)
+    partials = _partials(arguments, built, names)
+    outputs = _outputs(arguments, built, names, partials, extra)
     if arguments.dry_run:
-        _print_change(arguments, built, platform.tree)
+        _print_change(arguments, built, platform.tree, partials)
     else:
         inputs = [arguments.host, *arguments.inputs, *(c.device_tree for c in configs)]
         write(outputs, inputs)
@@ -145,12 +152,22 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _print_change(arguments: argparse.Namespace, built: Dom0less, host: Tree) -> None:
+def _check_imagebuilder(arguments: argparse.Namespace) -> None:
+    output = arguments.output or ""
+    if arguments.imagebuilder and output.endswith(".dts"):
+        raise FileError(f"{output}: ImageBuilder's DEVICE_TREE is a blob, not source; name it .dtb")
+
+
+def _print_change(
+    arguments: argparse.Namespace, built: Dom0less, host: Tree, partials: Sequence[str | None]
+) -> None:
     from vsmmu.cli.dry_run import tree_diff
 
     name = arguments.output or "host tree for Xen"
     tree = built.marked if arguments.imagebuilder else built.tree
     text = tree_diff(host, tree, arguments.host, name)
+    for file, domain in zip(partials, built.domains, strict=True):
+        text += "" if file is None else tree_change(domain.fragment.tree, file)
     write({"-": text.encode("utf-8", "surrogateescape")})
 
 
@@ -213,13 +230,16 @@ def _guests(
             kind = "device-tree" if option == "dtb" else option
             if kind in modules[at]:
                 raise FileError(f"--{option} {place.text}: {names[at]} has one already")
-            size = 0 if option == "dtb" else _size(option, place, configs[at])
+            unsized = option == "dtb" or arguments.imagebuilder
+            size = 0 if unsized else _size(option, place, configs[at])
             modules[at][kind] = Module(kind, place.base, size)  # type: ignore[arg-type]
     enhanced = _enhanced(arguments, names)
     guests = []
     for index, config in enumerate(configs):
-        sizes = {} if arguments.modules_at is None else _sizes(config, modules[index])
+        sizes: dict[str, int] = {}
         if not arguments.imagebuilder:
+            if arguments.modules_at is not None:
+                sizes = _sizes(config, modules[index])
             _check_placed(arguments, config, names[index], modules[index])
         guests.append(
             GuestInput(
@@ -292,37 +312,65 @@ def _check_placed(
 # Files.
 
 
+def _partials(
+    arguments: argparse.Namespace, built: Dom0less, names: Sequence[str]
+) -> list[str | None]:
+    """The file of each guest's partial tree, None for a guest without one."""
+    folder = arguments.partial_dir
+    if folder is None:
+        beside = arguments.output if arguments.output not in (None, "-") else arguments.imagebuilder
+        folder = os.path.dirname(beside or "")
+    return [
+        None
+        if domain.blob is None
+        else os.path.join(folder, f"{_file_name(name, domain.node.name)}-passthrough.dtb")
+        for name, domain in zip(names, built.domains, strict=True)
+    ]
+
+
 def _outputs(
-    arguments: argparse.Namespace, built: Dom0less, names: Sequence[str], extra: list[Notice]
+    arguments: argparse.Namespace,
+    built: Dom0less,
+    names: Sequence[str],
+    partials: Sequence[str | None],
+    extra: list[Notice],
 ) -> dict[str, bytes]:
     from dt_tools import blob
     from dt_tools.dom0less import XENS
 
     outputs: dict[str, bytes] = {}
-    folder = arguments.partial_dir
-    if folder is None:
-        beside = arguments.output if arguments.output not in (None, "-") else arguments.imagebuilder
-        folder = os.path.dirname(beside or "")
-    partials: list[str | None] = []
-    for name, domain in zip(names, built.domains, strict=True):
-        file = None
-        if domain.blob is not None:
-            file = os.path.join(folder, f"{_file_name(name, domain.node.name)}-passthrough.dtb")
-            outputs[file] = domain.blob
-        partials.append(file)
+    for name, domain, partial in zip(names, built.domains, partials, strict=True):
+        if partial is not None and domain.blob is not None:
+            _add(outputs, partial, domain.blob)
+            extra += _renamed(name, domain.node, partial)
     if arguments.guest_dir is not None:
         if arguments.imagebuilder:
             raise FileError("--guest-dir: ImageBuilder decides where modules go; leave it out")
         trees = built.guests(XENS[arguments.profile], arguments.gpaddr_bits)
         for name, domain, tree in zip(names, built.domains, trees, strict=True):
             file = f"{_file_name(name, domain.node.name)}-guest.dtb"
-            outputs[os.path.join(arguments.guest_dir, file)] = blob.write(tree)
+            file = os.path.join(arguments.guest_dir, file)
+            _add(outputs, file, blob.write(tree))
+            extra += _renamed(name, domain.node, file)
     tree = built.marked if arguments.imagebuilder else built.tree
     for file, data in _main(arguments, built, tree, partials, extra):
-        if file in outputs:
-            raise FileError(f"{file}: two outputs name the same file")
-        outputs[file] = data
+        _add(outputs, file, data)
     return outputs
+
+
+def _add(outputs: dict[str, bytes], file: str, data: bytes) -> None:
+    if file in outputs:
+        raise FileError(f"{file}: two outputs name the same file")
+    outputs[file] = data
+
+
+def _renamed(name: str, node: Node, file: str) -> list[Notice]:
+    """A notice when a file has the name of the guest's node, as the guest's own is not fit."""
+    from dt_tools.binding import Notice
+
+    if _PLAIN.fullmatch(name):
+        return []
+    return [Notice("DT620", node.path, f"name {name!r} is no plain file name: the file is {file}")]
 
 
 def _main(
@@ -332,6 +380,7 @@ def _main(
     partials: Sequence[str | None],
     extra: list[Notice],
 ) -> Iterator[tuple[str, bytes]]:
+    from dt_tools.binding import Notice
     from dt_tools.dom0less import imagebuilder
 
     if arguments.output:
@@ -342,6 +391,9 @@ def _main(
         host = None if arguments.output in (None, "-") else _near(arguments.output, here)
         text, notices = imagebuilder(built.domains, near, host)
         extra += notices
+        if arguments.modules_at is not None or any(getattr(arguments, one) for one in _KINDS):
+            unused = "addresses of modules are not used: ImageBuilder chooses its own"
+            extra.append(Notice("DT632", "/chosen", unused))
         yield arguments.imagebuilder, text.encode("utf-8", "surrogateescape")
     if arguments.bindings:
         objects = (json.dumps(d.fragment.bindings.to_json()) for d in built.domains)
