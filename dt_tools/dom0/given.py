@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dt_tools.tree import Node
 
 PASSTHROUGH = "xen,passthrough"
+_RESOURCES = {"reg", "interrupts", "interrupts-extended"}
 _PCI = ("pci", "pciex")
 # Nodes at the root that describe no device; what is below them is none either.
 _NO_DEVICES = ("chosen", "cpus", "aliases", "memory", "reserved-memory", "psci", "hypervisor",
@@ -179,20 +180,36 @@ def _streams(
                 break
 
 
-def mark_host(platform: Platform, given: Given) -> Tree:
-    """The host's tree for Xen to boot with: `xen,passthrough` on each given node, nothing else."""
-    tree = platform.tree.copy()
-    for path in given.paths:
-        node = tree.node(path)
-        assert node is not None, "resolved before"
+def marked_nodes(tree: Tree, paths: Iterable[str]) -> list[Node]:
+    """The nodes at `paths`, and those below them with registers or interrupts of their own.
+
+    Xen looks at each node by itself: without a mark dom0 gets what it has.
+    """
+    found = []
+    for path in paths:
+        top = tree.node(path)
+        assert top is not None, "resolved before"
+        found += [n for n in top.walk() if n is top or not _RESOURCES.isdisjoint(n.props)]
+    return found
+
+
+def mark(tree: Tree, paths: Iterable[str]) -> None:
+    """Put `xen,passthrough` on the devices at `paths`."""
+    for node in marked_nodes(tree, paths):
         if PASSTHROUGH not in node.props:
             node.set_empty(PASSTHROUGH)
+
+
+def mark_host(platform: Platform, given: Given) -> Tree:
+    """The host's tree for Xen to boot with: the given devices marked, and nothing else changed."""
+    tree = platform.tree.copy()
+    mark(tree, given.paths)
     return tree
 
 
 def hide(tree: Tree, given: Given) -> None:
     """Make dom0's tree say that the devices are gone: given ones, and those the host marks."""
-    paths = set(given.paths)
+    paths = {node.path for node in marked_nodes(tree, given.paths)}
     for node in tree.walk():
         if PASSTHROUGH in node.props or node.path in paths:
             node.props.pop(PASSTHROUGH, None)

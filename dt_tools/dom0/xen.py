@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from dt_tools.binding import Notice
 from dt_tools.dom0 import layout
 from dt_tools.dom0.boot import Boot, find_console, read_boot, resolve_console
-from dt_tools.dom0.given import NO_GIVEN, PASSTHROUGH, Given
+from dt_tools.dom0.given import NO_GIVEN, PASSTHROUGH, Given, marked_nodes
 from dt_tools.dom0.made import (
     add_cpus,
     add_gic,
@@ -95,7 +95,7 @@ class _Xen:
         self, platform: Platform, version: XenVersion, options: XenOptions, given: Given
     ) -> None:
         self.platform, self.version, self.options = platform, version, options
-        self.given = set(given.paths)
+        self.given = {node.path for node in marked_nodes(platform.tree, given.paths)}
         self.tree = Dom0Tree()
         self.notices: list[Notice] = []
         self.boot: Boot = read_boot(platform.tree)

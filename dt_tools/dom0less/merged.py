@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from dt_tools import blob
 from dt_tools.binding import MAX_VMASTER_IDS, Bindings, Notice, allocate
+from dt_tools.dom0.given import mark
 from dt_tools.dom0less.chosen import Module, add_domain
 from dt_tools.dom0less.domain import has_dom0
 from dt_tools.dom0less.fragment import Fragment, build_fragment, read_fragment
@@ -334,11 +335,8 @@ class _Build:
 
     def _mark(self, fragment: Fragment) -> None:
         for path in fragment.paths:
-            node = self.marked.node(path)
-            assert node is not None, "the copy has every node"
             self._marked_before(path)
-            if "xen,passthrough" not in node.props:
-                node.set_empty("xen,passthrough")
+        mark(self.marked, fragment.paths)
 
     def _marked_before(self, path: str) -> None:
         node = self.platform.resolve(path)

@@ -289,3 +289,25 @@ def test_the_blobs_are_sound_and_alike_each_time() -> None:
     given = take(host, [("a.cfg", [GPU, CRYPTO])])
     assert blob.write(build_dom0(host, given=given)) == blob.write(build_dom0(host, given=given))
     assert blob.write(mark_host(host, given)) == blob.write(mark_host(host, given))
+
+
+def test_what_has_resources_below_a_device_is_marked_too() -> None:
+    """Xen looks at each node by itself and would map an unmarked one to dom0."""
+    tree = board()
+    node = tree.root.children["dma@a000000"]
+    node.set_cells("#address-cells", 2)
+    node.set_cells("#size-cells", 2)
+    node.set_empty("ranges")
+    device(node, "port", 0xA000800, 0x100)
+    node.add("wire").set_cells("interrupts", 0, 9, 4)
+    node.add("settings").set_strings("label", "x")
+    host = platform(tree)
+    given = take(host, [("g", ["/dma@a000000"])])
+    marked = mark_host(host, given)
+    found = [n.path for n in marked.walk() if "xen,passthrough" in n.props]
+    assert found == ["/dma@a000000", "/dma@a000000/port@a000800", "/dma@a000000/wire"]
+    # dom0's tree is the same whether the host's is marked or the list is given.
+    again = build_dom0(platform(marked), given=Given())
+    assert content(again) == content(build_dom0(host, given=given))
+    off = [n.path for n in again.walk() if n.string("status") == "disabled"]
+    assert off == found
