@@ -23,6 +23,8 @@ PAGE = 0x1000
 MIB = 1 << 20
 BLOCK = 2 * MIB
 EXTENDED_MIN = 64 * MIB
+# libxl puts initrd and tree 128 MiB above the start of RAM when they fit there.
+_MODULES_OFFSET = 128 * MIB
 # Register windows one guest may hold; host trees stay far below (the largest master has 55).
 MAX_WINDOWS = 1024
 
@@ -89,6 +91,28 @@ def _add_region(regions: list[Window], start: int, end: int) -> None:
     start, end = align_up(start, BLOCK), align_down(end, BLOCK)
     if end - start >= EXTENDED_MIN:
         regions.append(Window(start, end - start))
+
+
+def initrd_place(bank: Window, size: int, tree_size: int) -> tuple[int, int]:
+    """First and last-plus-one address of the ramdisk, in whole pages, as libxc places it.
+
+    The tree follows the ramdisk; both lie 128 MiB into RAM or, in a small guest, at its top.
+    The kernel is taken to end below them.
+
+    Raises:
+        Refusal: DT603, the first bank of RAM is too small.
+    """
+    length = align_up(size, PAGE)
+    both = length + align_up(tree_size, PAGE)
+    # libxc ends the kernel, however small, on a 2 MiB boundary.
+    if both + BLOCK >= bank.size:
+        what = f"a ramdisk of {size} bytes" if size else "a kernel and its device tree"
+        reason = f"{what} does not fit {bank.size // MIB} MiB of RAM"
+        raise Refusal("DT603", "/chosen", reason, "raise memory")
+    start = bank.end - both
+    if bank.size >= _MODULES_OFFSET + both:
+        start = bank.base + _MODULES_OFFSET
+    return start, start + length
 
 
 class AddressMap:

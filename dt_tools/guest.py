@@ -12,16 +12,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from dt_tools.binding import Bindings, DeviceBinding, MappedReg, Notice, Viommu, allocate
+from dt_tools import viommus
+from dt_tools.binding import Bindings, DeviceBinding, MappedReg, Notice, allocate
 from dt_tools.errors import Refusal, UserError
 from dt_tools.extended import (
-    BLOCK,
     IOMEM,
-    MIB,
     PAGE,
     AddressMap,
-    align_up,
     extended_regions,
+    initrd_place,
     ram_banks,
 )
 from dt_tools.guest_limits import (
@@ -48,11 +47,6 @@ if TYPE_CHECKING:
     from dt_tools.platform import Platform
     from dt_tools.tree import Node
     from xl_configs import GuestConfig
-
-# libxl puts initrd and tree 128 MiB above the start of RAM when they fit there.
-_MODULES_OFFSET = 128 * MIB
-# vSMMUs lie side by side below the room for placed registers.
-_MAX_VIOMMUS = 127
 
 
 @frozen
@@ -179,7 +173,8 @@ class _Guest:
         pins = self._pins()
         devices = self._devices(partial, bindings, pins)
         irqs = tuple(sorted({*self.config.irqs, *devices.irqs}))
-        bindings = self._with_spis(bindings, irqs)
+        bindings, moved = viommus.with_spis(bindings, self.guest, irqs)
+        self.notices += moved
         taken = self._own_spis(bindings)
         check_irqs(irqs, taken)
         nr_spis = self._nr_spis({*irqs, *taken})
@@ -341,38 +336,9 @@ class _Guest:
             )
         if not self.viommu:
             return bindings
-        if self.one_vsmmu:
-            return replace(bindings, viommu=self._viommu(0, self.guest.vsmmu_spi, ""))
-        if len(bindings.viommus) > _MAX_VIOMMUS:
-            reason = f"the guest would have more than {_MAX_VIOMMUS} vSMMUs"
-            raise Refusal("DT212", "/", reason, "give it one vSMMU for all its devices")
-        if not bindings.viommus:
-            self.notices.append(Notice("DT509", "/", "no device is behind an SMMU: no vSMMU"))
-        viommus = (self._viommu(at, v.spi, v.smmu) for at, v in enumerate(bindings.viommus))
-        return replace(bindings, viommus=tuple(viommus))
-
-    def _viommu(self, index: int, spi: int, smmu: str) -> Viommu:
-        guest = self.guest
-        base = guest.vsmmu.base + index * guest.vsmmu.size
-        return Viommu(base, guest.vsmmu.size, spi, guest.vsmmu_phandle + index, smmu)
-
-    def _with_spis(self, bindings: Bindings, irqs: Iterable[int]) -> Bindings:
-        """Give vSMMUs of their own the first SPIs above virtio-mmio's that nothing else has.
-
-        One that an earlier build gave stays, unless a physical interrupt has come in with it.
-        """
-        taken = {*irqs, *(v.spi for v in bindings.viommus)}
-        above = self.guest.virtio_spis(viommu=False)[1] + 1
-        free = (spi for spi in range(above, above + len(taken) + _MAX_VIOMMUS) if spi not in taken)
-        viommus = [
-            v if v.spi >= above and v.spi not in irqs else replace(v, spi=next(free))
-            for v in bindings.viommus
-        ]
-        for old, new in zip(bindings.viommus, viommus, strict=True):
-            if old.spi not in (0, new.spi):
-                text = f"its vSMMU had SPI {old.spi}, which a device has now: it gets {new.spi}"
-                self.notices.append(Notice("DT303", new.smmu, text))
-        return replace(bindings, viommus=tuple(viommus))
+        bindings, notices = viommus.placed(bindings, self.guest, one=self.one_vsmmu)
+        self.notices += notices
+        return bindings
 
     def _devices(
         self, partial: Tree | None, bindings: Bindings, pins: Sequence[MappedReg]
@@ -434,28 +400,6 @@ class _Guest:
         start, end = initrd_place(self.banks[0], size, len(write(tree)))
         chosen.set_cells("linux,initrd-start", *split_cells(start, 2))
         chosen.set_cells("linux,initrd-end", *split_cells(end, 2))
-
-
-def initrd_place(bank: Window, size: int, tree_size: int) -> tuple[int, int]:
-    """First and last-plus-one address of the ramdisk, in whole pages, as libxc places it.
-
-    The tree follows the ramdisk; both lie 128 MiB into RAM or, in a small guest, at its top.
-    The kernel is taken to end below them.
-
-    Raises:
-        Refusal: DT603, the first bank of RAM is too small.
-    """
-    length = align_up(size, PAGE)
-    both = length + align_up(tree_size, PAGE)
-    # libxc ends the kernel, however small, on a 2 MiB boundary.
-    if both + BLOCK >= bank.size:
-        what = f"a ramdisk of {size} bytes" if size else "a kernel and its device tree"
-        reason = f"{what} does not fit {bank.size // MIB} MiB of RAM"
-        raise Refusal("DT603", "/chosen", reason, "raise memory")
-    start = bank.end - both
-    if bank.size >= _MODULES_OFFSET + both:
-        start = bank.base + _MODULES_OFFSET
-    return start, start + length
 
 
 def _refuse_dropped(made: Partial) -> None:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 from dt_tools.binding import MappedReg, Notice, Viommu
 from dt_tools.errors import Refusal, UserError
-from dt_tools.extended import BLOCK, EXTENDED_MIN, PAGE, align_up, ram_banks
-from dt_tools.guest import initrd_place
+from dt_tools.extended import BLOCK, EXTENDED_MIN, PAGE, align_up, initrd_place, ram_banks
 from dt_tools.guest_limits import (
     SPI_FIRST,
     check_config,
