@@ -7,7 +7,7 @@ READY := $(VENV)/ready
 # The first interpreter of these that is new enough, unless PYTHON says which.
 CANDIDATES := $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11
 
-.PHONY: help demo test lint soak bench goldens grammar clean
+.PHONY: help demo test lint soak bench goldens grammar conformance clean
 
 help:
 	@echo "make demo     run the main job on samples/ and show it"
@@ -17,6 +17,7 @@ help:
 	@echo "make bench    benchmarks, ratios in one run"
 	@echo "make goldens  rewrite tests/golden from the present output"
 	@echo "make grammar  compile xl_configs/xlcfg.lark to xl_configs/tables.py"
+	@echo "make conformance  write docs/conformance.md from the code"
 	@echo "make clean    remove .venv and caches"
 
 $(READY): pyproject.toml
@@ -55,6 +56,9 @@ goldens: $(READY)
 
 grammar: $(READY)
 	@$(BIN)/python -m xl_configs.grammar
+
+conformance: $(READY)
+	@$(BIN)/python -m vsmmu.conformance
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks

@@ -6,6 +6,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 from vsmmu.arch.layout import Layout, addr, bit, bits, choice
+from vsmmu.arch.names import AddressSize, Sh, WalkCacheability
 from vsmmu.arch.stream_table import S2Tg
 
 
@@ -22,19 +23,19 @@ class Cd(Layout, dwords=8, spec="IHI 0070 §5.4"):
 
     t0sz = bits(5, 0)
     tg0 = choice(7, 6, S2Tg)
-    ir0 = bits(9, 8)
-    or0 = bits(11, 10)
-    sh0 = bits(13, 12)
+    ir0 = choice(9, 8, WalkCacheability)
+    or0 = choice(11, 10, WalkCacheability)
+    sh0 = choice(13, 12, Sh)
     epd0 = bit(14)
     endi = bit(15)
     t1sz = bits(21, 16)
     tg1 = choice(23, 22, Tg1)
-    ir1 = bits(25, 24)
-    or1 = bits(27, 26)
-    sh1 = bits(29, 28)
+    ir1 = choice(25, 24, WalkCacheability)
+    or1 = choice(27, 26, WalkCacheability)
+    sh1 = choice(29, 28, Sh)
     epd1 = bit(30)
     v = bit(31)
-    ips = bits(34, 32)
+    ips = choice(34, 32, AddressSize)
     affd = bit(35)
     wxn = bit(36)
     uwxn = bit(37)

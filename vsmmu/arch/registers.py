@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Non-secure registers: layouts and the map of pages 0 and 1 (IHI 0070 §6.1 to §6.3)."""
+"""Non-secure registers: layouts and the map of pages 0 and 1 (IHI 0070 §6.2, §6.3)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,15 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from vsmmu.arch.layout import Layout, addr, bit, bits, choice
+from vsmmu.arch.names import (
+    AddressSize,
+    Cacheability,
+    InstCfg,
+    MemAttr,
+    PrivCfg,
+    Sh,
+)
+from vsmmu.arch.stream_table import ShCfg
 
 
 class Ttf(IntEnum):
@@ -95,6 +104,12 @@ class Idr1(Layout, width=32, spec="IHI 0070 §6.3.2"):
     ecmdq = bit(31)
 
 
+class Idr2(Layout, width=32, spec="IHI 0070 §6.3.3"):
+    """Place of the VATOS page: 0x20000 + BA_VATOS * 0x10000 (IDR0.VATOS)."""
+
+    ba_vatos = bits(9, 0)
+
+
 class Idr3(Layout, width=32, spec="IHI 0070 §6.3.4"):
     """Features since SMMUv3.1."""
 
@@ -120,10 +135,16 @@ class Idr3(Layout, width=32, spec="IHI 0070 §6.3.4"):
     aie = bit(23)
 
 
+class Idr4(Layout, width=32, spec="IHI 0070 §6.3.5"):
+    """IMPLEMENTATION DEFINED."""
+
+    impdef = bits(31, 0)
+
+
 class Idr5(Layout, width=32, spec="IHI 0070 §6.3.6"):
     """Output address size and granules."""
 
-    oas = bits(2, 0)
+    oas = choice(2, 0, AddressSize)
     gran4k = bit(4)
     gran16k = bit(5)
     gran64k = bit(6)
@@ -163,12 +184,12 @@ class Cr0(Layout, width=32, spec="IHI 0070 §6.3.9"):
 class Cr1(Layout, width=32, spec="IHI 0070 §6.3.11"):
     """Memory attributes of tables and queues."""
 
-    queue_ic = bits(1, 0)
-    queue_oc = bits(3, 2)
-    queue_sh = bits(5, 4)
-    table_ic = bits(7, 6)
-    table_oc = bits(9, 8)
-    table_sh = bits(11, 10)
+    queue_ic = choice(1, 0, Cacheability)
+    queue_oc = choice(3, 2, Cacheability)
+    queue_sh = choice(5, 4, Sh)
+    table_ic = choice(7, 6, Cacheability)
+    table_oc = choice(9, 8, Cacheability)
+    table_sh = choice(11, 10, Sh)
 
 
 class Cr2(Layout, width=32, spec="IHI 0070 §6.3.12"):
@@ -183,12 +204,12 @@ class Cr2(Layout, width=32, spec="IHI 0070 §6.3.12"):
 class Gbpa(Layout, width=32, spec="IHI 0070 §6.3.14"):
     """Attributes of traffic while SMMUEN is 0."""
 
-    memattr = bits(3, 0)
+    memattr = choice(3, 0, MemAttr)
     mtcfg = bit(4)
     alloccfg = bits(11, 8)
-    shcfg = bits(13, 12)
-    privcfg = bits(17, 16)
-    instcfg = bits(19, 18)
+    shcfg = choice(13, 12, ShCfg)
+    privcfg = choice(17, 16, PrivCfg)
+    instcfg = choice(19, 18, InstCfg)
     abort = bit(20)
     update = bit(31)
 
@@ -229,8 +250,8 @@ class IrqCfg1(Layout, width=32, spec="IHI 0070 §6.3.22"):
 class IrqCfg2(Layout, width=32, spec="IHI 0070 §6.3.23"):
     """MSI attributes."""
 
-    memattr = bits(3, 0)
-    sh = bits(5, 4)
+    memattr = choice(3, 0, MemAttr)
+    sh = choice(5, 4, Sh)
 
 
 class StrtabBase(Layout, spec="IHI 0070 §6.3.24"):
@@ -269,14 +290,14 @@ class CmdqCons(Layout, width=32, spec="IHI 0070 §6.3.28"):
     err = choice(30, 24, Cerror)
 
 
-class EventqProd(Layout, width=32, spec="IHI 0070 §6.2.2"):
+class EventqProd(Layout, width=32, spec="IHI 0070 §6.3.95"):
     """Event queue producer and overflow flag."""
 
     wr = bits(19, 0)
     ovflg = bit(31)
 
 
-class EventqCons(Layout, width=32, spec="IHI 0070 §6.2.2"):
+class EventqCons(Layout, width=32, spec="IHI 0070 §6.3.96"):
     """Event queue consumer and overflow acknowledgement."""
 
     rd = bits(19, 0)
@@ -289,7 +310,8 @@ class Register:
 
     `guard` names the CR0 or IRQ_CTRL fields that must read 0 (and be acknowledged 0) for a write
     to take effect; SMMUv3.2 ignores such writes otherwise (§6.3). `field_guards` does the same for
-    single fields: (fields, guard) pairs.
+    single fields: (fields, guard) pairs. `needs` names identification fields: where one of them is
+    0 the register is RES0.
     """
 
     name: str
@@ -299,18 +321,17 @@ class Register:
     layout: type[Layout]
     guard: tuple[str, ...] = ()
     field_guards: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = ()
-
-
-class Zero(Layout, width=32, spec="IHI 0070 §6.2"):
-    """A register without fields: RES0."""
+    needs: tuple[str, ...] = ()
 
 
 def _ro(name: str, offset: int, layout: type[Layout]) -> Register:
     return Register(name, offset, 32, False, layout)
 
 
-def _rw(name: str, offset: int, layout: type[Layout], *guard: str) -> Register:
-    return Register(name, offset, layout.width, True, layout, guard)
+def _rw(
+    name: str, offset: int, layout: type[Layout], *guard: str, needs: tuple[str, ...] = ()
+) -> Register:
+    return Register(name, offset, layout.width, True, layout, guard, needs=needs)
 
 
 _CR1_GUARDS = (
@@ -322,9 +343,9 @@ PAGE1 = 0x1_0000
 REGISTERS: tuple[Register, ...] = (
     _ro("IDR0", 0x000, Idr0),
     _ro("IDR1", 0x004, Idr1),
-    _ro("IDR2", 0x008, Zero),
+    _ro("IDR2", 0x008, Idr2),
     _ro("IDR3", 0x00C, Idr3),
-    _ro("IDR4", 0x010, Zero),
+    _ro("IDR4", 0x010, Idr4),
     _ro("IDR5", 0x014, Idr5),
     _ro("IIDR", 0x018, Iidr),
     _ro("AIDR", 0x01C, Aidr),
@@ -337,18 +358,18 @@ REGISTERS: tuple[Register, ...] = (
     _ro("IRQ_CTRLACK", 0x054, IrqCtrl),
     _ro("GERROR", 0x060, Gerror),
     _rw("GERRORN", 0x064, Gerror),
-    _rw("GERROR_IRQ_CFG0", 0x068, IrqCfg0, "gerror_irqen"),
-    _rw("GERROR_IRQ_CFG1", 0x070, IrqCfg1, "gerror_irqen"),
-    _rw("GERROR_IRQ_CFG2", 0x074, IrqCfg2, "gerror_irqen"),
+    _rw("GERROR_IRQ_CFG0", 0x068, IrqCfg0, "gerror_irqen", needs=("msi",)),
+    _rw("GERROR_IRQ_CFG1", 0x070, IrqCfg1, "gerror_irqen", needs=("msi",)),
+    _rw("GERROR_IRQ_CFG2", 0x074, IrqCfg2, "gerror_irqen", needs=("msi",)),
     _rw("STRTAB_BASE", 0x080, StrtabBase, "smmuen"),
     _rw("STRTAB_BASE_CFG", 0x088, StrtabBaseCfg, "smmuen"),
     _rw("CMDQ_BASE", 0x090, QueueBase, "cmdqen"),
     _rw("CMDQ_PROD", 0x098, CmdqProd),
     _rw("CMDQ_CONS", 0x09C, CmdqCons, "cmdqen"),
     _rw("EVENTQ_BASE", 0x0A0, QueueBase, "eventqen"),
-    _rw("EVENTQ_IRQ_CFG0", 0x0B0, IrqCfg0, "eventq_irqen"),
-    _rw("EVENTQ_IRQ_CFG1", 0x0B8, IrqCfg1, "eventq_irqen"),
-    _rw("EVENTQ_IRQ_CFG2", 0x0BC, IrqCfg2, "eventq_irqen"),
+    _rw("EVENTQ_IRQ_CFG0", 0x0B0, IrqCfg0, "eventq_irqen", needs=("msi",)),
+    _rw("EVENTQ_IRQ_CFG1", 0x0B8, IrqCfg1, "eventq_irqen", needs=("msi",)),
+    _rw("EVENTQ_IRQ_CFG2", 0x0BC, IrqCfg2, "eventq_irqen", needs=("msi",)),
     _rw("EVENTQ_PROD", PAGE1 + 0x0A8, EventqProd, "eventqen"),
     _rw("EVENTQ_CONS", PAGE1 + 0x0AC, EventqCons),
 )

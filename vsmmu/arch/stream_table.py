@@ -6,6 +6,15 @@ from __future__ import annotations
 from enum import IntEnum
 
 from vsmmu.arch.layout import Layout, addr, bit, bits, choice
+from vsmmu.arch.names import (
+    AddressSize,
+    CdCacheability,
+    InstCfg,
+    MemAttr,
+    PrivCfg,
+    Sh,
+    WalkCacheability,
+)
 
 
 class SteConfig(IntEnum):
@@ -60,6 +69,14 @@ class Strw(IntEnum):
     NS_EL2 = 2
 
 
+class World(IntEnum):
+    """StreamWorld of a Non-secure stream, from STE.Config, STE.STRW and CR2.E2H (§5.2)."""
+
+    NS_EL1 = 0
+    NS_EL2 = 1
+    NS_EL2_E2H = 2
+
+
 class S2Tg(IntEnum):
     """STE.S2TG and CD.TG0."""
 
@@ -69,7 +86,7 @@ class S2Tg(IntEnum):
 
 
 class ShCfg(IntEnum):
-    """STE.SHCFG."""
+    """STE.SHCFG and GBPA.SHCFG."""
 
     NSH = 0
     INCOMING = 1
@@ -87,9 +104,9 @@ class Ste(Layout, dwords=8, spec="IHI 0070 §5.2"):
     s1cdmax = bits(63, 59)
 
     s1dss = choice(65, 64, S1Dss)
-    s1cir = bits(67, 66)
-    s1cor = bits(69, 68)
-    s1csh = bits(71, 70)
+    s1cir = choice(67, 66, CdCacheability)
+    s1cor = choice(69, 68, CdCacheability)
+    s1csh = choice(71, 70, Sh)
     s2hwu = bits(75, 72)
     dre = bit(76)
     cont = bits(80, 77)
@@ -103,24 +120,24 @@ class Ste(Layout, dwords=8, spec="IHI 0070 §5.2"):
     s1stalld = bit(91)
     eats = choice(93, 92, Eats)
     strw = choice(95, 94, Strw)
-    memattr = bits(99, 96)
+    memattr = choice(99, 96, MemAttr)
     mtcfg = bit(100)
     alloccfg = bits(104, 101)
     shcfg = choice(109, 108, ShCfg)
     nscfg = bits(111, 110)
-    privcfg = bits(113, 112)
-    instcfg = bits(115, 114)
+    privcfg = choice(113, 112, PrivCfg)
+    instcfg = choice(115, 114, InstCfg)
     impdef1 = bits(127, 116)
 
     s2vmid = bits(143, 128)
     impdef2 = bits(159, 144)
     s2t0sz = bits(165, 160)
     s2sl0 = bits(167, 166)
-    s2ir0 = bits(169, 168)
-    s2or0 = bits(171, 170)
-    s2sh0 = bits(173, 172)
+    s2ir0 = choice(169, 168, WalkCacheability)
+    s2or0 = choice(171, 170, WalkCacheability)
+    s2sh0 = choice(173, 172, Sh)
     s2tg = choice(175, 174, S2Tg)
-    s2ps = bits(178, 176)
+    s2ps = choice(178, 176, AddressSize)
     s2aa64 = bit(179)
     s2endi = bit(180)
     s2affd = bit(181)

@@ -25,6 +25,7 @@ _COMMANDS = {
     "dom0-dtb": "build dom0's device tree, a vSMMU for each physical SMMU",
     "dom0less-dtb": "build the host's tree with guests that Xen starts itself",
     "run": "run a scenario on the emulator",
+    "explain": "decode an STE, CD, command, event record or register, and say what is illegal",
     "completion": "print a shell completion script",
 }
 
@@ -90,7 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _take_rest(parser: Parser, parsed: argparse.Namespace, rest: list[str]) -> None:
     """Adds the files or KEY=VALUE arguments behind an option, which argparse leaves over."""
     name = next((n for n in ("overrides", "inputs", "dtb") if hasattr(parsed, n)), None)
-    fits = all(not r.startswith("-") and ("=" in r or name != "overrides") for r in rest)
+    words = (r == "-" or not r.startswith("-") for r in rest)
+    fits = all(words) and all("=" in r or name != "overrides" for r in rest)
     if name is None or not fits:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     setattr(parsed, name, [*getattr(parsed, name), *rest])
