@@ -38,6 +38,11 @@ class Memory:
 
     Args:
         regions: (base, size) in bytes, page aligned, disjoint.
+
+    Attributes:
+        page: frame number to the place of its first word in `words`, for the walker alone, which
+            reads both as `read64` does; a page nobody wrote is in neither.
+        words: the arena as 64-bit words; another one after it grew.
     """
 
     def __init__(self, regions: Iterable[tuple[int, int]]) -> None:
@@ -51,10 +56,10 @@ class Memory:
         self._bases = [base for base, _ in self.regions]
         # Page frame number -> index of the page's first word. Word 0.._WORDS-1 is the zero page,
         # which every RAM page that nobody wrote shares.
-        self._page: dict[int, int] = {}
+        self.page: dict[int, int] = {}
         self._used = 1
         self._arena = bytearray(64 * PAGE)
-        self._words = memoryview(self._arena).cast("Q")
+        self.words = memoryview(self._arena).cast("Q")
 
     def is_ram(self, pa: int) -> bool:
         """Whether the address lies in a RAM region."""
@@ -63,19 +68,19 @@ class Memory:
 
     def read64(self, pa: int) -> int | None:
         """The aligned 64-bit word at `pa` (low three bits ignored); None on external abort."""
-        index = self._page.get(pa >> PAGE_SHIFT)
+        index = self.page.get(pa >> PAGE_SHIFT)
         if index is None:
             return 0 if self.is_ram(pa) else None
-        return self._words[index + ((pa & _IN_PAGE) >> 3)]
+        return self.words[index + ((pa & _IN_PAGE) >> 3)]
 
     def write64(self, pa: int, value: int) -> bool:
         """Store an aligned 64-bit word; False on external abort."""
-        index = self._page.get(pa >> PAGE_SHIFT)
+        index = self.page.get(pa >> PAGE_SHIFT)
         if index is None:
             if not self.is_ram(pa):
                 return False
             index = self._allocate(pa >> PAGE_SHIFT)
-        self._words[index + ((pa & _IN_PAGE) >> 3)] = value
+        self.words[index + ((pa & _IN_PAGE) >> 3)] = value
         return True
 
     def read_words(self, pa: int, count: int) -> tuple[int, ...] | None:
@@ -98,7 +103,7 @@ class Memory:
         while size:
             offset = pa & _IN_PAGE
             n = min(size, PAGE - offset)
-            index = self._page.get(pa >> PAGE_SHIFT)
+            index = self.page.get(pa >> PAGE_SHIFT)
             if index is not None:
                 start = index * 8 + offset
                 out += self._arena[start : start + n]
@@ -117,7 +122,7 @@ class Memory:
         while done < len(data):
             offset = pa & _IN_PAGE
             n = min(len(data) - done, PAGE - offset)
-            index = self._page.get(pa >> PAGE_SHIFT)
+            index = self.page.get(pa >> PAGE_SHIFT)
             if index is None:
                 index = self._allocate(pa >> PAGE_SHIFT)
             start = index * 8 + offset
@@ -136,15 +141,15 @@ class Memory:
         """
         import numpy as np
 
-        order = sorted(self._page)
+        order = sorted(self.page)
         frames = np.array(order, dtype=np.uint64)
-        index = np.array([self._page[f] for f in order], dtype=np.uint64)
+        index = np.array([self.page[f] for f in order], dtype=np.uint64)
         return np.frombuffer(self._arena, dtype=np.uint64), frames, index
 
     @property
     def pages(self) -> int:
         """Pages that hold data."""
-        return len(self._page)
+        return len(self.page)
 
     def _all_ram(self, pa: int, size: int) -> bool:
         end = pa + size
@@ -161,8 +166,8 @@ class Memory:
             grown = bytearray(2 * len(self._arena))
             grown[: len(self._arena)] = self._arena
             self._arena = grown
-            self._words = memoryview(grown).cast("Q")
+            self.words = memoryview(grown).cast("Q")
         index = self._used * _WORDS
         self._used += 1
-        self._page[frame] = index
+        self.page[frame] = index
         return index

@@ -151,7 +151,9 @@ def parse(data: bytes, source: str) -> Scenario:
         guests=tuple(reader.guest(g, f"guest {i}") for i, g in enumerate(guests, 1)),
         steps=tuple(reader.step(s, i) for i, s in enumerate(steps, 1)),
         ram=reader.regions(machine.get("ram", [])),
-        caching=reader.one_of(machine.get("caching", "normal"), ("normal", "none"), "caching"),
+        caching=reader.one_of(
+            machine.get("caching", "normal"), ("normal", "none", "hostile"), "caching"
+        ),
     )
 
 

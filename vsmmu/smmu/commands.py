@@ -2,12 +2,16 @@
 """What each command does to an SMMU (IHI 0070 §4): one small effect for each opcode.
 
 An opcode without an effect is CERROR_ILL: reserved ones, and those of features that are not
-modelled (EL2 and EL3 maintenance, ATS, PRI, stalling, MPAM, DPT, Secure state).
+modelled (EL3 maintenance, ATS, PRI, stalling, MPAM, DPT, Secure state).
+
+Invalidations are complete when the CMD_SYNC behind them is. They take effect as they are consumed,
+or with hostile caching no sooner than that CMD_SYNC (§4.7.3).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from vsmmu.arch.commands import (
@@ -19,6 +23,10 @@ from vsmmu.arch.commands import (
     CmdPrefetchAddr,
     CmdPrefetchConfig,
     CmdSync,
+    CmdTlbiEl2All,
+    CmdTlbiEl2Asid,
+    CmdTlbiEl2Va,
+    CmdTlbiEl2Vaa,
     CmdTlbiNhAll,
     CmdTlbiNhAsid,
     CmdTlbiNhVa,
@@ -29,17 +37,22 @@ from vsmmu.arch.commands import (
     Command,
     Cs,
 )
-from vsmmu.smmu.tlb import VA_MASK, Tlb
+from vsmmu.arch.registers import Cr0, Cr2
+from vsmmu.smmu.config import DEFERRED
+from vsmmu.smmu.tlb import VA_MASK, WORLD_E2H, WORLD_EL2, Tlb
 
 if TYPE_CHECKING:
     from vsmmu.smmu.config import Config
     from vsmmu.smmu.features import Features
+    from vsmmu.smmu.regfile import RegisterFile
 
 # What an effect tells the queue: go on; go on and pulse cmdq-sync; stop with CERROR_ILL; try this
 # command again later.
 DONE, SIGNAL, ILL, WAIT = range(4)
 
 _MAX_SID = 0xFFFF_FFFF
+_VMW, _VMW_MAX = Cr0.vmw, 4
+_E2H = Cr2.mask("e2h")[0]
 # CMD_TLBI_*.TG to log2 of the granule.
 _RIL_GRANULE = {1: 12, 2: 14, 3: 16}
 
@@ -48,6 +61,7 @@ class Unit(Protocol):
     """The parts of an SMMU that commands act on."""
 
     features: Features
+    regs: RegisterFile
     config: Config
     tlb: Tlb
 
@@ -85,57 +99,73 @@ def execute(unit: Unit, command: Command) -> int:
     return effect(unit, command)
 
 
-# Prefetch is a hint, and taking it is optional (§4.2).
+def _maintain(unit: Unit, action: Callable[..., object], *args: Any, **kwargs: Any) -> int:
+    """Do an invalidation now, or leave it for the next CMD_SYNC where caching is hostile."""
+    config = unit.config
+    if not config.caching.hostile:
+        action(*args, **kwargs)
+        return DONE
+    if len(config.deferred) >= DEFERRED:
+        config.synchronise()
+    config.deferred.append(partial(action, *args, **kwargs))
+    return DONE
+
+
+# Prefetch is a hint; it fails silently (§4.2). PREFETCH_ADDR takes in the configuration alone.
 
 
 @_effect(CmdPrefetchConfig)
 def _prefetch_config(unit: Unit, command: CmdPrefetchConfig) -> int:
+    unit.config.prefetch(command.sid, command.ssid if command.ssv else None)
     return DONE
 
 
 @_effect(CmdPrefetchAddr)
 def _prefetch_addr(unit: Unit, command: CmdPrefetchAddr) -> int:
+    unit.config.prefetch(command.sid, command.ssid if command.ssv else None)
     return DONE
 
 
-# Configuration (§4.3). A StreamID out of range matches nothing.
+# Configuration (§4.3). A StreamID or SubstreamID out of range matches nothing.
 
 
 @_effect(CmdCfgiSte)
 def _cfgi_ste(unit: Unit, command: CmdCfgiSte) -> int:
-    unit.config.invalidate_range(command.sid, command.sid, l1=not command.leaf)
-    return DONE
+    sid = command.sid
+    return _maintain(unit, unit.config.invalidate_range, sid, sid, l1=not command.leaf)
 
 
 @_effect(CmdCfgiSteRange)
 def _cfgi_ste_range(unit: Unit, command: CmdCfgiSteRange) -> int:
-    if command.range == CFGI_ALL_RANGE:
-        unit.config.invalidate_range(0, _MAX_SID, l1=True)
-    else:
+    first, last = 0, _MAX_SID
+    if command.range != CFGI_ALL_RANGE:
         block = (1 << (command.range + 1)) - 1
-        unit.config.invalidate_range(command.sid & ~block, command.sid | block, l1=True)
-    return DONE
+        first, last = command.sid & ~block, command.sid | block
+    return _maintain(unit, unit.config.invalidate_range, first, last, l1=True)
 
 
 @_effect(CmdCfgiCd, needs="s1p")
 def _cfgi_cd(unit: Unit, command: CmdCfgiCd) -> int:
-    # Without substreams a stream has CD 0 only; another index matches nothing.
-    if command.ssid == 0:
-        unit.config.invalidate_context(command.sid)
-    return DONE
+    # SSV does not count: the field is the index of the CD, 0 without substreams.
+    drop = unit.config.invalidate_context
+    return _maintain(unit, drop, command.sid, command.ssid, l1=not command.leaf)
 
 
 @_effect(CmdCfgiCdAll, needs="s1p")
 def _cfgi_cd_all(unit: Unit, command: CmdCfgiCdAll) -> int:
-    unit.config.invalidate_context(command.sid)
-    return DONE
+    return _maintain(unit, unit.config.invalidate_context, command.sid)
 
 
 # TLB (§4.4). VMIDs tag entries only where there is a stage 2.
 
 
 def _vmid(unit: Unit, vmid: int) -> int:
-    return vmid if unit.features.s2p else 0
+    """The tag of a VMID; CR0.VMW says how many of its low bits invalidations ignore (§6.3.9)."""
+    if not unit.features.s2p:
+        return 0
+    vmw = _VMW.of((unit.regs["CR0ACK"],)) if unit.features.idr0.vmw else 0
+    unit.tlb.vmw = vmw if vmw <= _VMW_MAX else 0
+    return vmid
 
 
 def _span(unit: Unit, command: Any, limit: int) -> tuple[int, int] | None:
@@ -144,7 +174,8 @@ def _span(unit: Unit, command: Any, limit: int) -> tuple[int, int] | None:
     if not unit.features.idr3.ril or not command.tg:
         return first, first
     # 16K has no level 1 leaf without 52-bit descriptors: that TTL acts as 0.
-    ttl = 0 if command.tg == 2 and command.ttl == 1 else command.ttl
+    unheard = command.tg == 2 and command.ttl == 1 and not unit.features.idr5.ds
+    ttl = 0 if unheard else command.ttl
     if command.num == command.scale == ttl == 0:
         return None
     length = (command.num + 1) << command.scale << _RIL_GRANULE[command.tg]
@@ -154,38 +185,64 @@ def _span(unit: Unit, command: Any, limit: int) -> tuple[int, int] | None:
 
 @_effect(CmdTlbiNhAll, needs="s1p")
 def _tlbi_nh_all(unit: Unit, command: CmdTlbiNhAll) -> int:
-    unit.tlb.invalidate_vmid(_vmid(unit, command.vmid), stage2=False)
-    return DONE
+    return _maintain(unit, unit.tlb.invalidate_vmid, _vmid(unit, command.vmid), stage2=False)
 
 
 @_effect(CmdTlbiNhAsid, needs="s1p")
 def _tlbi_nh_asid(unit: Unit, command: CmdTlbiNhAsid) -> int:
-    unit.tlb.invalidate_asid(_vmid(unit, command.vmid), command.asid)
-    return DONE
+    return _maintain(unit, unit.tlb.invalidate_asid, _vmid(unit, command.vmid), command.asid)
 
 
 @_effect(CmdTlbiNhVa, needs="s1p")
 def _tlbi_nh_va(unit: Unit, command: CmdTlbiNhVa) -> int:
-    return _by_va(unit, command, command.vmid, command.asid)
+    return _by_va(unit, command, _vmid(unit, command.vmid), command.asid)
 
 
 @_effect(CmdTlbiNhVaa, needs="s1p")
 def _tlbi_nh_vaa(unit: Unit, command: CmdTlbiNhVaa) -> int:
-    return _by_va(unit, command, command.vmid, None)
+    return _by_va(unit, command, _vmid(unit, command.vmid), None)
 
 
-def _by_va(unit: Unit, command: Command, vmid: int, asid: int | None) -> int:
+def _by_va(unit: Unit, command: Any, tag: int, asid: int | None) -> int:
     span = _span(unit, command, VA_MASK)
     if span is None:
         return ILL
-    unit.tlb.invalidate_va(_vmid(unit, vmid), asid, *span)
-    return DONE
+    return _maintain(unit, unit.tlb.invalidate_va, tag, asid, *span, leaf=bool(command.leaf))
+
+
+# EL2 maintenance affects NS-EL2 or NS-EL2-E2H entries, as CR2.E2H says; ALL both (§4.4.2.7).
+
+
+def _e2h(unit: Unit) -> bool:
+    return bool(unit.regs["CR2"] & _E2H)
+
+
+@_effect(CmdTlbiEl2All, needs="hyp")
+def _tlbi_el2_all(unit: Unit, command: CmdTlbiEl2All) -> int:
+    return _maintain(unit, unit.tlb.invalidate_el2)
+
+
+@_effect(CmdTlbiEl2Asid, needs="hyp")
+def _tlbi_el2_asid(unit: Unit, command: CmdTlbiEl2Asid) -> int:
+    return _maintain(unit, unit.tlb.invalidate_asid, WORLD_E2H, command.asid)
+
+
+@_effect(CmdTlbiEl2Va, needs="hyp")
+def _tlbi_el2_va(unit: Unit, command: CmdTlbiEl2Va) -> int:
+    # NS-EL2 entries have no ASID: the field is ignored.
+    if _e2h(unit):
+        return _by_va(unit, command, WORLD_E2H, command.asid)
+    return _by_va(unit, command, WORLD_EL2, None)
+
+
+@_effect(CmdTlbiEl2Vaa, needs="hyp")
+def _tlbi_el2_vaa(unit: Unit, command: CmdTlbiEl2Vaa) -> int:
+    return _by_va(unit, command, WORLD_E2H if _e2h(unit) else WORLD_EL2, None)
 
 
 @_effect(CmdTlbiS12Vmall, needs="s2p")
 def _tlbi_s12_vmall(unit: Unit, command: CmdTlbiS12Vmall) -> int:
-    unit.tlb.invalidate_vmid(command.vmid, stage2=True)
-    return DONE
+    return _maintain(unit, unit.tlb.invalidate_vmid, _vmid(unit, command.vmid), stage2=True)
 
 
 @_effect(CmdTlbiS2Ipa, needs="s2p")
@@ -193,14 +250,13 @@ def _tlbi_s2_ipa(unit: Unit, command: CmdTlbiS2Ipa) -> int:
     span = _span(unit, command, VA_MASK)
     if span is None:
         return ILL
-    unit.tlb.invalidate_ipa(command.vmid, *span)
-    return DONE
+    vmid, leaf = _vmid(unit, command.vmid), bool(command.leaf)
+    return _maintain(unit, unit.tlb.invalidate_ipa, vmid, *span, leaf=leaf)
 
 
 @_effect(CmdTlbiNsnhAll)
 def _tlbi_nsnh_all(unit: Unit, command: CmdTlbiNsnhAll) -> int:
-    unit.tlb.invalidate_all()
-    return DONE
+    return _maintain(unit, unit.tlb.invalidate_all)
 
 
 @_effect(CmdSync)
@@ -210,5 +266,6 @@ def _sync(unit: Unit, command: CmdSync) -> int:
         return ILL
     if not unit.events_settled():
         return WAIT
+    unit.config.synchronise()
     # There are no MSIs and no SEV: SIG_SEV is SIG_NONE.
     return SIGNAL if command.cs == Cs.IRQ else DONE

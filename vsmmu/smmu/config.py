@@ -1,18 +1,29 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Configuration lookup: stream table, context descriptors, and their caches.
 
-IHI 0070 §3.3, §5.1 and §3.21.3. What was looked up is kept, valid or ILLEGAL, until a CMD_CFGI_*
-names it or room is needed, whatever memory says by then. Failed fetches and invalid level 1
-descriptors are not kept.
+IHI 0070 §3.3, §5.1, §5.3 and §3.21.3. What was looked up is kept, valid or ILLEGAL, until a
+CMD_CFGI_* names it or room is needed, whatever memory says by then. Failed fetches are never kept;
+invalid level 1 descriptors only by the hostile caches.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from vsmmu.arch.context import Cd
-from vsmmu.arch.events import CBadCd, CBadSte, CBadStreamid, FCdFetch, FSteFetch
-from vsmmu.arch.stream_table import L1Std, Ste
+from vsmmu.arch.context import Cd, L1Cd
+from vsmmu.arch.events import (
+    CBadCd,
+    CBadSte,
+    CBadStreamid,
+    CBadSubstreamid,
+    FCdFetch,
+    FSteFetch,
+    FStreamDisabled,
+)
+from vsmmu.arch.registers import Cr0, Cr2
+from vsmmu.arch.stream_table import L1Std, S1Dss, Ste
 from vsmmu.smmu.cd import Context, decode_cd
 from vsmmu.smmu.ste import Stream, decode_ste
 from vsmmu.smmu.strtab import StreamTable
@@ -26,28 +37,92 @@ if TYPE_CHECKING:
     from vsmmu.smmu.regfile import RegisterFile
     from vsmmu.smmu.walk import Walker
 
-# Entries of each of the three caches; the oldest makes room.
+# Entries of each of the caches; the oldest makes room.
 CONFIG_ENTRIES = 1024
+# Invalidations that a hostile SMMU holds back while no CMD_SYNC asks for them.
+DEFERRED = 256
+# StreamIDs, and CDs of each, that a hostile SMMU prefetches at a time.
+_SPECULATED_STES = 64
+_SPECULATED_CDS = 16
+# A hostile miss also prefetches its neighbours in an aligned block of this many STEs.
+_NEIGHBOURS = 8
+
+_ALL_WORDS = (1 << Ste.dwords) - 1
+# Key of an STE among what was prefetched for a stream; a CD's is its index.
+_STE = -1
+_E2H, _SMMUEN = Cr2.mask("e2h")[0], Cr0.mask("smmuen")[0]
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
+_Words = tuple[int, ...]
 
 _BAD_STREAMID = Fault(CBadStreamid)
+_BAD_SUBSTREAMID = Fault(CBadSubstreamid)
+_STREAM_DISABLED = Fault(FStreamDisabled)
 _BAD_STE = Fault(CBadSte)
 _BAD_CD = Fault(CBadCd)
+
+
+@dataclass(frozen=True, slots=True)
+class Caching:
+    """How an SMMU caches (§3.21.3 leaves all of these open).
+
+    Args:
+        entries: room in each cache; 0 caches nothing.
+        hostile: keep whatever may be kept. Structures around those in use are prefetched, when
+            the SMMU is enabled and as soon as an invalidation has dropped them; invalid level 1
+            descriptors are kept; STE.CONT is believed; CMD_CFGI_* and CMD_TLBI_* do nothing
+            before the CMD_SYNC behind them.
+        early: which 64-bit words of a prefetched STE or CD are kept, bit n for word n. The others
+            are read when the entry is used: a structure may be read in pieces, in any order.
+    """
+
+    entries: int = CONFIG_ENTRIES
+    hostile: bool = False
+    early: int = _ALL_WORDS
+
+
+# By the names of the switch: `Smmu(..., caching=...)`.
+CACHING = {
+    "none": Caching(entries=0),
+    "normal": Caching(),
+    "hostile": Caching(entries=64 * CONFIG_ENTRIES, hostile=True),
+}
+
+
+def context_index(stream: Stream, ssid: int | None) -> int | Fault | None:
+    """The CD of a transaction with this SubstreamID, if any (§3.3.2, §5.2 S1CDMax and S1DSS).
+
+    Returns:
+        Its index; None if the transaction skips stage 1; or C_BAD_SUBSTREAMID, F_STREAM_DISABLED.
+    """
+    if ssid is None:
+        if not stream.cd_bits or stream.dss == S1Dss.SSID0:
+            return 0 if stream.stage1 else None
+        return None if stream.dss == S1Dss.BYPASS else _STREAM_DISABLED
+    if not stream.cd_bits or ssid >> stream.cd_bits:
+        return _BAD_SUBSTREAMID
+    if ssid == 0 and stream.dss == S1Dss.SSID0:
+        return _STREAM_DISABLED
+    return ssid
 
 
 class Config:
     """Looks up and caches STEs and CDs of one SMMU.
 
     Args:
-        regs: STRTAB_BASE and STRTAB_BASE_CFG.
+        regs: STRTAB_BASE, STRTAB_BASE_CFG, CR0 and CR2.
         memory: where the tables are.
         features: what is legal.
         walker: stage 2, for CDs of nested streams.
-        counters: takes `config.hit`, `config.miss`, `config.invalidated`, `walk.l1std`,
-            `walk.ste`, `walk.cd`.
+        counters: takes `config.hit`, `config.miss`, `config.invalidated`, `config.prefetched`,
+            `walk.l1std`, `walk.ste`, `walk.l1cd`, `walk.cd`.
         entries: room in each cache; 0 caches nothing.
+        caching: instead of `entries`, all that can be chosen.
+
+    Attributes:
+        caching: as given; may be changed while nothing is cached.
+        deferred: invalidations that the next CMD_SYNC carries out (hostile caching).
     """
 
     def __init__(
@@ -58,58 +133,104 @@ class Config:
         walker: Walker,
         counters: Counter[str],
         entries: int = CONFIG_ENTRIES,
+        *,
+        caching: Caching | None = None,
     ) -> None:
         self._regs = regs
         self._memory = memory
         self._features = features
         self._walker = walker
         self._counters = counters
-        self._entries = entries
+        self.caching = caching or Caching(entries)
+        self.deferred: list[Callable[[], object]] = []
         self._streams: dict[int, Stream | Fault] = {}
-        self._contexts: dict[int, Context | Fault] = {}
-        # Level 1 descriptors by (SPLIT, index).
+        self._contexts: _PerStream[int, Context | Fault] = _PerStream()
+        # Level 1 descriptors: of the stream table by (SPLIT, index), of CDs the same per stream.
         self._l1: dict[tuple[int, int], L1Std] = {}
+        self._l1cds: _PerStream[tuple[int, int], L1Cd] = _PerStream()
+        # Prefetched: address and words of the STE and the CDs of a stream.
+        self._early: _PerStream[int, tuple[int, _Words]] = _PerStream()
+        self._hyp = bool(features.idr0.hyp)
+        self._e2h = 0
 
     # Lookup.
 
     def stream(self, sid: int) -> Stream | Fault:
         """The configuration of a StreamID, or C_BAD_STREAMID, F_STE_FETCH, C_BAD_STE."""
+        if self._hyp:
+            self._follow_e2h()
         cached = self._streams.get(sid)
         if cached is not None:
             self._counters["config.hit"] += 1
             return cached
         self._counters["config.miss"] += 1
-        address = self._ste_address(sid)
-        if isinstance(address, Fault):
-            return address
-        self._counters["walk.ste"] += 1
-        words = self._fetch(address, Ste.dwords)
-        if words is None:
-            return Fault(FSteFetch, fetch=address)
-        stream = decode_ste(Ste(words), self._features) or _BAD_STE
-        self._keep(self._streams, sid, stream)
+        if self.caching.hostile:
+            neighbour = self._contiguous(sid)
+            if neighbour is not None:
+                return neighbour
+        stream = self._look_up(sid)
+        if self.caching.hostile:
+            first = sid & -_NEIGHBOURS
+            self._speculate(first, first + _NEIGHBOURS - 1)
         return stream
 
-    def context(self, sid: int, stream: Stream) -> Context | Fault:
-        """The CD of a stream with stage 1, or the fault that its fetch or contents cause."""
-        cached = self._contexts.get(sid)
+    def context(self, sid: int, stream: Stream, ssid: int = 0) -> Context | Fault:
+        """A CD of a stream with stage 1, or the fault that its fetch or contents cause.
+
+        `ssid` is the index that `context_index` gives.
+        """
+        held = self._contexts.entries.get(sid)
+        cached = None if held is None else held.get(ssid)
         if cached is not None:
             self._counters["config.hit"] += 1
             return cached
         self._counters["config.miss"] += 1
-        address = stream.ctxptr
-        if stream.stage2 is not None:
-            found = self._walker.through_stage2(stream.stage2, stream.vmid, address, CD, READ)
+        address = self._cd_address(sid, stream, ssid)
+        if isinstance(address, Fault):
+            return address
+        self._counters["walk.cd"] += 1
+        words = self._early_words(sid, ssid, address)
+        if words is None or self.caching.early != _ALL_WORDS:
+            found = self._fetch_context(stream, address, Cd.dwords)
             if isinstance(found, Fault):
                 return found
-            address = found
-        self._counters["walk.cd"] += 1
-        words = self._memory.read_words(address, Cd.dwords)
-        if words is None:
-            return Fault(FCdFetch, fetch=address)
-        context = decode_cd(Cd(words), self._features) or _BAD_CD
-        self._keep(self._contexts, sid, context)
+            words = self._mixed(words, found)
+        context = decode_cd(Cd(words), self._features, stream) or _BAD_CD
+        self._contexts.keep(sid, ssid, context, self.caching.entries)
         return context
+
+    def prefetch(self, sid: int, ssid: int | None) -> None:
+        """Take the configuration of a stream and substream in; says nothing if that fails (§4.2).
+
+        The hint is taken by hostile caching alone, and not with SMMUEN=0, when no structure is
+        reachable.
+        """
+        if not self.caching.hostile or not self._regs["CR0ACK"] & _SMMUEN:
+            return
+        stream = self.stream(sid)
+        if isinstance(stream, Fault):
+            return
+        index = context_index(stream, ssid)
+        if isinstance(index, int):
+            self.context(sid, stream, index)
+
+    def _look_up(self, sid: int) -> Stream | Fault:
+        address = self._ste_address(sid)
+        if isinstance(address, Fault):
+            return address
+        self._counters["walk.ste"] += 1
+        words = self._early_words(sid, _STE, address)
+        if words is None or self.caching.early != _ALL_WORDS:
+            found = self._fetch(address, Ste.dwords)
+            if found is None:
+                return Fault(FSteFetch, fetch=address)
+            words = self._mixed(words, found)
+        stream = self._decoded(words)
+        self._keep(self._streams, sid, stream)
+        return stream
+
+    def _decoded(self, words: _Words) -> Stream | Fault:
+        return decode_ste(Ste(words), self._features, e2h=bool(self._e2h)) or _BAD_STE
 
     def _ste_address(self, sid: int) -> int | Fault:
         table = StreamTable.of(self._regs)
@@ -127,44 +248,241 @@ class Config:
             if words is None:
                 return Fault(FSteFetch, fetch=address)
             descriptor = L1Std(words)
-            if table.span_valid(descriptor):
+            if table.span_valid(descriptor) or self.caching.hostile:
                 self._keep(self._l1, key, descriptor)
         found = table.level2(sid, descriptor)
         return _BAD_STREAMID if found is None else found
 
-    def _fetch(self, address: int, count: int) -> tuple[int, ...] | None:
+    def _cd_address(self, sid: int, stream: Stream, ssid: int) -> int | Fault:
+        """Where a CD is: a PA, or an IPA behind stage 2 (§5.3)."""
+        split = stream.cd_split
+        if not split:
+            return stream.ctxptr + ssid * Cd.size
+        key = (split, ssid >> split)
+        descriptor = self._l1cds.get(sid, key)
+        if descriptor is None:
+            self._counters["walk.l1cd"] += 1
+            address = stream.ctxptr + (ssid >> split) * L1Cd.size
+            words = self._fetch_context(stream, address, L1Cd.dwords)
+            if isinstance(words, Fault):
+                return words
+            descriptor = L1Cd(words)
+            if descriptor.v or self.caching.hostile:
+                self._l1cds.keep(sid, key, descriptor, self.caching.entries)
+        table = descriptor.l2ptr & -(Cd.size << split)
+        if not descriptor.v or (stream.stage2 is None and table >> self._features.oas):
+            return _BAD_SUBSTREAMID
+        return table + (ssid & (1 << split) - 1) * Cd.size
+
+    def _fetch(self, address: int, count: int) -> _Words | None:
         """Words of a stream table; an address beyond OAS is an external abort (§3.4.3)."""
         if address >> self._features.oas:
             return None
         return self._memory.read_words(address, count)
 
+    def _fetch_context(self, stream: Stream, address: int, count: int) -> _Words | Fault:
+        """Words of a CD or L1CD, through stage 2 where the stream has it: CLASS=CD (§7.3)."""
+        if stream.stage2 is not None:
+            found = self._walker.through_stage2(stream.stage2, stream.vmid, address, CD, READ)
+            if isinstance(found, Fault):
+                return found
+            address = found
+        words = self._memory.read_words(address, count)
+        return Fault(FCdFetch, fetch=address) if words is None else words
+
+    def _follow_e2h(self) -> None:
+        """Forget what was decoded under another CR2.E2H; it changes with SMMUEN=0 only."""
+        e2h = self._regs["CR2"] & _E2H
+        if e2h != self._e2h:
+            self._e2h = e2h
+            self._streams.clear()
+            self._contexts.clear()
+
+    # Hostile caching.
+
+    def speculate(self) -> None:
+        """Prefetch the beginning of the stream table: SMMUEN made it reachable (§3.21.3)."""
+        if self.caching.hostile:
+            self._speculate(0, _SPECULATED_STES - 1)
+
+    def synchronise(self) -> None:
+        """CMD_SYNC: carry out the invalidations that were held back."""
+        waiting, self.deferred = self.deferred, []
+        for action in waiting:
+            action()
+
+    def _speculate(self, first: int, last: int) -> None:
+        """Prefetch STEs and their CDs, within their tables and behind valid pointers only."""
+        if not self._regs["CR0ACK"] & _SMMUEN:
+            return
+        for sid in range(first, min(last, first + _SPECULATED_STES - 1) + 1):
+            if sid in self._streams or self._early.get(sid, _STE) is not None:
+                continue
+            address = self._ste_address(sid)
+            words = None if isinstance(address, Fault) else self._fetch(address, Ste.dwords)
+            if words is None or isinstance(address, Fault):
+                continue
+            self._prefetched(sid, _STE, address, words)
+            stream = self._decoded(words)
+            if not isinstance(stream, Fault) and stream.stage1:
+                for ssid in range(min(1 << stream.cd_bits, _SPECULATED_CDS)):
+                    self._speculate_cd(sid, stream, ssid)
+
+    def _speculate_cd(self, sid: int, stream: Stream, ssid: int) -> None:
+        if self._contexts.get(sid, ssid) is not None or self._early.get(sid, ssid) is not None:
+            return
+        address = self._cd_address(sid, stream, ssid)
+        if isinstance(address, Fault):
+            return
+        words = self._fetch_context(stream, address, Cd.dwords)
+        if not isinstance(words, Fault):
+            self._prefetched(sid, ssid, address, words)
+
+    def _prefetched(self, sid: int, key: int, address: int, words: _Words) -> None:
+        self._counters["config.prefetched"] += 1
+        self._early.keep(sid, key, (address, words), self.caching.entries)
+
+    def _early_words(self, sid: int, key: int, address: int) -> _Words | None:
+        """The words that were prefetched from this address, once."""
+        if not self.caching.hostile:
+            return None
+        found = self._early.pop(sid, key)
+        return found[1] if found is not None and found[0] == address else None
+
+    def _mixed(self, early: _Words | None, now: _Words) -> _Words:
+        """Each word as it was when it was read (§3.21.3: 64 bits at a time, in any order)."""
+        if early is None:
+            return now
+        mask = self.caching.early
+        return tuple(
+            e if mask >> i & 1 else n for i, (e, n) in enumerate(zip(early, now, strict=True))
+        )
+
+    def _contiguous(self, sid: int) -> Stream | None:
+        """A kept neighbour whose STE.CONT says that it stands for this StreamID too (§5.2)."""
+        if not StreamTable.of(self._regs).covers(sid):
+            return None
+        for other, stream in self._streams.items():
+            if not isinstance(stream, Fault) and stream.cont and (other ^ sid) >> stream.cont == 0:
+                return stream
+        return None
+
     # Caches.
 
     def _keep(self, cache: dict[_K, _V], key: _K, value: _V) -> None:
-        if self._entries and key not in cache:
-            if len(cache) >= self._entries:
+        room = self.caching.entries
+        if room and key not in cache:
+            if len(cache) >= room:
                 del cache[next(iter(cache))]
             cache[key] = value
 
     def invalidate_range(self, first: int, last: int, *, l1: bool) -> int:
-        """Drop the STEs of StreamIDs in [first, last], their CDs, and level 1 descriptors if asked.
+        """Drop the STEs of StreamIDs in [first, last] with all their CDs and L1CDs.
 
-        Returns the number of entries dropped (CMD_CFGI_STE, CMD_CFGI_STE_RANGE).
+        With `l1` the level 1 descriptors of the stream table too (CMD_CFGI_STE,
+        CMD_CFGI_STE_RANGE). Returns the number of entries dropped.
         """
-        dropped = _drop(self._streams, first, last) + _drop(self._contexts, first, last)
+        dropped = _drop(self._streams, first, last)
+        dropped += self._contexts.drop(first, last) + self._l1cds.drop(first, last)
+        self._early.drop(first, last)
         if l1:
             victims = [k for k in self._l1 if first >> k[0] <= k[1] <= last >> k[0]]
             for key in victims:
                 del self._l1[key]
             dropped += len(victims)
         self._counters["config.invalidated"] += dropped
+        if self.caching.hostile:
+            self._speculate(first, last)
         return dropped
 
-    def invalidate_context(self, sid: int) -> int:
-        """Drop a StreamID's CD (CMD_CFGI_CD, CMD_CFGI_CD_ALL); the number of entries dropped."""
-        dropped = int(self._contexts.pop(sid, None) is not None)
+    def invalidate_context(self, sid: int, ssid: int | None = None, *, l1: bool = True) -> int:
+        """Drop one CD of a StreamID, or all with `ssid` None; the number of entries dropped.
+
+        With `l1` the L1CD before it too; with `ssid` None it always is (CMD_CFGI_CD,
+        CMD_CFGI_CD_ALL).
+        """
+        if ssid is None:
+            dropped = self._contexts.drop(sid, sid) + self._l1cds.drop(sid, sid)
+            for key in [key for key in self._early.keys(sid) if key != _STE]:
+                self._early.pop(sid, key)
+        else:
+            dropped = int(self._contexts.pop(sid, ssid) is not None)
+            self._early.pop(sid, ssid)
+            if l1:
+                victims = [k for k in self._l1cds.keys(sid) if k[1] == ssid >> k[0]]
+                dropped += sum(self._l1cds.pop(sid, victim) is not None for victim in victims)
         self._counters["config.invalidated"] += dropped
+        if self.caching.hostile:
+            self._refetch_contexts(sid, ssid)
         return dropped
+
+    def _refetch_contexts(self, sid: int, ssid: int | None) -> None:
+        stream = self._streams.get(sid)
+        early = self._early.get(sid, _STE)
+        if stream is None and early is not None:
+            stream = self._decoded(early[1])
+        if isinstance(stream, Stream) and stream.stage1 and self._regs["CR0ACK"] & _SMMUEN:
+            count = 1 << stream.cd_bits
+            wanted = range(min(count, _SPECULATED_CDS)) if ssid is None else (ssid,)
+            for index in wanted:
+                if index < count:
+                    self._speculate_cd(sid, stream, index)
+
+
+class _PerStream(Generic[_K, _V]):
+    """Entries of StreamIDs by a second key; bounded, the oldest stream's oldest makes room."""
+
+    def __init__(self) -> None:
+        self.entries: dict[int, dict[_K, _V]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def get(self, sid: int, key: _K) -> _V | None:
+        """The entry, or None."""
+        found = self.entries.get(sid)
+        return None if found is None else found.get(key)
+
+    def keys(self, sid: int) -> Iterator[_K]:
+        """The second keys of a StreamID."""
+        return iter(self.entries.get(sid, ()))
+
+    def keep(self, sid: int, key: _K, value: _V, room: int) -> None:
+        """Add an entry in at most `room` entries; with 0 keep nothing."""
+        if not room or self.get(sid, key) is not None:
+            return
+        if self._count >= room:
+            oldest = next(iter(self.entries))
+            self.pop(oldest, next(iter(self.entries[oldest])))
+        self.entries.setdefault(sid, {})[key] = value
+        self._count += 1
+
+    def pop(self, sid: int, key: _K) -> _V | None:
+        """Remove an entry and return it, or None."""
+        inner = self.entries.get(sid)
+        if inner is None or key not in inner:
+            return None
+        self._count -= 1
+        value = inner.pop(key)
+        if not inner:
+            del self.entries[sid]
+        return value
+
+    def drop(self, first: int, last: int) -> int:
+        """Remove the entries of StreamIDs in [first, last]; how many."""
+        if first == last:
+            dropped = len(self.entries.pop(first, ()))
+        else:
+            victims = [sid for sid in self.entries if first <= sid <= last]
+            dropped = sum(len(self.entries.pop(sid)) for sid in victims)
+        self._count -= dropped
+        return dropped
+
+    def clear(self) -> None:
+        """Remove everything."""
+        self.entries.clear()
+        self._count = 0
 
 
 def _drop(cache: dict[int, _V], first: int, last: int) -> int:

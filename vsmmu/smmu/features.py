@@ -4,9 +4,9 @@
 Advertise little: a feature that this model lacks is refused here, with its name, so that it is
 absent from the ID registers and everything that depends on it is illegal to use.
 
-Not modelled, hence refused: AArch32 tables, substreams, ATS, PRI, stalling, HTTU, MSI, SEV, BTM,
-ATOS, EL2 contexts (Hyp), MPAM, 52-bit addresses, small translation tables, ECMDQ, preset bases,
-attribute overrides. SMMUv3.2 demands Hyp of an SMMU with both stages; this model leaves it out.
+Not modelled, hence refused: AArch32 tables, ATS, PRI, stalling, MSI, SEV, BTM, ATOS, MPAM, ECMDQ,
+preset bases, memory type overrides, and what SMMUv3.4 brought. `Features.default` offers neither
+substreams nor EL2 contexts, HTTU, 52-bit addresses, small translation tables; `replace` adds them.
 """
 
 from __future__ import annotations
@@ -41,28 +41,41 @@ _LAYOUTS: dict[str, type[Layout]] = {
 }
 _REGISTER_OF = {field: reg for reg, layout in _LAYOUTS.items() for field in layout.fields}
 
+# IDR5.OAS of 52 bits.
+_OAS_52 = 6
+
 # The values this model can act on; a field that is not listed must be 0.
 _MODELLED: dict[str, range] = {
     "s2p": range(2),
     "s1p": range(2),
     "ttf": range(Ttf.AARCH64, Ttf.AARCH64 + 1),
     "cohacc": range(2),
+    "httu": range(3),
+    "hyp": range(2),
     "asid16": range(2),
+    "vmw": range(2),
     "vmid16": range(2),
+    "cd2l": range(2),
     "ttendian": range(TtEndian.LITTLE, TtEndian.LITTLE + 1),
     "stall_model": range(StallModel.TERMINATE_ONLY, StallModel.TERMINATE_ONLY + 1),
     "term_model": range(1, 2),
     "st_level": range(2),
     "sidsize": range(33),
+    "ssidsize": range(21),
     "eventqs": range(20),
     "cmdqs": range(20),
     "attr_perms_ovr": range(2),
     "had": range(2),
     "xnx": range(2),
     "fwb": range(2),
+    "stt": range(2),
     "ril": range(2),
     "bbml": range(3),
-    "oas": range(6),
+    "e0pd": range(2),
+    "ptwnnc": range(2),
+    "oas": range(7),
+    "ds": range(2),
+    "vax": range(2),
     "gran4k": range(2),
     "gran16k": range(2),
     "gran64k": range(2),
@@ -70,7 +83,7 @@ _MODELLED: dict[str, range] = {
     "revision": range(1 << 4),
     "variant": range(1 << 4),
     "productid": range(1 << 12),
-    "archminrev": range(3),
+    "archminrev": range(4),
 }
 
 # What a refused field stands for, where its name alone does not say.
@@ -80,14 +93,11 @@ _FEATURE = {
     "stall_model": "stall",
     "stall_max": "stall",
     "term_model": "RAZ/WI termination",
-    "hyp": "EL2 contexts",
-    "httu": "HTTU",
-    "ssidsize": "substreams",
-    "cd2l": "substreams",
+    "httu": "access flags of table descriptors",
     "priqs": "PRI",
-    "ds": "52-bit addresses",
-    "vax": "52-bit addresses",
-    "oas": "52-bit addresses",
+    "vax": "56-bit addresses",
+    "oas": "56-bit addresses",
+    "archminrev": "SMMUv3.4",
 }
 
 
@@ -122,12 +132,12 @@ class Features:
     def default(
         cls, *, stages: str = "nested", sidsize: int = 20, oas: int = 48, aidr: int = 2
     ) -> Self:
-        """A machine with everything this model has.
+        """A machine with what drivers commonly find; see `everything` for the rest.
 
         Args:
             stages: "1", "2" or "nested".
             sidsize: StreamID bits, 0 to 32.
-            oas: output address bits: 32, 36, 40, 42, 44 or 48.
+            oas: output address bits: 32, 36, 40, 42, 44, 48 or 52.
             aidr: architecture minor revision: 2 is SMMUv3.2, with IDR3.FWB if there is stage 2.
         """
         if stages not in ("1", "2", "nested"):
@@ -146,6 +156,14 @@ class Features:
             Idr5.build(oas=OAS_BITS.index(oas), gran4k=1, gran16k=1, gran64k=1),
             Iidr(),
             Aidr.build(archminrev=aidr),
+        )  # fmt: skip
+
+    @classmethod
+    def everything(cls) -> Self:
+        """SMMUv3.3 with all that is modelled."""
+        return cls.default(sidsize=32, oas=52).replace(
+            httu=2, hyp=1, vmw=1, cd2l=1, ssidsize=20, attr_perms_ovr=1, stt=1, e0pd=1, ptwnnc=1,
+            ds=1, vax=1, archminrev=3,
         )  # fmt: skip
 
     def replace(self, **fields: int) -> Self:
@@ -185,6 +203,11 @@ class Features:
         return bool(self.idr0.s2p)
 
     @cached_property
+    def hyp(self) -> bool:
+        """StreamWorlds NS-EL2 and NS-EL2-E2H are implemented."""
+        return bool(self.idr0.hyp)
+
+    @cached_property
     def oas(self) -> int:
         """Output address bits. The IPA size is the same: AArch32 tables are not modelled."""
         return OAS_BITS[self.idr5.oas]
@@ -196,19 +219,30 @@ class Features:
         return frozenset(name for name, bit in have.items() if bit)
 
     def _check_consistency(self) -> None:
-        idr0, idr1, idr3, v = self.idr0, self.idr1, self.idr3, self.aidr.archminrev
+        idr0, idr1, idr3, idr5 = self.idr0, self.idr1, self.idr3, self.idr5
+        v = self.aidr.archminrev
         rules = (
             (idr0.s1p or idr0.s2p, "neither stage is implemented: IDR0.S1P=0 and IDR0.S2P=0"),
             (self.granules, "IDR5 has no granule"),
             (idr0.s1p or not idr3.had, "IDR3.HAD=1 needs IDR0.S1P=1"),
             (idr0.s2p or not idr3.xnx, "IDR3.XNX=1 needs IDR0.S2P=1"),
             (idr0.s2p or not idr3.fwb, "IDR3.FWB=1 needs IDR0.S2P=1"),
+            (idr0.s2p or not idr0.vmw, "IDR0.VMW=1 needs IDR0.S2P=1"),
+            (idr0.s1p or not idr0.hyp, "IDR0.HYP=1 needs IDR0.S1P=1"),
+            (idr0.s2p or not idr0.hyp, "IDR0.HYP=1 needs IDR0.S2P=1"),
             (idr1.sidsize < 7 or idr0.st_level, "IDR1.SIDSIZE>=7 needs IDR0.ST_LEVEL=1"),
             (v < 1 or not idr0.s1p or idr3.had, "SMMUv3.1 with stage 1 needs IDR3.HAD=1"),
             (v < 1 or not idr0.s2p or idr3.xnx, "SMMUv3.1 with stage 2 needs IDR3.XNX=1"),
+            (idr0.s1p or not idr3.e0pd, "IDR3.E0PD=1 needs IDR0.S1P=1"),
+            (idr0.s2p or not idr3.ptwnnc, "IDR3.PTWNNC=1 needs IDR0.S2P=1"),
+            (v >= 1 or (idr5.oas < _OAS_52 and not idr5.vax), "52-bit addresses need SMMUv3.1"),
+            (idr5.vax or not idr5.ds, "IDR5.DS=1 needs IDR5.VAX>=1"),
+            (idr5.oas < _OAS_52 or idr5.gran64k or idr5.ds, "IDR5.OAS=6 needs GRAN64K or DS"),
             (v < 2 or idr3.ril, "SMMUv3.2 needs IDR3.RIL=1"),
             (v < 2 or idr3.bbml, "SMMUv3.2 needs IDR3.BBML>=1"),
             (v < 2 or not idr0.s2p or idr3.fwb, "SMMUv3.2 with stage 2 needs IDR3.FWB=1"),
+            (v < 3 or not idr0.s1p or idr3.e0pd, "SMMUv3.3 with stage 1 needs IDR3.E0PD=1"),
+            (v < 3 or not idr0.s2p or idr3.ptwnnc, "SMMUv3.3 with stage 2 needs IDR3.PTWNNC=1"),
         )
         for holds, message in rules:
             if not holds:

@@ -107,14 +107,14 @@ class _TaggedMemory(Memory):
         return super().read64(pa)
 
     def _touch(self, pa: int) -> None:
-        if pa >> PAGE_SHIFT in TAGGED and pa >> PAGE_SHIFT not in self._page:
+        if pa >> PAGE_SHIFT in TAGGED and pa >> PAGE_SHIFT not in self.page:
             self._allocate(pa >> PAGE_SHIFT)
 
     def _allocate(self, frame: int) -> int:
         index = super()._allocate(frame)
         if frame in TAGGED:
             for offset in range(0, PAGE, 8):
-                self._words[index + offset // 8] = _TAG | frame << PAGE_SHIFT | offset
+                self.words[index + offset // 8] = _TAG | frame << PAGE_SHIFT | offset
         return index
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from vsmmu.arch.registers import Cr0, Gerror, IrqCtrl
 from vsmmu.smmu.cmdq import CommandQueue
-from vsmmu.smmu.config import CONFIG_ENTRIES, Config
+from vsmmu.smmu.config import CACHING, Config
 from vsmmu.smmu.eventq import EventQueue
 from vsmmu.smmu.regfile import RegisterFile, register_at
 from vsmmu.smmu.tlb import TLB_ENTRIES, Tlb
@@ -23,13 +23,17 @@ from vsmmu.smmu.walk import Walker
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from numpy.typing import ArrayLike
+
     from vsmmu.memory import Memory
     from vsmmu.scheduler import Engine
+    from vsmmu.smmu.batch import Translations
     from vsmmu.smmu.features import Features
     from vsmmu.trace import Trace
 
 __all__ = ["Access", "Outcome", "Smmu"]
 
+_SMMUEN = Cr0.mask("smmuen")[0]
 _CMDQEN = Cr0.mask("cmdqen")[0]
 _EVENTQEN = Cr0.mask("eventqen")[0]
 _GERROR_IRQEN = IrqCtrl.mask("gerror_irqen")[0]
@@ -45,13 +49,15 @@ class Smmu:
         features: what the ID registers say.
         trace: sink of trace records.
         irq: called with "eventq", "gerror" or "cmdq-sync" for an edge on that line.
-        caching: "normal", or "none" for an SMMU that looks everything up every time.
+        caching: "normal"; "none" for an SMMU that looks everything up every time; "hostile" for
+            one that keeps whatever the architecture lets it keep (`config.Caching`).
         page0_alias: as in `RegisterFile`.
 
     Attributes:
         counters: `cmd.<CMD name>`, `cmd.error`; `tlb.hit`, `tlb.miss`, `tlb.evicted`,
-            `tlb.invalidated`; `config.hit`, `config.miss`, `config.invalidated`; descriptors read:
-            `walk.ste`, `walk.l1std`, `walk.cd`, `walk.s1`, `walk.s2`; `event.recorded`,
+            `tlb.invalidated`; `config.hit`, `config.miss`, `config.invalidated`,
+            `config.prefetched`; descriptors read: `walk.ste`, `walk.l1std`, `walk.cd`,
+            `walk.l1cd`, `walk.s1`, `walk.s2`; `event.recorded`,
             `event.dropped`, `event.overflow`; `txn.ok`, `txn.bypass`, `txn.abort`, `txn.fault`.
     """
 
@@ -66,33 +72,36 @@ class Smmu:
         caching: str = "normal",
         page0_alias: bool = True,
     ) -> None:
-        if caching not in ("normal", "none"):
-            raise ValueError(f'caching is "normal" or "none", not {caching!r}')
+        if caching not in CACHING:
+            raise ValueError(f'caching is "none", "normal" or "hostile", not {caching!r}')
         self.name = name
         self.memory = memory
         self.features = features
-        self.counters: Counter[str] = Counter()
+        self._counters = counters = Counter[str]()
         self.regs = RegisterFile(features.ids, self._changed, page0_alias=page0_alias)
-        cached = caching == "normal"
-        self.tlb = Tlb(self.counters, TLB_ENTRIES if cached else 0)
-        walker = Walker(memory, self.tlb, self.counters)
-        self.config = Config(
-            self.regs, memory, features, walker, self.counters, CONFIG_ENTRIES if cached else 0
-        )
-        self._translator = Translator(
-            self.regs, features, self.config, self.tlb, walker, self.counters
-        )
+        kept = CACHING[caching]
+        self.tlb = Tlb(counters, TLB_ENTRIES if kept.entries else 0)
+        self._walker = walker = Walker(memory, self.tlb, counters, contiguous=kept.hostile)
+        self.config = Config(self.regs, memory, features, walker, counters, caching=kept)
+        self._translator = Translator(self.regs, features, self.config, self.tlb, walker, counters)
         self._trace = trace
         self._irq = irq
         self.eventq = EventQueue(
-            f"{name}.eventq", name, self.regs, memory, features.oas, self.counters,
+            f"{name}.eventq", name, self.regs, memory, features.oas, counters,
             self._raise_gerror, self._pulse, trace,
         )  # fmt: skip
         self.cmdq = CommandQueue(
-            f"{name}.cmdq", name, self, self.regs, memory, self.counters,
+            f"{name}.cmdq", name, self, self.regs, memory, counters,
             self._raise_gerror, self._pulse, trace,
         )  # fmt: skip
         self._sync_mark: int | None = None
+
+    @property
+    def counters(self) -> Counter[str]:
+        """What happened so far, by name."""
+        self.tlb.settle()
+        self._walker.settle()
+        return self._counters
 
     @property
     def engines(self) -> tuple[Engine, ...]:
@@ -129,6 +138,24 @@ class Smmu:
             self._trace_outcome(access, outcome)
         return outcome
 
+    def translate_many(
+        self, sid: int, iovas: ArrayLike, *, write: bool = False, instr: bool = False,
+        priv: bool = False, ssid: int | None = None,
+    ) -> Translations:  # fmt: skip
+        """What becomes of one kind of access at each of many addresses.
+
+        The tables are walked and no TLB is asked. Events wait for the event writer; those that
+        find no room are dropped and counted, as with `translate`.
+        """
+        from vsmmu.smmu.batch import translate_many
+
+        access = Access(sid, 0, write, instr, priv, ssid)
+        route = self._translator.route(access)
+        found = translate_many(route, self.memory, access, iovas, self._counters)
+        for event in found.events():
+            self.eventq.record(event)
+        return found
+
     def events_settled(self) -> bool:
         """For CMD_SYNC: whether the events taken before it was first seen have left the list.
 
@@ -149,6 +176,8 @@ class Smmu:
             self.eventq.drop_uncommitted()
         if not enables & _CMDQEN:
             self._sync_mark = None
+        if enables & _SMMUEN:
+            self.config.speculate()
 
     def _raise_gerror(self, field: str) -> None:
         if not self.regs.raise_gerror(field) or Gerror.mask(field)[0] & _NO_IRQ:
@@ -157,7 +186,7 @@ class Smmu:
             self._pulse("gerror")
 
     def _pulse(self, line: str) -> None:
-        self.counters["irq." + line] += 1
+        self._counters["irq." + line] += 1
         if self._trace is not None:
             self._trace("smmuv3_trigger_irq", self.name, line)
         if self._irq is not None:

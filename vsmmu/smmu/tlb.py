@@ -2,17 +2,23 @@
 """Translation caches of one SMMU (IHI 0070 §3.17; commands §4.4).
 
 An entry stays until a command removes it or room is needed; memory may say something else by
-then. Stage 1 entries, combined with stage 2 where both translate, are found by VMID, ASID or
-global, input address and size; stage 2 entries by VMID, IPA and size.
+then. Stage 1 entries, combined with stage 2 where both translate, are found by StreamWorld and
+VMID, ASID or global, input address and size; stage 2 entries by VMID, IPA and size.
 
 A VMID means one stage 2 regime, or none: entries of streams that share a VMID and disagree are
 not told apart (§3.17 leaves that to software).
+
+Every method that takes a `vmid` takes a tag: the VMID in StreamWorld NS-EL1, WORLD_EL2 or
+WORLD_E2H in the worlds that have none.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Iterator
 from typing import NamedTuple
+
+from vsmmu.smmu.transaction import ANY_WRITE
 
 # Entries of one SMMU. When the cache is full the oldest entry makes room.
 TLB_ENTRIES = 8192
@@ -23,6 +29,15 @@ VA_MASK = (1 << 56) - 1
 # Space of global entries; ASET=1 ones are at _GLOBAL - 1. They match any ASID (§3.17.1).
 _GLOBAL = -1
 
+# Tags of the StreamWorlds without a VMID, which has 16 bits (§3.17).
+WORLD_EL2, WORLD_E2H = 1 << 16, 2 << 16
+
+# Entry.clean: stages whose descriptor a write has yet to make dirty (HTTU, §3.13).
+CLEAN1, CLEAN2 = 1, 2
+
+# Contexts whose place in the indexes is remembered.
+_ROWS = 1024
+
 # {(log2 page size, log2 size to invalidate by): {address >> log2 page size: entry}}
 Sizes = dict[tuple[int, int], dict[int, "Entry"]]
 
@@ -31,12 +46,17 @@ Sizes = dict[tuple[int, int], dict[int, "Entry"]]
 Key = tuple[int, int | None, tuple[int, int], int, "Entry"]
 
 
+# What a lookup of one context tries in turn: log2 page size, pages.
+Rows = tuple[tuple[int, dict[int, "Entry"]], ...]
+
+
 class Entry(NamedTuple):
     """One translation.
 
-    `mask` covers the offset in the page. `perms` are stage 1's (all, for a stage 2 entry) and
+    `mask` covers the offset in the page. `perms` are stage 1's, or a stage 2 entry's own, and
     `perms2` stage 2's (all, where it does not translate). `ipa` is the page's IPA. `device` is
-    set where stage 2 gives a Device type.
+    set where stage 2 gives a Device type. `clean` has the stages (CLEAN1, CLEAN2) in which a
+    granted write has to walk first, to make the descriptor dirty.
     """
 
     pa: int
@@ -45,56 +65,127 @@ class Entry(NamedTuple):
     perms2: int
     ipa: int = 0
     device: bool = False
+    clean: int = 0
+
+    @property
+    def granted(self) -> int:
+        """What an access gets without a walk."""
+        perms = self.perms & self.perms2
+        return perms & ~ANY_WRITE if self.clean else perms
+
+
+class Tagged(NamedTuple):
+    """An entry with all its tags; `vmid` tells the StreamWorld too.
+
+    `asid` is None for a global entry, which has an `aset` instead; both are None at stage 2.
+    `size` and `block` are log2 bytes: of the entry, and of the stage 1 page it is a part of.
+    """
+
+    stage: int
+    vmid: int
+    asid: int | None
+    aset: int | None
+    address: int
+    size: int
+    block: int
+    entry: Entry
 
 
 class Tlb:
     """The cache.
 
     Args:
-        counters: takes `tlb.hit`, `tlb.miss`, `tlb.evicted` and `tlb.invalidated`.
+        counters: takes `tlb.evicted` and `tlb.invalidated`, and at `settle` `tlb.hit` and
+            `tlb.miss`.
         capacity: entries; 0 caches nothing.
+
+    Attributes:
+        vmw: low VMID bits that invalidations leave out of account (CR0.VMW); lookups never do.
+        generation: changes when rows that were handed out stop being those of their context.
     """
 
     def __init__(self, counters: Counter[str], capacity: int = TLB_ENTRIES) -> None:
         self.capacity = capacity
         self.size = 0
         self._counters = counters
+        self.vmw = 0
+        self.hits = self.misses = 0
+        self.generation = 0
         self._stage1: dict[int, dict[int, Sizes]] = {}
         self._stage2: dict[int, Sizes] = {}
         # Insertion order. May name entries that are gone; they are skipped.
         self._order: deque[Key] = deque()
+        self._rows: dict[tuple[int, int, int] | int, Rows] = {}
 
     def __len__(self) -> int:
         return self.size
+
+    def __iter__(self) -> Iterator[Tagged]:
+        """Every entry, for inspection."""
+        for vmid, spaces in self._stage1.items():
+            for space, sizes in spaces.items():
+                asid, aset = (space, None) if space >= 0 else (None, _GLOBAL - space)
+                for (shift, block), pages in sizes.items():
+                    for page, entry in pages.items():
+                        yield Tagged(1, vmid, asid, aset, page << shift, shift, block, entry)
+        for vmid, sizes in self._stage2.items():
+            for (shift, block), pages in sizes.items():
+                for page, entry in pages.items():
+                    yield Tagged(2, vmid, None, None, page << shift, shift, block, entry)
+
+    def settle(self) -> None:
+        """Bring the counters up to date: a lookup only adds to a number of its own."""
+        for name, count in (("tlb.hit", self.hits), ("tlb.miss", self.misses)):
+            if count:
+                self._counters[name] += count
+        self.hits = self.misses = 0
 
     # Lookup and insertion.
 
     def find_stage1(self, vmid: int, asid: int, aset: int, va: int) -> Entry | None:
         """The entry that translates `va` (bits 55:0) in this context."""
-        spaces = self._stage1.get(vmid)
-        if spaces is not None:
-            for space in (asid, _GLOBAL - aset):
-                sizes = spaces.get(space)
-                if sizes is not None:
-                    for (shift, _), pages in sizes.items():
-                        entry = pages.get(va >> shift)
-                        if entry is not None:
-                            self._counters["tlb.hit"] += 1
-                            return entry
-        self._counters["tlb.miss"] += 1
+        rows = self._rows.get((vmid, asid, aset))
+        for shift, pages in self.rows(vmid, asid, aset) if rows is None else rows:
+            entry = pages.get(va >> shift)
+            if entry is not None:
+                self.hits += 1
+                return entry
+        self.misses += 1
         return None
 
     def find_stage2(self, vmid: int, ipa: int) -> Entry | None:
         """The stage 2 entry that translates `ipa`."""
-        sizes = self._stage2.get(vmid)
-        if sizes is not None:
-            for (shift, _), pages in sizes.items():
-                entry = pages.get(ipa >> shift)
-                if entry is not None:
-                    self._counters["tlb.hit"] += 1
-                    return entry
-        self._counters["tlb.miss"] += 1
+        rows = self._rows.get(vmid)
+        for shift, pages in self._rows2(vmid) if rows is None else rows:
+            entry = pages.get(ipa >> shift)
+            if entry is not None:
+                self.hits += 1
+                return entry
+        self.misses += 1
         return None
+
+    def rows(self, vmid: int, asid: int, aset: int) -> Rows:
+        """Where the entries of a context are, good until `generation` changes."""
+        spaces = self._stage1.get(vmid, {})
+        found = (spaces.get(asid, {}), spaces.get(_GLOBAL - aset, {}))
+        rows = tuple((shift, pages) for sizes in found for (shift, _), pages in sizes.items())
+        self._remember((vmid, asid, aset), rows)
+        return rows
+
+    def _rows2(self, vmid: int) -> Rows:
+        rows = tuple((shift, pages) for (shift, _), pages in self._stage2.get(vmid, {}).items())
+        self._remember(vmid, rows)
+        return rows
+
+    def _remember(self, key: tuple[int, int, int] | int, rows: Rows) -> None:
+        if len(self._rows) >= _ROWS:
+            self._rows.clear()
+        self._rows[key] = rows
+
+    def _reshaped(self) -> None:
+        """Dictionaries of pages came or went."""
+        self._rows.clear()
+        self.generation += 1
 
     def add_stage1(
         self, vmid: int, asid: int, aset: int, va: int, shift: int, block: int, entry: Entry,
@@ -119,66 +210,109 @@ class Tlb:
     # Invalidation. Each returns the number of entries dropped.
 
     def invalidate_all(self) -> int:
-        """Everything (TLBI_NSNH_ALL)."""
-        dropped = self.size
-        self._stage1.clear()
-        self._stage2.clear()
-        self._order.clear()
-        return self._dropped(dropped)
+        """Everything but the EL2 worlds' (TLBI_NSNH_ALL)."""
+        return self._drop_tags([vmid for vmid in self._tags() if vmid < WORLD_EL2], stage2=True)
+
+    def invalidate_el2(self) -> int:
+        """Everything of the EL2 worlds (TLBI_EL2_ALL)."""
+        return self._drop_tags([vmid for vmid in self._tags() if vmid >= WORLD_EL2], stage2=False)
 
     def invalidate_vmid(self, vmid: int, *, stage2: bool) -> int:
         """All of a VMID's stage 1 and combined entries; stage 2's too if asked."""
-        spaces = self._stage1.pop(vmid, {})
-        dropped = sum(_count(sizes) for sizes in spaces.values())
-        if stage2:
-            dropped += _count(self._stage2.pop(vmid, {}))
-        return self._dropped(dropped)
+        return self._drop_tags(self._matching(vmid), stage2=stage2)
 
     def invalidate_asid(self, vmid: int, asid: int) -> int:
         """An ASID's entries, without global ones."""
-        spaces = self._stage1.get(vmid)
-        if spaces is None:
-            return 0
-        dropped = _count(spaces.pop(asid, {}))
-        if not spaces:
-            del self._stage1[vmid]
+        dropped = 0
+        for match in self._matching(vmid):
+            spaces = self._stage1.get(match)
+            if spaces is not None and asid in spaces:
+                dropped += _count(spaces.pop(asid))
+                if not spaces:
+                    del self._stage1[match]
+                self._reshaped()
         return self._dropped(dropped)
 
-    def invalidate_va(self, vmid: int, asid: int | None, first: int, last: int) -> int:
+    def invalidate_va(
+        self, vmid: int, asid: int | None, first: int, last: int, *, leaf: bool = False
+    ) -> int:
         """Entries that translate an address in [first, last]: an ASID's and the global ones.
 
-        With `asid` None those of every ASID.
+        With `asid` None those of every ASID. Only leaf entries are kept, so `leaf` spares nothing.
         """
-        spaces = self._stage1.get(vmid)
-        if spaces is None:
-            return 0
-        wanted = list(spaces) if asid is None else [asid, _GLOBAL, _GLOBAL - 1]
         dropped = 0
-        for space in wanted:
-            sizes = spaces.get(space)
-            if sizes is not None:
-                dropped += _drop_range(sizes, first & VA_MASK, last & VA_MASK)
-                if not sizes:
-                    del spaces[space]
-        if not spaces:
-            del self._stage1[vmid]
+        for match in self._matching(vmid):
+            spaces = self._stage1.get(match)
+            if spaces is None:
+                continue
+            for space in list(spaces) if asid is None else (asid, _GLOBAL, _GLOBAL - 1):
+                sizes = spaces.get(space)
+                if sizes is not None:
+                    dropped += self._drop_range(sizes, first & VA_MASK, last & VA_MASK)
+                    if not sizes:
+                        del spaces[space]
+            if not spaces:
+                del self._stage1[match]
         return self._dropped(dropped)
 
-    def invalidate_ipa(self, vmid: int, first: int, last: int) -> int:
+    def invalidate_ipa(self, vmid: int, first: int, last: int, *, leaf: bool = False) -> int:
         """Stage 2 entries in [first, last]. Combined entries stay (§4.4.3)."""
-        sizes = self._stage2.get(vmid)
-        if sizes is None:
-            return 0
-        dropped = _drop_range(sizes, first, last)
-        if not sizes:
-            del self._stage2[vmid]
+        dropped = 0
+        for match in self._matching(vmid):
+            sizes = self._stage2.get(match)
+            if sizes is not None:
+                dropped += self._drop_range(sizes, first, last)
+                if not sizes:
+                    del self._stage2[match]
         return self._dropped(dropped)
+
+    def _tags(self) -> list[int]:
+        return list(self._stage1.keys() | self._stage2.keys())
+
+    def _matching(self, vmid: int) -> list[int]:
+        if not self.vmw or vmid >= WORLD_EL2:
+            return [vmid]
+        return [held for held in self._tags() if held >> self.vmw == vmid >> self.vmw]
+
+    def _drop_tags(self, tags: list[int], *, stage2: bool) -> int:
+        dropped = 0
+        for vmid in tags:
+            spaces = self._stage1.pop(vmid, {})
+            dropped += sum(_count(sizes) for sizes in spaces.values())
+            if stage2:
+                dropped += _count(self._stage2.pop(vmid, {}))
+        if dropped:
+            self._reshaped()
+        return self._dropped(dropped)
+
+    def _drop_range(self, sizes: Sizes, first: int, last: int) -> int:
+        """Drop the entries that overlap [first, last], whatever their size."""
+        dropped = 0
+        for (shift, block), pages in list(sizes.items()):
+            low = (first >> block) << (block - shift)
+            high = (((last >> block) + 1) << (block - shift)) - 1
+            if low == high:
+                victims = [low] if low in pages else []
+            elif high - low >= len(pages):
+                victims = [page for page in pages if low <= page <= high]
+            else:
+                victims = [page for page in range(low, high + 1) if page in pages]
+            for page in victims:
+                del pages[page]
+            dropped += len(victims)
+            if not pages:
+                del sizes[shift, block]
+                self._reshaped()
+        return dropped
 
     # Room.
 
     def _insert(self, sizes: Sizes, key: Key) -> None:
         _, _, geometry, page, entry = key
-        pages = sizes.setdefault(geometry, {})
+        pages = sizes.get(geometry)
+        if pages is None:
+            pages = sizes[geometry] = {}
+            self._reshaped()
         self.size += page not in pages
         pages[page] = entry
         self._order.append(key)
@@ -196,6 +330,7 @@ class Tlb:
         del sizes[geometry][page]
         if not sizes[geometry]:
             del sizes[geometry]
+            self._reshaped()
         if not sizes and space is None:
             del self._stage2[vmid]
         elif not sizes and space is not None:
@@ -218,21 +353,3 @@ class Tlb:
 
 def _count(sizes: Sizes) -> int:
     return sum(len(pages) for pages in sizes.values())
-
-
-def _drop_range(sizes: Sizes, first: int, last: int) -> int:
-    """Drop the entries that overlap [first, last], whatever their size."""
-    dropped = 0
-    for (shift, block), pages in list(sizes.items()):
-        low = (first >> block) << (block - shift)
-        high = (((last >> block) + 1) << (block - shift)) - 1
-        if high - low >= len(pages):
-            victims = [page for page in pages if low <= page <= high]
-        else:
-            victims = [page for page in range(low, high + 1) if page in pages]
-        for page in victims:
-            del pages[page]
-        dropped += len(victims)
-        if not pages:
-            del sizes[shift, block]
-    return dropped

@@ -12,6 +12,7 @@ READ, WRITE, EXEC = 1, 2, 4
 # A translation's permissions hold both privileges: unprivileged low, privileged PRIV_SHIFT higher.
 PRIV_SHIFT = 3
 ALL_PERMS = 0o77
+ANY_WRITE = WRITE | WRITE << PRIV_SHIFT
 
 IN, TT, CD = int(EventClass.IN), int(EventClass.TT), int(EventClass.CD)
 
@@ -49,13 +50,17 @@ class Outcome(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """Why a lookup or a walk stopped: the event's number and the fields that depend on where."""
+    """Why a lookup or a walk stopped: the event's number and the fields that depend on where.
+
+    `update` is set where the walk was to write a stage 1 descriptor (HTTU), not to read it.
+    """
 
     kind: type[Event]
     s2: int = 0
     cls: int = IN
     ipa: int = 0
     fetch: int = 0
+    update: int = 0
 
 
 def record(fault: Fault, access: Access, *, priv: bool, instr: bool) -> Event:
@@ -80,7 +85,6 @@ def record(fault: Fault, access: Access, *, priv: bool, instr: bool) -> Event:
         "cls": fault.cls,
         "ipa": fault.ipa & _ADDR56 & ~0xFFF,
         "fetchaddr": fault.fetch & _ADDR56 & ~7,
-        # The only stage 1 table access that can lack permission is a descriptor read.
-        "ttrnw": int(fault.cls == TT),
+        "ttrnw": int(fault.cls == TT and not fault.update),
     }
     return fault.kind.build(**{name: value for name, value in values.items() if name in fields})

@@ -3,7 +3,7 @@
 
 GBPA while SMMUEN is 0; else StreamID, STE, SubstreamID, CD, stage 1, stage 2.
 
-Limits: substreams, ATS and stalling are not modelled; output memory attributes are not computed.
+Limits: ATS and stalling are not modelled; output memory attributes are not computed.
 """
 
 from __future__ import annotations
@@ -13,17 +13,15 @@ from typing import TYPE_CHECKING
 from vsmmu.arch.events import (
     TRANSLATION_FAULTS,
     CBadStreamid,
-    CBadSubstreamid,
     Event,
     FAddrSize,
-    FPermission,
     FTranslation,
 )
 from vsmmu.arch.registers import Cr0, Cr2, Gbpa
 from vsmmu.arch.stream_table import OVERRIDE, OVERRIDE_VALUE, SteConfig
+from vsmmu.smmu.config import context_index
 from vsmmu.smmu.tlb import VA_MASK, Entry, Tlb
 from vsmmu.smmu.transaction import (
-    ALL_PERMS,
     EXEC,
     MASK64,
     PRIV_SHIFT,
@@ -34,6 +32,7 @@ from vsmmu.smmu.transaction import (
     Outcome,
     record,
 )
+from vsmmu.smmu.walk import Route
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -91,16 +90,20 @@ class Translator:
             return self._fault(access, stream, None, None)
         if not stream.config & _BYPASS:
             return _SILENT_ABORT
-        if access.ssid is not None:
-            return self._fault(access, Fault(CBadSubstreamid), None, None)
-        if stream.config == _BYPASS:
+        index = 0 if stream.stage1 else None
+        if stream.cd_bits or access.ssid is not None:
+            selected = context_index(stream, access.ssid)
+            if isinstance(selected, Fault):
+                return self._fault(access, selected, None, None)
+            index = selected
+        if index is None and stream.stage2 is None:
             return self._bypass(access, iova)
         priv, instr = _overridden(access, stream)
         shift = PRIV_SHIFT if priv else 0
         need = (WRITE if access.write else EXEC if instr else READ) << shift
         context = None
-        if stream.stage1:
-            found = self._config.context(access.sid, stream)
+        if index is not None:
+            found = self._config.context(access.sid, stream, index)
             if isinstance(found, Fault):
                 return self._fault(access, found, stream, None)
             context = found
@@ -109,8 +112,46 @@ class Translator:
             entry = self._stage2_only(stream, iova, need)
         if isinstance(entry, Fault):
             return self._fault(access, entry, stream, context)
-        rights = (entry.perms & entry.perms2) >> shift & _RIGHTS
+        rights = entry.granted >> shift & _RIGHTS
         return Outcome("ok", entry.pa | iova & entry.mask, None, rights)
+
+    def route(self, access: Access) -> Route:
+        """What the configuration makes of accesses like this one at any address, for a batch."""
+
+        def finish(access: Access, fault: Fault) -> Outcome:
+            return self._fault(access, fault, stream, context)
+
+        stream: Stream | None = None
+        context: Context | None = None
+        if not self._values["CR0ACK"] & _SMMUEN:
+            closed = self._values["GBPA"] & _ABORT
+            return Route(finish, "abort" if closed else "bypass", self._address_bits)
+        found = self._config.stream(access.sid)
+        if isinstance(found, Fault):
+            return Route(finish, found)
+        if not found.config & _BYPASS:
+            return Route(finish, "abort")
+        index = context_index(found, access.ssid)
+        if isinstance(index, Fault):
+            return Route(finish, index)
+        too_large = Fault(FAddrSize)
+        if index is None and found.stage2 is None:
+            return Route(finish, "bypass", self._address_bits, too_large)
+        stream = found
+        priv, instr = _overridden(access, stream)
+        need = (WRITE if access.write else EXEC if instr else READ) << (PRIV_SHIFT if priv else 0)
+        if index is None:
+            return Route(
+                finish, None, self._address_bits, too_large, stage2=stream.stage2, need=need
+            )
+        descriptor = self._config.context(access.sid, stream, index)
+        if isinstance(descriptor, Fault):
+            return Route(finish, descriptor)
+        context = descriptor
+        low, high = (bool(off) and not priv for off in context.e0pd)
+        return Route(
+            finish, stage1=context.stage1, stage2=stream.stage2, need=need, closed=(low, high)
+        )
 
     def _global_bypass(self, iova: int) -> Outcome:
         """SMMUEN=0: GBPA decides; nothing is recorded (§6.3.14)."""
@@ -128,10 +169,7 @@ class Translator:
         if iova >> self._address_bits:
             return Fault(FAddrSize)
         assert stream.stage2 is not None
-        entry = self._walker.stage2(stream.stage2, stream.vmid, iova)
-        if isinstance(entry, Fault) or entry.perms & need:
-            return entry
-        return Fault(FPermission, s2=1, ipa=iova)
+        return self._walker.translate2(stream.stage2, stream.vmid, iova, need)
 
     def _stage1(self, stream: Stream, context: Context, iova: int, need: int) -> Entry | Fault:
         """Stage 1, and stage 2 behind it where the stream has it."""
@@ -139,48 +177,12 @@ class Translator:
         table = context.stage1.tables[high]
         if table is None or iova & table.range_mask != (table.range_mask if high else 0):
             return Fault(FTranslation)
+        if context.e0pd[high] and not need >> PRIV_SHIFT:
+            return Fault(FTranslation)
         va = iova & VA_MASK
-        entry = self._tlb.find_stage1(stream.vmid, context.asid, context.aset, va)
-        if entry is None:
-            found = self._fill(stream, context, va, need, high)
-            if isinstance(found, Fault):
-                return found
-            entry = found
-        if not entry.perms & need:
-            return Fault(FPermission)
-        if not entry.perms2 & need:
-            return Fault(FPermission, s2=1, ipa=entry.ipa | va & entry.mask)
-        return entry
-
-    def _fill(
-        self, stream: Stream, context: Context, va: int, need: int, high: int
-    ) -> Entry | Fault:
-        """Walk, and keep what was found even if it lacks the permission: it is a valid entry."""
-        table, stage2 = context.stage1.tables[high], stream.stage2
-        assert table is not None
-        leaf = self._walker.stage1(context.stage1, table, va, stage2, stream.vmid)
-        if isinstance(leaf, Fault):
-            return leaf
-        offset = (1 << leaf.shift) - 1
-        shift, pa, perms2 = leaf.shift, leaf.address, ALL_PERMS
-        if stage2 is not None:
-            if not leaf.perms & need:
-                # A stage 1 permission fault comes before anything stage 2 has to say.
-                return Fault(FPermission)
-            ipa = leaf.address | va & offset
-            under = self._walker.stage2(stage2, stream.vmid, ipa)
-            if isinstance(under, Fault):
-                return under
-            shift = min(shift, under.mask.bit_length())
-            offset = (1 << shift) - 1
-            pa, perms2 = (under.pa | ipa & under.mask) & ~offset, under.perms
-        page_ipa = (leaf.address | va & ((1 << leaf.shift) - 1)) & ~offset
-        entry = Entry(pa, offset, leaf.perms, perms2, page_ipa)
-        self._tlb.add_stage1(
-            stream.vmid, context.asid, context.aset, va, shift, leaf.shift, entry,
-            is_global=leaf.is_global,
-        )  # fmt: skip
-        return entry
+        return self._walker.translate1(
+            context.stage1, table, va, stream.stage2, stream.vmid, context.asid, context.aset, need
+        )
 
     def _fault(
         self, access: Access, fault: Fault, stream: Stream | None, context: Context | None

@@ -1,60 +1,117 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """VMSAv8-64 translation table walks: stage 1, stage 2 and stage 1 through stage 2.
 
-IHI 0070 §3.4 and §7.3; Arm ARM D8. A walk returns a `Fault` where it stops: for each level an
-external abort, an invalid descriptor, an output address out of range, in that order, then the
-access flag. Permissions are for the caller to check.
+IHI 0070 §3.4, §3.13 and §7.3; Arm ARM D8. A walk returns a `Fault` where it stops: for each level
+an external abort, an invalid descriptor, an output address out of range, in that order, then the
+access flag, then the permission, then the update of the descriptor (HTTU), which through stage 2
+needs write permission there.
 
-Limits: addresses have at most 48 bits; the contiguous hint is ignored; access flag and dirty
-state are not updated (no HTTU); memory attributes matter only as Device or not.
+Choices where the architecture leaves freedom: an access that lacks a permission sets no access
+flag; the contiguous hint is followed only if asked for (`Walker.contiguous`), and never where the
+output address contradicts it.
+
+Limits: memory attributes matter only as Device or not.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from vsmmu.arch.events import FAccess, FAddrSize, FPermission, FTranslation, FWalkEabt
 from vsmmu.arch.pagetable import (
-    G4K,
-    G16K,
-    G64K,
+    ADDR_MASK,
+    BLOCK_LEVELS_52,
+    CONTIGUOUS,
     TABLE,
     VALID,
     Granule,
     S1Leaf,
     S2Leaf,
     TableDesc,
-    output_address,
+    TableDescLpa,
+    TableDescLpa2,
 )
-from vsmmu.smmu.tlb import Entry, Tlb
-from vsmmu.smmu.transaction import ALL_PERMS, EXEC, IN, PRIV_SHIFT, READ, TT, WRITE, Fault
+from vsmmu.memory import PAGE, PAGE_SHIFT
+from vsmmu.smmu.tlb import CLEAN1, CLEAN2, Entry, Tlb
+from vsmmu.smmu.transaction import (
+    ALL_PERMS,
+    ANY_WRITE,
+    EXEC,
+    IN,
+    PRIV_SHIFT,
+    READ,
+    TT,
+    WRITE,
+    Fault,
+)
 
 if TYPE_CHECKING:
     from collections import Counter
+    from collections.abc import Callable
 
     from vsmmu.memory import Memory
+    from vsmmu.smmu.transaction import Access, Outcome
 
-_AF = S1Leaf.mask("af")[0]
+_AF, _DBM = S1Leaf.mask("af")[0], S1Leaf.mask("dbm")[0]
+_CONTIG = S1Leaf.mask("contig")[0]
 _NG = S1Leaf.mask("ng")[0]
 _UNPRIV, _READ_ONLY = S1Leaf.mask("ap1")[0], S1Leaf.mask("ap2")[0]
 _PXN, _UXN = S1Leaf.mask("pxn")[0], S1Leaf.mask("uxn")[0]
 _PXNTABLE, _UXNTABLE = TableDesc.mask("pxntable")[0], TableDesc.mask("uxntable")[0]
 _NO_UNPRIV_TABLE, _READ_ONLY_TABLE = TableDesc.mask("aptable0")[0], TableDesc.mask("aptable1")[0]
-_HIERARCHICAL = TableDesc.mask("pxntable", "uxntable", "aptable0", "aptable1")[0]
 _S2_READ, _S2_WRITE = S2Leaf.mask("s2ap_r")[0], S2Leaf.mask("s2ap_w")[0]
 _S2_XN0, _S2_XN1 = S2Leaf.mask("xn0")[0], S2Leaf.mask("xn1")[0]
+_MEMATTR = S2Leaf.memattr
+_HIERARCHICAL = TableDesc.mask("pxntable", "uxntable", "aptable0", "aptable1")[0]
+# What decides permissions and updates, of either stage.
+_DECIDES1 = S1Leaf.mask("ap1", "ap2", "af", "dbm", "pxn", "uxn")[0]
+_DECIDES2 = S2Leaf.mask("memattr", "s2ap_r", "s2ap_w", "af", "dbm", "xn0", "xn1")[0]
+# Beside stage 2 permissions in its memo.
+_DEVICE = ALL_PERMS + 1
 _LAST_LEVEL = 3
+_IN_PAGE = (PAGE >> 3) - 1
+_KIND = VALID | TABLE
+# A kind that no descriptor has.
+_NEVER = -1
 
-# Lowest address bit that each level indexes, by granule.
-_SHIFTS = {g.name: tuple(g.shift(level) for level in range(4)) for g in (G4K, G16K, G64K)}
+
+def _high(form: type[TableDescLpa | TableDescLpa2]) -> tuple[int, int]:
+    """Where a 52-bit form keeps its high output bits, and how far they move up."""
+    return form.oa_high.bits, form.oa.msb + 1 - form.oa_high.lsb
+
+
+_LPA2 = (TableDescLpa2.mask("oa")[0], *_high(TableDescLpa2))
+_LPA = (TableDescLpa.mask("oa")[0], *_high(TableDescLpa))
+
+
+class Step(NamedTuple):
+    """One level of a walk.
+
+    `leaf` and `table` are the low bits of a descriptor that is one here, `oa` masks a leaf's
+    output address, `group` is log2 of a contiguous group's bytes, 0 where there are none.
+    """
+
+    shift: int
+    index_mask: int
+    leaf: int
+    table: int
+    oa: int
+    group: int
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
     """Where a translation starts: first table, its level, the input bits that are translated.
 
-    For stage 1, an input is in range when its `range_mask` bits are all equal to bit 55.
+    For stage 1, an input is in range when its `range_mask` bits are all equal to bit 55. `wide`
+    selects 52-bit descriptors: with 4K and 16K where CD.DS or STE.S2DS is set, with 64K where
+    the output size is 52 bits (IDR5.OAS).
+
+    Attributes:
+        steps: the levels of the walk, first to last.
+        next_mask: output address bits of a table descriptor.
+        high_mask, high_shift: the bits of OA that a 52-bit form keeps elsewhere.
     """
 
     granule: Granule
@@ -63,11 +120,46 @@ class Table:
     base: int
     range_mask: int = 0
     had: bool = False
+    wide: bool = False
+    steps: tuple[Step, ...] = field(init=False, repr=False, compare=False)
+    next_mask: int = field(init=False, repr=False, compare=False)
+    high_mask: int = field(init=False, repr=False, compare=False)
+    high_shift: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        oa, high_mask, high_shift = ADDR_MASK, 0, 0
+        if self.wide:
+            oa, high_mask, high_shift = _LPA if self.granule.name == "64K" else _LPA2
+        oa &= -self.granule.page_size
+        steps = tuple(self._step(level, oa) for level in range(self.start_level, _LAST_LEVEL + 1))
+        for name, value in (
+            ("steps", steps),
+            ("next_mask", oa),
+            ("high_mask", high_mask),
+            ("high_shift", high_shift),
+        ):
+            object.__setattr__(self, name, value)
+
+    def _step(self, level: int, oa: int) -> Step:
+        granule = self.granule
+        shift = granule.shift(level)
+        # At the first level the index also selects among concatenated tables.
+        bits = self.input_bits - shift if level == self.start_level else granule.stride
+        blocks = BLOCK_LEVELS_52[granule.name] if self.wide else granule.block_levels
+        last = level == _LAST_LEVEL
+        leaf = _KIND if last else VALID if level in blocks else _NEVER
+        count = CONTIGUOUS[granule.name].get(level, 0)
+        group = shift + count.bit_length() - 1 if count else 0
+        if group > self.input_bits:
+            group = 0
+        return Step(
+            shift, (1 << bits) - 1, leaf, _NEVER if last else _KIND, oa & -(1 << shift), group
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Stage2:
-    """A stage 2 regime as an STE sets it up."""
+    """A stage 2 regime as an STE sets it up. `ha`, `hd`: STE.S2HA, and S2HD where S2HA is set."""
 
     table: Table
     output_bits: int
@@ -75,26 +167,62 @@ class Stage2:
     ptw: bool
     xnx: bool
     fwb: bool
+    ha: bool = False
+    hd: bool = False
+    # As in `Stage1`.
+    memo: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Stage1:
-    """A stage 1 regime as a CD sets it up; a table is None where CD.EPDx disables it."""
+    """A stage 1 regime as a CD sets it up; a table is None where CD.EPDx disables it.
+
+    `ha`, `hd`: CD.HA, and CD.HD where CD.HA is set. `el2` is a regime without unprivileged
+    accesses (StreamWorld NS-EL2).
+    """
 
     tables: tuple[Table | None, Table | None]
     output_bits: int
     affd: bool
     wxn: bool
     pan: bool
+    ha: bool = False
+    hd: bool = False
+    el2: bool = False
+    # Permissions of leaves that an access leaves as they are, by the bits that decide them.
+    memo: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+
+class Route(NamedTuple):
+    """What the configuration says of a batch of accesses, before any table is walked.
+
+    `fate` is a fault or a status that all lanes share, None where there are tables to walk.
+    Addresses of more than `size` bits have `oversize`, a silent abort if that is None. `closed`
+    are the halves of stage 1 that this privilege may not use (CD.E0PDx). `finish` makes the
+    outcome of a fault.
+    """
+
+    finish: Callable[[Access, Fault], Outcome]
+    fate: Fault | str | None = None
+    size: int = 64
+    oversize: Fault | None = None
+    stage1: Stage1 | None = None
+    stage2: Stage2 | None = None
+    need: int = READ
+    closed: tuple[bool, bool] = (False, False)
 
 
 class Leaf(NamedTuple):
-    """A block or page that stage 1 found."""
+    """A block, page or contiguous group that stage 1 found.
+
+    `perms` are granted, the write once the descriptor is dirty; `clean` says it is not yet.
+    """
 
     address: int
     shift: int
     perms: int
     is_global: bool
+    clean: bool = False
 
 
 class Walker:
@@ -102,135 +230,381 @@ class Walker:
 
     Args:
         memory: where tables are.
-        tlb: takes the stage 2 entries that walks find.
-        counters: takes `walk.s1` and `walk.s2`, descriptors read.
+        tlb: takes the entries that walks find.
+        counters: takes at `settle` `walk.s1` and `walk.s2`, descriptors read; and at once
+            `httu.af` and `httu.dirty`, descriptors updated.
+        contiguous: keep a contiguous group as one entry, as the architecture allows.
     """
 
-    def __init__(self, memory: Memory, tlb: Tlb, counters: Counter[str]) -> None:
+    def __init__(
+        self, memory: Memory, tlb: Tlb, counters: Counter[str], *, contiguous: bool = False
+    ) -> None:
+        self._memory = memory
         self._read64 = memory.read64
+        self._page = memory.page
+        self._write64 = memory.write64
         self._tlb = tlb
         self._counters = counters
+        self.contiguous = contiguous
+        self.reads1 = self.reads2 = 0
+
+    def settle(self) -> None:
+        """Bring the counters up to date: a walk only adds to numbers of its own."""
+        for name, count in (("walk.s1", self.reads1), ("walk.s2", self.reads2)):
+            if count:
+                self._counters[name] += count
+        self.reads1 = self.reads2 = 0
+
+    # What an access gets.
+
+    def translate1(
+        self,
+        regime: Stage1,
+        table: Table,
+        va: int,
+        stage2: Stage2 | None,
+        vmid: int,
+        asid: int,
+        aset: int,
+        need: int,
+    ) -> Entry | Fault:
+        """The entry that lets an access with `need` at `va` through both stages.
+
+        Args:
+            regime: the stage 1 regime.
+            table: the half of it that `va` is in range of.
+            va: input address, bits 55:0.
+            stage2: the stage behind it, or None.
+            vmid: the TLB tag (`tlb.tag`).
+            asid: CD.ASID.
+            aset: CD.ASET.
+            need: one of READ, WRITE and EXEC, shifted for a privileged access.
+        """
+        entry = self._tlb.find_stage1(vmid, asid, aset, va)
+        if entry is None or (entry.clean and need & ANY_WRITE and entry.perms & need):
+            found = self._fill(regime, table, va, stage2, vmid, asid, aset, need)
+            if isinstance(found, Fault):
+                return found
+            entry = found
+        if not entry.perms & need:
+            return Fault(FPermission)
+        if not entry.perms2 & need:
+            return Fault(FPermission, s2=1, ipa=entry.ipa | va & entry.mask)
+        return entry
+
+    def translate2(self, regime: Stage2, vmid: int, ipa: int, need: int) -> Entry | Fault:
+        """The entry that lets an access with `need` at `ipa` through stage 2."""
+        entry = self.stage2(regime, vmid, ipa, IN, need)
+        if isinstance(entry, Fault) or entry.perms & need:
+            return entry
+        return Fault(FPermission, s2=1, ipa=ipa)
+
+    def _fill(
+        self,
+        regime: Stage1,
+        table: Table,
+        va: int,
+        stage2: Stage2 | None,
+        vmid: int,
+        asid: int,
+        aset: int,
+        need: int,
+    ) -> Entry | Fault:
+        """Walk, and keep what was found even if it lacks the permission: it is a valid entry."""
+        leaf = self._stage1(regime, table, va, stage2, vmid, need)
+        if isinstance(leaf, Fault):
+            return leaf
+        pa, shift, perms, is_global, clean = leaf
+        block = shift
+        if stage2 is None:
+            fields = pa, (1 << shift) - 1, perms, ALL_PERMS, pa, False, CLEAN1 if clean else 0
+        else:
+            if not perms & need:
+                # A stage 1 permission fault comes before anything stage 2 has to say.
+                return Fault(FPermission)
+            ipa = pa | va & ((1 << shift) - 1)
+            under = self.stage2(stage2, vmid, ipa, IN, need)
+            if isinstance(under, Fault):
+                return under
+            shift = min(shift, under.mask.bit_length())
+            offset = (1 << shift) - 1
+            fields = (
+                (under.pa | ipa & under.mask) & ~offset, offset, perms, under.perms,
+                ipa & ~offset, under.device, (CLEAN1 if clean else 0) | under.clean,
+            )  # fmt: skip
+        entry = tuple.__new__(Entry, fields)
+        self._tlb.add_stage1(vmid, asid, aset, va, shift, block, entry, is_global=is_global)
+        return entry
+
+    # Stage 1.
 
     def stage1(
-        self, regime: Stage1, table: Table, va: int, stage2: Stage2 | None, vmid: int
+        self, regime: Stage1, table: Table, va: int, stage2: Stage2 | None, vmid: int, need: int = 0
     ) -> Leaf | Fault:
-        """The leaf that translates `va`, which is in range of the table."""
-        level, address, attributes = table.start_level, table.base, 0
-        shifts = _SHIFTS[table.granule.name]
-        index_mask = (1 << table.input_bits) - 1
-        while True:
-            shift = shifts[level]
-            address += ((va & index_mask) >> shift) * 8
-            if stage2 is not None:
-                found = self.through_stage2(stage2, vmid, address, TT, READ)
-                if isinstance(found, Fault):
-                    return found
-                address = found
-            descriptor = self._read64(address)
-            self._counters["walk.s1"] += 1
-            if descriptor is None:
-                return Fault(FWalkEabt, cls=TT, fetch=address)
-            kind = _kind(descriptor, level, table.granule)
-            if kind is None:
-                return Fault(FTranslation)
-            address = output_address(descriptor, table.granule.page_shift if kind else shift)
-            if address >> regime.output_bits:
-                return Fault(FAddrSize)
-            if not kind:
-                break
-            if not table.had:
-                attributes |= descriptor & _HIERARCHICAL
-            index_mask = (1 << shift) - 1
-            level += 1
-        if not descriptor & _AF and not regime.affd:
-            return Fault(FAccess)
-        perms = stage1_perms(descriptor, attributes, wxn=regime.wxn, pan=regime.pan)
-        return Leaf(address, shift, perms, not descriptor & _NG)
+        """The leaf that translates `va`, which is in range of the table.
+
+        Permissions are for the caller to check. What `need` asks for decides only the update of
+        the descriptor; without it, the access flag alone is set.
+        """
+        leaf = self._stage1(regime, table, va, stage2, vmid, need)
+        return leaf if isinstance(leaf, Fault) else tuple.__new__(Leaf, leaf)
+
+    def _stage1(
+        self, regime: Stage1, table: Table, va: int, stage2: Stage2 | None, vmid: int, need: int
+    ) -> tuple[int, int, int, bool, bool] | Fault:
+        found = self._descend1(regime, table, va, stage2, vmid)
+        if isinstance(found, Fault):
+            return found
+        descriptor, slot, at, address, attributes, step = found
+        key = descriptor & _DECIDES1
+        if attributes & _HIERARCHICAL and not table.had:
+            key |= attributes & _HIERARCHICAL
+        perms, clean = regime.memo.get(key), False
+        if perms is None:
+            changed, perms, clean = _stage1_update(regime, key, key, need)
+            if changed is None:
+                return Fault(FPermission if regime.ha else FAccess)
+            if changed != key:
+                new = descriptor ^ changed ^ key
+                fault = self._update(descriptor, new, slot, at, stage2, vmid)
+                if fault is not None:
+                    return fault
+            elif not clean:
+                regime.memo[key] = perms
+        shift = step.shift
+        if self.contiguous and step.group and descriptor & _CONTIG:
+            address, shift = _grouped(address, va, shift, step.group)
+        return address, shift, perms, not descriptor & _NG or regime.el2, clean
+
+    def _descend1(
+        self, regime: Stage1, table: Table, va: int, stage2: Stage2 | None, vmid: int
+    ) -> tuple[int, int, int, int, int, Step] | Fault:
+        """(descriptor, where, PA of that, output address, attributes of tables, step) of a leaf."""
+        read64, limit, high_mask = self._read64, regime.output_bits, table.high_mask
+        page, memory = self._page, self._memory
+        address, attributes, reads = table.base, 0, 0
+        try:
+            for step in table.steps:
+                shift, index_mask, leaf, below, oa, _ = step
+                slot = at = address + ((va >> shift & index_mask) << 3)
+                if stage2 is not None:
+                    found = self.through_stage2(stage2, vmid, slot, TT, READ)
+                    if isinstance(found, Fault):
+                        return found
+                    at = found
+                # Memory.read64, unrolled: the call would be half of the cost of a level.
+                start = page.get(at >> PAGE_SHIFT)
+                descriptor = (
+                    read64(at) if start is None else memory.words[start + (at >> 3 & _IN_PAGE)]
+                )
+                reads += 1
+                if descriptor is None:
+                    return Fault(FWalkEabt, cls=TT, fetch=at)
+                kind = descriptor & _KIND
+                if kind == below:
+                    address = descriptor & table.next_mask
+                    attributes |= descriptor
+                elif kind == leaf:
+                    address = descriptor & oa
+                else:
+                    return Fault(FTranslation)
+                if high_mask:
+                    address |= (descriptor & high_mask) << table.high_shift
+                if address >> limit:
+                    return Fault(FAddrSize)
+                if kind != below:
+                    return descriptor, slot, at, address, attributes, step
+        finally:
+            self.reads1 += reads
+        raise AssertionError("the last level has no tables")
+
+    def _update(
+        self, old: int, new: int, slot: int, at: int, stage2: Stage2 | None, vmid: int
+    ) -> Fault | None:
+        """Store a stage 1 descriptor that the walk changed; it was read at `slot`, PA `at`."""
+        if stage2 is not None:
+            found = self.through_stage2(stage2, vmid, slot, TT, WRITE)
+            if isinstance(found, Fault):
+                return found
+        return self._store(old, new, at, Fault(FWalkEabt, cls=TT, fetch=at))
+
+    def _store(self, old: int, new: int, at: int, fault: Fault) -> Fault | None:
+        if not self._write64(at, new):
+            return fault
+        changed = old ^ new
+        if changed & _AF:
+            self._counters["httu.af"] += 1
+        if changed & ~_AF:
+            self._counters["httu.dirty"] += 1
+        return None
+
+    # Stage 2.
 
     def through_stage2(
         self, regime: Stage2, vmid: int, ipa: int, cls: int, need: int
     ) -> int | Fault:
-        """The PA behind the IPA of an SMMU-originated read: a CD or a stage 1 descriptor."""
-        entry = self.stage2(regime, vmid, ipa, cls)
+        """The PA behind the IPA of an SMMU-originated access: a CD or a stage 1 descriptor."""
+        entry = self.stage2(regime, vmid, ipa, cls, need)
         if isinstance(entry, Fault):
             return entry
         if not entry.perms & need or (regime.ptw and entry.device):
-            return Fault(FPermission, s2=1, cls=cls, ipa=ipa)
+            return Fault(FPermission, 1, cls, ipa, 0, need & WRITE)
         return entry.pa | ipa & entry.mask
 
-    def stage2(self, regime: Stage2, vmid: int, ipa: int, cls: int = IN) -> Entry | Fault:
-        """The stage 2 entry that translates `ipa`, from the TLB or from memory."""
+    def stage2(
+        self, regime: Stage2, vmid: int, ipa: int, cls: int = IN, need: int = 0
+    ) -> Entry | Fault:
+        """The stage 2 entry that translates `ipa`, from the TLB or from memory.
+
+        Permissions are for the caller to check. What `need` asks for decides only the update of
+        the descriptor; without it, the access flag alone is set.
+        """
         entry = self._tlb.find_stage2(vmid, ipa)
-        if entry is not None:
+        if entry is not None and not (entry.clean and need & ANY_WRITE and entry.perms & need):
             return entry
-        found = self._walk_stage2(regime, ipa, cls)
-        if isinstance(found, Fault):
-            return found
-        shift = found.mask.bit_length()
-        self._tlb.add_stage2(vmid, ipa, shift, found)
+        found = self._walk_stage2(regime, ipa, cls, need)
+        if not isinstance(found, Fault):
+            self._tlb.add_stage2(vmid, ipa, found.mask.bit_length(), found)
         return found
 
-    def _walk_stage2(self, regime: Stage2, ipa: int, cls: int) -> Entry | Fault:
-        table = regime.table
+    def _walk_stage2(self, regime: Stage2, ipa: int, cls: int, need: int) -> Entry | Fault:
+        found = self._descend2(regime, ipa, cls)
+        if isinstance(found, Fault):
+            return found
+        descriptor, at, address, step = found
+        key = descriptor & _DECIDES2
+        perms, clean = regime.memo.get(key), False
+        if perms is None:
+            changed, perms, clean = _stage2_update(regime, key, need)
+            if changed is None:
+                lacks = FPermission if regime.ha else FAccess
+                return Fault(lacks, 1, cls, ipa, 0, need & WRITE)
+            if is_device(_MEMATTR.of((key,)), fwb=regime.fwb):
+                perms |= _DEVICE
+            if changed != key:
+                new = descriptor ^ changed ^ key
+                fault = self._store(descriptor, new, at, Fault(FWalkEabt, 1, cls, ipa, at))
+                if fault is not None:
+                    return fault
+            elif not clean:
+                regime.memo[key] = perms
+        shift = step.shift
+        if self.contiguous and step.group and descriptor & _CONTIG:
+            address, shift = _grouped(address, ipa, shift, step.group)
+        offset = (1 << shift) - 1
+        fields = (
+            address, offset, perms & ALL_PERMS, ALL_PERMS, ipa & ~offset, perms > ALL_PERMS,
+            CLEAN2 if clean else 0,
+        )  # fmt: skip
+        return tuple.__new__(Entry, fields)
+
+    def _descend2(self, regime: Stage2, ipa: int, cls: int) -> tuple[int, int, int, Step] | Fault:
+        """(descriptor, its PA, output address, step) of a leaf."""
+        table, read64, limit = regime.table, self._read64, regime.output_bits
+        page, memory = self._page, self._memory
         if ipa >> table.input_bits:
             return Fault(FTranslation, 1, cls, ipa)
-        level, address = table.start_level, table.base
-        shifts = _SHIFTS[table.granule.name]
-        # At the first level the index also selects among concatenated tables.
-        index_mask = (1 << table.input_bits) - 1
-        while True:
-            shift = shifts[level]
-            address += ((ipa & index_mask) >> shift) * 8
-            descriptor = self._read64(address)
-            self._counters["walk.s2"] += 1
-            if descriptor is None:
-                return Fault(FWalkEabt, 1, cls, ipa, address)
-            kind = _kind(descriptor, level, table.granule)
-            if kind is None:
-                return Fault(FTranslation, 1, cls, ipa)
-            address = output_address(descriptor, table.granule.page_shift if kind else shift)
-            if address >> regime.output_bits:
-                return Fault(FAddrSize, 1, cls, ipa)
-            if not kind:
-                break
-            index_mask = (1 << shift) - 1
-            level += 1
-        if not descriptor & _AF and not regime.affd:
-            return Fault(FAccess, 1, cls, ipa)
-        return Entry(
-            pa=address,
-            mask=(1 << shift) - 1,
-            perms=stage2_perms(descriptor, xnx=regime.xnx),
-            perms2=ALL_PERMS,
-            device=is_device(S2Leaf.memattr.of((descriptor,)), fwb=regime.fwb),
-        )
+        address, high_mask, reads = table.base, table.high_mask, 0
+        try:
+            for step in table.steps:
+                shift, index_mask, leaf, below, oa, _ = step
+                at = address + ((ipa >> shift & index_mask) << 3)
+                # Memory.read64, unrolled: the call would be half of the cost of a level.
+                start = page.get(at >> PAGE_SHIFT)
+                descriptor = (
+                    read64(at) if start is None else memory.words[start + (at >> 3 & _IN_PAGE)]
+                )
+                reads += 1
+                if descriptor is None:
+                    return Fault(FWalkEabt, 1, cls, ipa, at)
+                kind = descriptor & _KIND
+                if kind == below:
+                    address = descriptor & table.next_mask
+                elif kind == leaf:
+                    address = descriptor & oa
+                else:
+                    return Fault(FTranslation, 1, cls, ipa)
+                if high_mask:
+                    address |= (descriptor & high_mask) << table.high_shift
+                if address >> limit:
+                    return Fault(FAddrSize, 1, cls, ipa)
+                if kind != below:
+                    return descriptor, at, address, step
+        finally:
+            self.reads2 += reads
+        raise AssertionError("the last level has no tables")
 
 
-def _kind(descriptor: int, level: int, granule: Granule) -> bool | None:
-    """Whether a descriptor is a table; None when it is invalid at its level."""
-    if not descriptor & VALID:
-        return None
-    if level == _LAST_LEVEL:
-        return False if descriptor & TABLE else None
-    if descriptor & TABLE:
-        return True
-    return False if level in granule.block_levels else None
+def _stage1_update(
+    regime: Stage1, leaf: int, attributes: int, need: int
+) -> tuple[int | None, int, bool]:
+    """The descriptor after an access (HTTU, §3.13), its permissions, whether it stays clean.
+
+    The descriptor is None where a clear access flag faults, or is not set because the access has
+    no permission.
+    """
+    effective = leaf & ~_READ_ONLY if regime.hd and leaf & _DBM else leaf
+    perms = stage1_perms(effective, attributes, wxn=regime.wxn, pan=regime.pan, el2=regime.el2)
+    if leaf & _AF:
+        if effective == leaf:
+            return leaf, perms, False
+    elif regime.ha:
+        if need and not perms & need:
+            return None, perms, False
+    elif not regime.affd:
+        return None, perms, False
+    changed = leaf | _AF if regime.ha else leaf
+    if perms & need & ANY_WRITE:
+        return changed & ~(leaf ^ effective), perms, False
+    return changed, perms, bool(leaf ^ effective and perms & ANY_WRITE)
 
 
-def stage1_perms(leaf: int, attributes: int, *, wxn: bool, pan: bool) -> int:
-    """Permissions of a leaf below tables with these hierarchical attributes, EL1 regime."""
-    unpriv = leaf & _UNPRIV and not attributes & _NO_UNPRIV_TABLE
+def _stage2_update(regime: Stage2, leaf: int, need: int) -> tuple[int | None, int, bool]:
+    """The same for stage 2, where a clean descriptor lacks S2AP[1]."""
+    effective = leaf | _S2_WRITE if regime.hd and leaf & _DBM else leaf
+    perms = stage2_perms(effective, xnx=regime.xnx)
+    if leaf & _AF:
+        if effective == leaf:
+            return leaf, perms, False
+    elif regime.ha:
+        if need and not perms & need:
+            return None, perms, False
+    elif not regime.affd:
+        return None, perms, False
+    changed = leaf | _AF if regime.ha else leaf
+    if need & ANY_WRITE:
+        return changed | leaf ^ effective, perms, False
+    return changed, perms, leaf != effective
+
+
+def _grouped(address: int, va: int, shift: int, group: int) -> tuple[int, int]:
+    """Address and log2 size of a contiguous group, or of the one descriptor that belies it."""
+    inside = (1 << group) - (1 << shift)
+    if address & inside != va & inside:
+        return address, shift
+    return address & ~inside, group
+
+
+def stage1_perms(leaf: int, attributes: int, *, wxn: bool, pan: bool, el2: bool = False) -> int:
+    """Permissions of a leaf below tables with these hierarchical attributes.
+
+    `el2` is a regime without unprivileged accesses: AP[1] acts as 1 and UXN is XN.
+    """
     writable = not leaf & _READ_ONLY and not attributes & _READ_ONLY_TABLE
     rights = READ | WRITE if writable else READ
+    user_exec = not leaf & _UXN and not attributes & _UXNTABLE
+    if el2:
+        rights |= EXEC if user_exec and not (wxn and writable) else 0
+        return rights | rights << PRIV_SHIFT
+    unpriv = leaf & _UNPRIV and not attributes & _NO_UNPRIV_TABLE
     low = rights if unpriv else 0
     high = 0 if pan and unpriv else rights
     # A page that the unprivileged can write is never executable for the privileged (D8.4).
-    user_exec = not leaf & _UXN and not attributes & _UXNTABLE and not (wxn and low & WRITE)
     priv_exec = (
         not leaf & _PXN and not attributes & _PXNTABLE and not low & WRITE
         and not (wxn and writable)
     )  # fmt: skip
-    low |= EXEC if user_exec else 0
+    low |= EXEC if user_exec and not (wxn and low & WRITE) else 0
     high |= EXEC if priv_exec else 0
     return low | high << PRIV_SHIFT
 

@@ -119,7 +119,7 @@ def test_booted_with_hostile_tables(
         machine.scheduler.step()
     machine.scheduler.run_until_idle(5000)
     check_bounds(machine.smmu)
-    assert all(RAM <= page << 12 < RAM + RAM_SIZE for page in machine.memory._page)
+    assert all(RAM <= page << 12 < RAM + RAM_SIZE for page in machine.memory.page)
 
 
 @FUZZ

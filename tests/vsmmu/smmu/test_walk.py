@@ -283,3 +283,146 @@ def test_stage_2_execution_needs_read() -> None:
 )  # fmt: skip
 def test_device_type(memattr: int, fwb: bool, device: bool) -> None:
     assert is_device(memattr, fwb=fwb) == device
+
+
+# The contiguous hint and HTTU. No second opinion.
+
+AF, DBM, CONTIG, AP_RO, AP_EL0 = 1 << 10, 1 << 51, 1 << 52, 1 << 7, 1 << 6
+
+
+def contiguous_walk(
+    page: int, level: int, entries: int, spoil: int = 0
+) -> tuple[Walker, Tlb, Stage1, Table, int]:
+    """A group of `entries` descriptors at `level`, the one at index 1 moved by `spoil`."""
+    memory = Memory([(RAM, 1 << 20)])
+    granule = GRANULES[page]
+    counters: Counter[str] = Counter()
+    tlb = Tlb(counters)
+    shift = granule.shift(level)
+    for i in range(entries):
+        output = (1 << 40) + (i << shift) + (spoil if i == 1 else 0)
+        memory.write64(RAM + 8 * i, output | CONTIG | AF | AP_EL0 | (3 if level == 3 else 1))
+    table = Table(granule, level, min(48, shift + granule.stride), RAM)
+    regime = Stage1((table, None), 48, False, False, False)
+    walker = Walker(memory, tlb, counters, contiguous=True)
+    return walker, tlb, regime, table, shift
+
+
+@pytest.mark.parametrize(
+    ("page", "level", "entries"),
+    [(12, 3, 16), (12, 2, 16), (12, 1, 16), (14, 3, 128), (14, 2, 32), (16, 3, 32), (16, 2, 32)],
+)
+def test_contiguous_group_is_one_entry(page: int, level: int, entries: int) -> None:
+    """Arm ARM D8.7.1: one member's walk serves and invalidates the whole group."""
+    walker, tlb, regime, table, shift = contiguous_walk(page, level, entries)
+    for i in (1, 0, entries - 1):
+        entry = walker.translate1(regime, table, i << shift, None, 0, 1, 0, 1)
+        assert not isinstance(entry, Fault)
+        assert entry.pa | i << shift & entry.mask == (1 << 40) + (i << shift)
+    assert len(tlb) == 1
+    assert tlb.invalidate_va(0, 1, entries - 1 << shift, entries - 1 << shift) == 1
+
+
+def test_contiguous_is_a_hint() -> None:
+    walker, tlb, regime, table, shift = contiguous_walk(12, 3, 16)
+    walker.contiguous = False
+    for i in range(3):
+        walker.translate1(regime, table, i << shift, None, 0, 1, 0, 1)
+    assert len(tlb) == 3
+
+
+def test_misprogrammed_contiguous_group() -> None:
+    """A member whose output belies the group stays alone; before its walk the group may answer."""
+    walker, tlb, regime, table, shift = contiguous_walk(12, 3, 16, spoil=1 << 12)
+    alone = walker.translate1(regime, table, 1 << shift, None, 0, 1, 0, 1)
+    assert not isinstance(alone, Fault)
+    assert (alone.pa, alone.mask) == ((1 << 40) + (2 << 12), 0xFFF)
+    tlb.invalidate_all()
+    walker.translate1(regime, table, 0, None, 0, 1, 0, 1)
+    group = walker.translate1(regime, table, 1 << shift, None, 0, 1, 0, 1)
+    assert not isinstance(group, Fault)
+    assert group.pa | 1 << shift == (1 << 40) + (1 << 12)
+
+
+def httu(descriptor: int, **regime: bool) -> tuple[Memory, Walker, Stage1, Table]:
+    memory = Memory([(RAM, 1 << 20)])
+    memory.write64(RAM, 1 << 40 | 3 | descriptor)
+    table = Table(G4K, 3, 21, RAM)
+    counters: Counter[str] = Counter()
+    walker = Walker(memory, Tlb(counters), counters)
+    return memory, walker, Stage1((table, None), 48, False, False, False, **regime), table
+
+
+@pytest.mark.parametrize(
+    ("descriptor", "ha", "hd", "need", "name", "after"),
+    [
+        (AP_EL0, False, False, 1, "F_ACCESS", AP_EL0),
+        (AP_EL0, True, False, 1, None, AP_EL0 | AF),
+        (AP_EL0 | DBM | AP_RO, True, False, 2, "F_PERMISSION", AP_EL0 | DBM | AP_RO),
+        (AP_EL0 | DBM | AP_RO, True, True, 1, None, AP_EL0 | DBM | AP_RO | AF),
+        (AP_EL0 | DBM | AP_RO, True, True, 2, None, AP_EL0 | DBM | AF),
+        (AP_EL0 | AP_RO | AF, True, True, 2, "F_PERMISSION", AP_EL0 | AP_RO | AF),
+        (DBM | AP_RO, True, True, 2, "F_PERMISSION", DBM | AP_RO),
+        (DBM | AP_RO, True, True, 16, None, DBM | AF),
+    ],
+)
+def test_httu_stage_1(
+    descriptor: int, ha: bool, hd: bool, need: int, name: str | None, after: int
+) -> None:
+    """§3.13: the access flag with HA, AP[2] with HD and DBM, never more than the access needs."""
+    memory, walker, regime, table = httu(descriptor, ha=ha, hd=hd)
+    got = walker.translate1(regime, table, 0, None, 0, 1, 0, need)
+    assert (got.kind.name if isinstance(got, Fault) else None) == name
+    assert memory.read64(RAM) == 1 << 40 | 3 | after
+
+
+def test_write_after_a_cached_read_makes_the_page_dirty() -> None:
+    """§3.13: a clean entry in the TLB does not let a write past the descriptor."""
+    memory, walker, regime, table = httu(AP_EL0 | DBM | AP_RO | AF, ha=True, hd=True)
+    read = walker.translate1(regime, table, 0, None, 0, 1, 0, 1)
+    assert not isinstance(read, Fault)
+    assert read.granted & 2 == 0
+    assert memory.read64(RAM) == 1 << 40 | 3 | AP_EL0 | DBM | AP_RO | AF
+    write = walker.translate1(regime, table, 0, None, 0, 1, 0, 2)
+    assert not isinstance(write, Fault)
+    assert write.granted & 2
+    assert memory.read64(RAM) == 1 << 40 | 3 | AP_EL0 | DBM | AF
+    # Cleaned by software, without an invalidation: the dirty entry goes on.
+    memory.write64(RAM, 1 << 40 | 3 | AP_EL0 | DBM | AP_RO | AF)
+    walker.translate1(regime, table, 0, None, 0, 1, 0, 2)
+    assert memory.read64(RAM) == 1 << 40 | 3 | AP_EL0 | DBM | AP_RO | AF
+    walker._tlb.invalidate_va(0, 1, 0, 0)
+    walker.translate1(regime, table, 0, None, 0, 1, 0, 2)
+    assert memory.read64(RAM) == 1 << 40 | 3 | AP_EL0 | DBM | AF
+
+
+@pytest.mark.parametrize(
+    ("bits", "page", "wide", "output", "descriptor"),
+    [
+        (52, 12, True, 0xF_1234_5678_9000, 0x0003_1234_5678_9000 | 3 << 8),
+        (52, 14, True, 0x8_1234_5678_8000, 0x0000_1234_5678_8000 | 2 << 8),
+        (52, 16, True, 0xA_1234_5678_0000, 0x0000_1234_5678_A000 & ~0xF000 | 0xA << 12),
+    ],
+)
+def test_52_bit_descriptors(bits: int, page: int, wide: bool, output: int, descriptor: int) -> None:
+    """Arm ARM D8.3.1: OA[51:50] in [9:8] with LPA2, OA[51:48] in [15:12] with LPA."""
+    memory = Memory([(RAM, 1 << 24)])
+    granule = GRANULES[page]
+    start = granule.start_level(bits)
+    assert start == {12: -1, 14: 0, 16: 1}[page]
+    table, where = Table(granule, start, bits, RAM, 0, False, wide), RAM
+    va = 0xF_FFFF_FFFF_FFFF & -(1 << page)
+    for level in range(start, 3):
+        index = va >> granule.shift(level) & (1 << granule.stride) - 1
+        index &= (1 << bits - granule.shift(level)) - 1
+        memory.write64(where + 8 * index, where + (1 << 17) | 3)
+        where += 1 << 17
+    memory.write64(where + 8 * ((1 << granule.stride) - 1), descriptor | AF | AP_EL0 | 3)
+    walker = Walker(memory, Tlb(Counter(), 0), Counter())
+    regime = Stage1((table, None), 52, False, False, False)
+    got = walker.stage1(regime, table, va, None, 0)
+    assert not isinstance(got, Fault), got
+    assert got.address == output
+    assert isinstance(walker.stage1(
+        Stage1((table, None), 48, False, False, False), table, va, None, 0
+    ), Fault)  # fmt: skip
