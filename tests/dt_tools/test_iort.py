@@ -774,7 +774,8 @@ dom0 with one vSMMU at the base of each SMMUv3
 """  # noqa: E501
 
 
-def test_text(capsys):
+def test_text(capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
     show(write(everything()), "t.aml", as_json=False)
     assert capsys.readouterr().out == TEXT
 
