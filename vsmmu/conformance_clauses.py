@@ -30,15 +30,16 @@ CLAUSES = """
 3.4.1 | Input address size
 3.4.3 | Addresses of the SMMU's own accesses
 3.5.1 | Circular queues
+3.5.2 | Command queue | | | smmu/cmdq
 3.5.3 | Event queue | | | smmu/eventq
-3.5.5 | Merging of events | | records are never merged, which is allowed
+3.5.5 | Merging of events
 3.5.6 | Enhanced command queues | !
 3.9.1 | ATS | ats
 3.9.2 | Changing the ATS configuration | ats
 3.10.2 | Secure state | !
 3.10.3 | Realm state | !
 3.11 | Reset, enable and initialization | | what is UNKNOWN at reset is 0 | smmu/regfile, smmu/smmu
-3.12.1 | Terminate model | | abort alone (IDR0.TERM_MODEL=1) | smmu/translate
+3.12.1 | Terminate model | | | smmu/translate
 3.12.2 | Stall model | stall_max
 3.13.2 | Hardware update of the Access flag | httu
 3.13.3 | Hardware update of dirty state | httu
@@ -152,7 +153,7 @@ CLAUSES = """
 7.2 | Recording of faults and events
 7.2.2 | Event queue access abort | | | smmu/eventq
 7.3 | Event records
-7.3.1 | Merging of records | | records are never merged, which is allowed
+7.3.1 | Merging of records
 7.3.2 | F_UUT | | no such transaction
 7.3.3 | C_BAD_STREAMID
 7.3.4 | F_STE_FETCH

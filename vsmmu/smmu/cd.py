@@ -43,7 +43,7 @@ class Context:
     """A legal CD.
 
     `asid` is 0 in StreamWorld NS-EL2, which has none. `e0pd` says for each TTB whether
-    unprivileged accesses find no translation. `record1` is CD.R.
+    unprivileged accesses find no translation. `record1` is CD.R, `abort1` CD.A, `stall1` CD.S.
     """
 
     asid: int
@@ -51,6 +51,8 @@ class Context:
     stage1: Stage1
     record1: bool
     e0pd: tuple[bool, bool] = (False, False)
+    abort1: bool = True
+    stall1: bool = False
 
 
 class _Half(NamedTuple):
@@ -104,6 +106,8 @@ def decode_cd(cd: Cd, features: Features, stream: Stream = _NS_EL1) -> Context |
         ),
         record1=bool(cd.r),
         e0pd=(bool(cd.e0pd0), bool(cd.e0pd1)) if features.idr3.e0pd and not el2 else _NO_E0PD,
+        abort1=bool(cd.a),
+        stall1=bool(cd.s),
     )
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vsmmu.arch.commands import Command, decode
-from vsmmu.arch.registers import Cerror, CmdqCons, Cr0, Gerror, Idr1, QueueBase
+from vsmmu.arch.commands import CmdSync, Command, Cs, decode
+from vsmmu.arch.registers import Cerror, CmdqCons, Cr0, Gerror, Idr0, Idr1, QueueBase
 from vsmmu.queue import Ring
-from vsmmu.smmu.commands import ILL, SIGNAL, WAIT, Unit, execute
+from vsmmu.smmu.commands import ILL, WAIT, Unit, execute
+from vsmmu.smmu.msi import Messages
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -34,9 +35,9 @@ class CommandQueue:
         unit: what commands act on.
         regs: CMDQ_* and GERROR.
         memory: where the queue is.
-        counters: takes `cmd.<name>`, `cmd.error`.
+        counters: takes `cmd.<name>`, `cmd.error`; `sev`, events sent to PEs (IDR0.SEV).
         gerror: called to raise a GERROR field.
-        irq: called with "cmdq-sync" when a CMD_SYNC asks for an interrupt.
+        irq: called with "cmdq-sync" when a CMD_SYNC asks for an interrupt, message or not.
     """
 
     def __init__(
@@ -53,6 +54,8 @@ class CommandQueue:
         self._gerror = gerror
         self._irq = irq
         self._trace = trace
+        self._messages = Messages(regs, memory, counters, gerror)
+        self._sev = Idr0.sev.of((regs["IDR0"],))
         self._base = 0
         self._ring = self._located()
 
@@ -85,10 +88,22 @@ class CommandQueue:
         if result == ILL:
             return self._stop(command.name, Cerror.ILL)
         self._counters["cmd." + command.name] += 1
+        full = self._sev and ring.is_full(regs["CMDQ_PROD"], cons)
         regs["CMDQ_CONS"] = regs["CMDQ_CONS"] & ~_RD | ring.advance(cons)
-        if result == SIGNAL:
-            self._irq("cmdq-sync")
+        if full:
+            # Software may wait for room with WFE (§3.5.1).
+            self._counters["sev"] += 1
+        if isinstance(command, CmdSync):
+            self._completed(command)
         return True
+
+    def _completed(self, command: CmdSync) -> None:
+        """The signal of a CMD_SYNC, after CONS has passed it (§4.7.3)."""
+        if command.cs == Cs.IRQ:
+            self._messages.sync(command)
+            self._irq("cmdq-sync")
+        elif command.cs == Cs.SEV and self._sev:
+            self._counters["sev"] += 1
 
     def _stop(self, command: str, error: Cerror) -> bool:
         self._counters["cmd.error"] += 1

@@ -2,7 +2,7 @@
 """What each command does to an SMMU (IHI 0070 §4): one small effect for each opcode.
 
 An opcode without an effect is CERROR_ILL: reserved ones, and those of features that are not
-modelled (EL3 maintenance, ATS, PRI, stalling, MPAM, DPT, Secure state).
+modelled (EL3 maintenance, MPAM, DPT, Secure state).
 
 Invalidations are complete when the CMD_SYNC behind them is. They take effect as they are consumed,
 or with hostile caching no sooner than that CMD_SYNC (§4.7.3).
@@ -15,13 +15,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from vsmmu.arch.commands import (
+    ATC_INV_ALL,
     CFGI_ALL_RANGE,
+    CmdAtcInv,
     CmdCfgiCd,
     CmdCfgiCdAll,
     CmdCfgiSte,
     CmdCfgiSteRange,
     CmdPrefetchAddr,
     CmdPrefetchConfig,
+    CmdPriResp,
+    CmdResume,
+    CmdStallTerm,
     CmdSync,
     CmdTlbiEl2All,
     CmdTlbiEl2Asid,
@@ -36,23 +41,36 @@ from vsmmu.arch.commands import (
     CmdTlbiS12Vmall,
     Command,
     Cs,
+    Resp,
 )
+from vsmmu.arch.pri import PrgResponse
 from vsmmu.arch.registers import Cr0, Cr2
 from vsmmu.smmu.config import DEFERRED
+from vsmmu.smmu.stall import ABORT, RAZWI, RETRY
 from vsmmu.smmu.tlb import VA_MASK, WORLD_E2H, WORLD_EL2, Tlb
 
 if TYPE_CHECKING:
+    from vsmmu.smmu.ats import Ats
     from vsmmu.smmu.config import Config
     from vsmmu.smmu.features import Features
+    from vsmmu.smmu.pri import PriQueue
     from vsmmu.smmu.regfile import RegisterFile
+    from vsmmu.smmu.stall import StallBuffer
 
-# What an effect tells the queue: go on; go on and pulse cmdq-sync; stop with CERROR_ILL; try this
-# command again later.
-DONE, SIGNAL, ILL, WAIT = range(4)
+# What an effect tells the queue: go on; stop with CERROR_ILL; try this command again later.
+DONE, ILL, WAIT = range(3)
 
 _MAX_SID = 0xFFFF_FFFF
 _VMW, _VMW_MAX = Cr0.vmw, 4
 _E2H = Cr2.mask("e2h")[0]
+_PTM = Cr2.mask("ptm")[0]
+_SMMUEN = Cr0.mask("smmuen")[0]
+_PAGE_SHIFT = 12
+_RESPONSES = {
+    Resp.FAILURE: PrgResponse.FAILURE,
+    Resp.INVALID_REQUEST: PrgResponse.INVALID_REQUEST,
+    Resp.SUCCESS: PrgResponse.SUCCESS,
+}
 # CMD_TLBI_*.TG to log2 of the granule.
 _RIL_GRANULE = {1: 12, 2: 14, 3: 16}
 
@@ -64,9 +82,17 @@ class Unit(Protocol):
     regs: RegisterFile
     config: Config
     tlb: Tlb
+    stalls: StallBuffer
+    ats: Ats
+    priq: PriQueue
+    private: set[tuple[int, int]]
 
     def events_settled(self) -> bool:
         """Whether the events of earlier transactions are in the queue or gone."""
+        ...  # pragma: no cover
+
+    def atc_inv_failed(self) -> None:
+        """Stop the command queue with CERROR_ATC_INV_SYNC."""
         ...  # pragma: no cover
 
 
@@ -88,7 +114,7 @@ def _effect(
 
 
 def execute(unit: Unit, command: Command) -> int:
-    """Carry out one command; DONE, SIGNAL, ILL or WAIT."""
+    """Carry out one command; DONE, ILL or WAIT."""
     needs, effect = _EFFECTS.get(command.opcode, (None, None))
     if effect is None or (needs is not None and not getattr(unit.features, needs)):
         return ILL
@@ -259,13 +285,137 @@ def _tlbi_nsnh_all(unit: Unit, command: CmdTlbiNsnhAll) -> int:
     return _maintain(unit, unit.tlb.invalidate_all)
 
 
+# Broadcast invalidation by PEs (§3.17.2). CR2.E2H does not matter: an operation names its regime.
+# ASET=1 spares an ASID's entries from invalidation by ASID, alone or with a VA; global entries are
+# dropped whatever their ASET, which is allowed.
+
+# No CD has this ASID: what is left are the global entries.
+_NO_ASID = 1 << 16
+# Pairs that are remembered as private; when there are more all are forgotten, which drops more.
+_PRIVATE = 8192
+_Broadcast = Callable[[Unit, int, int, int, int], int]
+
+
+def _bc_va(unit: Unit, tag: int, asid: int, first: int, last: int) -> int:
+    named = _NO_ASID if (tag, asid) in unit.private else asid
+    return unit.tlb.invalidate_va(tag, named, first, last)
+
+
+def _bc_asid(unit: Unit, tag: int, asid: int, first: int, last: int) -> int:
+    return 0 if (tag, asid) in unit.private else unit.tlb.invalidate_asid(tag, asid)
+
+
+def _bc_vaa(unit: Unit, tag: int, asid: int, first: int, last: int) -> int:
+    return unit.tlb.invalidate_va(tag, None, first, last)
+
+
+def _bc_vmall(unit: Unit, tag: int, asid: int, first: int, last: int) -> int:
+    return unit.tlb.invalidate_vmid(tag, stage2=False)
+
+
+def _bc_vmalls12(unit: Unit, tag: int, asid: int, first: int, last: int) -> int:
+    return unit.tlb.invalidate_vmid(tag, stage2=True)
+
+
+def _bc_all(unit: Unit, tag: int, asid: int, first: int, last: int) -> int:
+    return unit.tlb.invalidate_all()
+
+
+def _bc_ipa(unit: Unit, tag: int, asid: int, first: int, last: int) -> int:
+    return unit.tlb.invalidate_ipa(tag, first, last)
+
+
+_EL1: dict[str, _Broadcast] = {
+    "VAE1": _bc_va, "VALE1": _bc_va, "VAAE1": _bc_vaa, "VAALE1": _bc_vaa, "ASIDE1": _bc_asid,
+    "VMALLE1": _bc_vmall,
+}  # fmt: skip
+_EL2: dict[str, _Broadcast] = {"VAE2": _bc_va, "VALE2": _bc_va, "ALLE2": _bc_vmall}
+_STAGE2: dict[str, _Broadcast] = {
+    "VMALLS12E1": _bc_vmalls12, "ALLE1": _bc_all, "IPAS2E1": _bc_ipa, "IPAS2LE1": _bc_ipa,
+}  # fmt: skip
+
+
+def broadcast(
+    unit: Unit, op: str, vmid: int, asid: int, address: int, size: int, *, e2h: bool
+) -> int:
+    """Carry out an operation that a PE broadcast; see `Smmu.broadcast_tlbi`."""
+    effect = _EL1.get(op) or _EL2.get(op) or _STAGE2.get(op)
+    if effect is None:
+        raise ValueError(f"TLBI {op} is not an operation of a Non-secure regime")
+    features = unit.features
+    if not features.idr0.btm or unit.regs["CR2"] & _PTM:
+        return 0
+    if len(unit.private) > _PRIVATE:
+        unit.private.clear()
+    first, last = address & VA_MASK, min((address & VA_MASK) + max(size, 1) - 1, VA_MASK)
+    if op in _EL2 or (e2h and op in _EL1):
+        return effect(unit, WORLD_E2H if e2h else WORLD_EL2, asid if e2h else 0, first, last)
+    # Without stage 2 entries have VMID 0; with 8-bit VMIDs a wider one matches nothing.
+    if vmid >> (16 if features.idr0.vmid16 else 8) or (vmid and not features.s2p):
+        return 0
+    return effect(unit, _vmid(unit, vmid), asid, first, last)
+
+
+# Messages to endpoints (§4.5); both are ignored with SMMUEN=0.
+
+
+@_effect(CmdAtcInv, needs="ats")
+def _atc_inv(unit: Unit, command: CmdAtcInv) -> int:
+    if command.size_lg2 > ATC_INV_ALL:
+        return ILL
+    if not unit.regs["CR0ACK"] & _SMMUEN:
+        return DONE
+    # Global means something with a PASID alone.
+    ssid = command.ssid if command.ssv else None
+    size = 1 << (command.size_lg2 + _PAGE_SHIFT)
+    globl = bool(command.ssv and command.globl)
+    sent = unit.ats.invalidate(command.sid, ssid, command.addr, size, globl=globl)
+    return DONE if sent else WAIT
+
+
+@_effect(CmdPriResp, needs="pri")
+def _pri_resp(unit: Unit, command: CmdPriResp) -> int:
+    code = _RESPONSES.get(Resp(command.resp)) if command.resp <= Resp.SUCCESS else None
+    if code is None:
+        return ILL
+    if unit.regs["CR0ACK"] & _SMMUEN:
+        ssid = command.ssid if command.ssv else None
+        unit.priq.respond(command.sid, ssid, command.prgindex, code)
+    return DONE
+
+
+# Stalled transactions (§4.7.1, §4.7.2).
+
+
+@_effect(CmdResume, needs="stalls")
+def _resume(unit: Unit, command: CmdResume) -> int:
+    if command.ac:
+        fate = RETRY
+    else:
+        # Without RAZ/WI (IDR0.TERM_MODEL) Ab is ignored.
+        fate = ABORT if command.ab or unit.features.idr0.term_model else RAZWI
+    unit.stalls.resume(command.sid, command.stag, fate)
+    return DONE
+
+
+@_effect(CmdStallTerm, needs="stalls")
+def _stall_term(unit: Unit, command: CmdStallTerm) -> int:
+    unit.stalls.terminate(command.sid)
+    return DONE
+
+
 @_effect(CmdSync)
 def _sync(unit: Unit, command: CmdSync) -> int:
     """Completes once the events of earlier transactions are visible or gone (§4.7.3)."""
     if command.cs > Cs.SEV:
         return ILL
-    if not unit.events_settled():
+    if not unit.events_settled() or not unit.ats.settled():
+        return WAIT
+    if unit.ats.take_timeout():
+        # The queue stops on this command, and goes on with it (§7.1).
+        unit.atc_inv_failed()
         return WAIT
     unit.config.synchronise()
-    # There are no MSIs and no SEV: SIG_SEV is SIG_NONE.
-    return SIGNAL if command.cs == Cs.IRQ else DONE
+    unit.stalls.synchronise()
+    # The queue signals, after CONS has moved.
+    return DONE

@@ -4,9 +4,10 @@
 Advertise little: a feature that this model lacks is refused here, with its name, so that it is
 absent from the ID registers and everything that depends on it is illegal to use.
 
-Not modelled, hence refused: AArch32 tables, ATS, PRI, stalling, MSI, SEV, BTM, ATOS, MPAM, ECMDQ,
-preset bases, memory type overrides, and what SMMUv3.4 brought. `Features.default` offers neither
-substreams nor EL2 contexts, HTTU, 52-bit addresses, small translation tables; `replace` adds them.
+Not modelled, hence refused: AArch32 tables, ATOS, MPAM, ECMDQ, preset bases, memory type
+overrides, and what SMMUv3.4 brought. `Features.default` offers neither substreams nor EL2 contexts,
+HTTU, 52-bit addresses, small translation tables, stalling, ATS, PRI, BTM, MSI nor SEV; `replace`
+adds them.
 """
 
 from __future__ import annotations
@@ -52,13 +53,22 @@ _MODELLED: dict[str, range] = {
     "cohacc": range(2),
     "httu": range(3),
     "hyp": range(2),
+    "btm": range(2),
+    "ats": range(2),
+    "ns1ats": range(2),
+    "atsrecerr": range(2),
+    "pri": range(2),
+    "priqs": range(20),
+    "pps": range(2),
     "asid16": range(2),
+    "msi": range(2),
+    "sev": range(2),
     "vmw": range(2),
     "vmid16": range(2),
     "cd2l": range(2),
     "ttendian": range(TtEndian.LITTLE, TtEndian.LITTLE + 1),
-    "stall_model": range(StallModel.TERMINATE_ONLY, StallModel.TERMINATE_ONLY + 1),
-    "term_model": range(1, 2),
+    "stall_model": range(3),
+    "term_model": range(2),
     "st_level": range(2),
     "sidsize": range(33),
     "ssidsize": range(21),
@@ -83,6 +93,7 @@ _MODELLED: dict[str, range] = {
     "revision": range(1 << 4),
     "variant": range(1 << 4),
     "productid": range(1 << 12),
+    "stall_max": range(1 << 16),
     "archminrev": range(4),
 }
 
@@ -90,11 +101,8 @@ _MODELLED: dict[str, range] = {
 _FEATURE = {
     "ttf": "AArch32 tables",
     "ttendian": "big-endian tables",
-    "stall_model": "stall",
-    "stall_max": "stall",
-    "term_model": "RAZ/WI termination",
+    "stall_model": "a reserved value",
     "httu": "access flags of table descriptors",
-    "priqs": "PRI",
     "vax": "56-bit addresses",
     "oas": "56-bit addresses",
     "archminrev": "SMMUv3.4",
@@ -163,7 +171,8 @@ class Features:
         """SMMUv3.3 with all that is modelled."""
         return cls.default(sidsize=32, oas=52).replace(
             httu=2, hyp=1, vmw=1, cd2l=1, ssidsize=20, attr_perms_ovr=1, stt=1, e0pd=1, ptwnnc=1,
-            ds=1, vax=1, archminrev=3,
+            ds=1, vax=1, archminrev=3, stall_model=StallModel.STALL_AND_TERMINATE, stall_max=256,
+            term_model=0, btm=1, ats=1, atsrecerr=1, pri=1, priqs=19, pps=1,
         )  # fmt: skip
 
     def replace(self, **fields: int) -> Self:
@@ -208,6 +217,21 @@ class Features:
         return bool(self.idr0.hyp)
 
     @cached_property
+    def ats(self) -> bool:
+        """ATS is implemented."""
+        return bool(self.idr0.ats)
+
+    @cached_property
+    def pri(self) -> bool:
+        """The PRI queue is implemented."""
+        return bool(self.idr0.pri)
+
+    @cached_property
+    def stalls(self) -> bool:
+        """Faulting transactions can stall."""
+        return self.idr0.stall_model != StallModel.TERMINATE_ONLY
+
+    @cached_property
     def oas(self) -> int:
         """Output address bits. The IPA size is the same: AArch32 tables are not modelled."""
         return OAS_BITS[self.idr5.oas]
@@ -231,6 +255,17 @@ class Features:
             (idr0.s1p or not idr0.hyp, "IDR0.HYP=1 needs IDR0.S1P=1"),
             (idr0.s2p or not idr0.hyp, "IDR0.HYP=1 needs IDR0.S2P=1"),
             (idr1.sidsize < 7 or idr0.st_level, "IDR1.SIDSIZE>=7 needs IDR0.ST_LEVEL=1"),
+            (idr0.ats or not idr0.pri, "IDR0.PRI=1 needs IDR0.ATS=1"),
+            (idr0.ats or not idr0.atsrecerr, "IDR0.ATSRECERR=1 needs IDR0.ATS=1"),
+            (
+                (idr0.ats and idr0.s1p and idr0.s2p) or not idr0.ns1ats,
+                "IDR0.NS1ATS=1 needs IDR0.ATS=1 and both stages",
+            ),
+            (idr0.pri or not idr1.priqs, "IDR1.PRIQS needs IDR0.PRI=1"),
+            (idr1.ssidsize or not idr3.pps, "IDR3.PPS=1 needs IDR1.SSIDSIZE>=1"),
+            (idr0.pri or not idr3.pps, "IDR3.PPS=1 needs IDR0.PRI=1"),
+            (not self.stalls or idr5.stall_max, "IDR0.STALL_MODEL!=1 needs IDR5.STALL_MAX>=1"),
+            (self.stalls or not idr5.stall_max, "IDR5.STALL_MAX needs IDR0.STALL_MODEL!=1"),
             (v < 1 or not idr0.s1p or idr3.had, "SMMUv3.1 with stage 1 needs IDR3.HAD=1"),
             (v < 1 or not idr0.s2p or idr3.xnx, "SMMUv3.1 with stage 2 needs IDR3.XNX=1"),
             (idr0.s1p or not idr3.e0pd, "IDR3.E0PD=1 needs IDR0.S1P=1"),

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A device's side of the bus: DMA requests that pass an SMMU piece by piece."""
+"""A device's side of the bus: DMA requests that pass an SMMU piece by piece.
+
+A transaction that stalls (IHI 0070 §3.12.2) stays in its port, and those behind it wait.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vsmmu.memory import PAGE
+from vsmmu.smmu.stall import HELD, RETRY, Stalled
 from vsmmu.smmu.transaction import Access, Outcome
 
 if TYPE_CHECKING:
@@ -55,21 +59,26 @@ class Request:
 class DevicePort:
     """A device behind an SMMU with one StreamID; one unit of budget is one piece of a request.
 
-    A piece lies in one 4 KiB page. While the SMMU has no room for an event the port waits.
+    A piece lies in one 4 KiB page. While the SMMU has no room for an event, or a piece is stalled,
+    the port waits. A stalled piece that software ends has the outcome "fault", or "razwi".
 
     Args:
         name: engine name.
         smmu: the SMMU in front of the device.
         sid: its StreamID there.
+        may_stall: whether transactions may be held; where a device cannot wait, as over PCIe, a
+            fault that would stall is terminated (§3.12.2).
     """
 
-    def __init__(self, name: str, smmu: Smmu, sid: int) -> None:
+    def __init__(self, name: str, smmu: Smmu, sid: int, *, may_stall: bool = True) -> None:
         if not 0 <= sid < 1 << 32:
             raise ValueError(f"StreamID {sid:#x} has more than 32 bits")
         self.name = name
         self.smmu = smmu
         self.sid = sid
+        self.may_stall = may_stall
         self._queue: deque[Request] = deque()
+        self._held: Stalled | None = None
 
     def read(
         self, iova: int, size: int, *, instr: bool = False, priv: bool = False,
@@ -94,6 +103,11 @@ class DevicePort:
         """Requests that wait."""
         return len(self._queue)
 
+    @property
+    def stalled(self) -> Stalled | None:
+        """The transaction that is stalled now."""
+        return self._held if self._held is not None and self._held.fate == HELD else None
+
     def step(self, budget: int) -> int:
         """Put up to `budget` pieces through; returns how many.
 
@@ -101,13 +115,16 @@ class DevicePort:
         take every place in the SMMU's list before the devices behind it have had theirs.
         """
         done = 0
-        while done < budget and self._queue and self.smmu.ready:
+        while done < budget and self._queue and self.smmu.ready and self.stalled is None:
             request = self._queue[0]
-            self._piece(request)
+            outcome = self._translate(request)
+            done += 1
+            if outcome is None:
+                break
+            self._piece(request, outcome)
             if request.done:
                 self._queue.popleft()
-            done += 1
-            if request.outcomes[-1].event is not None:
+            if outcome.event is not None:
                 break
         return done
 
@@ -121,12 +138,29 @@ class DevicePort:
         self._queue.append(request)
         return request
 
-    def _piece(self, request: Request) -> None:
+    def _translate(self, request: Request) -> Outcome | None:
+        """What becomes of the next piece; None if it stalled."""
+        held, self._held = self._held, None
+        if held is not None and held.fate != RETRY:
+            return held.outcome
+        access = Access(
+            self.sid, request.iova + request.position, request.write, request.instr, request.priv,
+            request.ssid,
+        )  # fmt: skip
+        found = self._submit_access(access)
+        if isinstance(found, Stalled):
+            self._held = found
+            return None
+        return found
+
+    def _submit_access(self, access: Access) -> Outcome | Stalled:
+        if self.may_stall and self.smmu.features.stalls:
+            return self.smmu.transact(access)
+        return self.smmu.translate(access)
+
+    def _piece(self, request: Request, outcome: Outcome) -> None:
         iova = request.iova + request.position
         size = min(request.size - request.position, PAGE - iova % PAGE)
-        outcome = self.smmu.translate(
-            Access(self.sid, iova, request.write, request.instr, request.priv, request.ssid)
-        )
         data = None
         if outcome.pa is not None:
             data = self._transfer(request, outcome.pa, size)

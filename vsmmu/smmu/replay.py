@@ -10,9 +10,12 @@ Device accesses are translated only: no data moves.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from vsmmu.arch.events import Event, EventClass, decode
+from vsmmu.arch.events import EVENTS, Event, EventClass, decode
 from vsmmu.arch.registers import BY_NAME, OAS_BITS, EventqProd, Idr1, QueueBase
 from vsmmu.memory import PAGE, PAGE_SHIFT, Memory
 from vsmmu.queue import Ring
@@ -30,8 +33,46 @@ FINAL_REGS = (
     "CMDQ_PROD", "CR0ACK", "EVENTQ_CONS", "EVENTQ_PROD", "GERROR", "GERRORN", "IRQ_CTRLACK",
 )  # fmt: skip
 IRQ_LINES = {"eventq": 0, "cmdq-sync": 2, "gerror": 3}
+STAGES = ("1", "2", "nested")
+# Bytes of one device access, and of one register access.
+DMA_MAX = 4096
+_ACCESS_SIZES = (1, 2, 4, 8)
 
 Json = dict[str, Any]
+
+_HEX = re.compile(r"0[xX][0-9a-fA-F]{1,16}")
+_BYTES = re.compile(r"(?:[0-9a-fA-F]{2})*")
+
+
+class CaseError(ValueError):
+    """A case that is not of the format: one line, naming the step or the result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing that is not as expected.
+
+    Attributes:
+        step: index of the step; None for a final register.
+        what: "val", another key of a result, "result" for one that nobody expects, or the name of
+            a final register.
+        got: what the model did; None where it did nothing.
+        expected: what should have been.
+    """
+
+    step: int | None
+    what: str
+    got: Any
+    expected: Any
+
+    def __str__(self) -> str:
+        if self.step is None:
+            return f"final {self.what}: {self.got}, expected {self.expected}"
+        if self.what == "val":
+            return f"step {self.step}: reads {self.got}, expected {self.expected}"
+        if self.what == "result":
+            return f"step {self.step}: unexpected {self.got}"
+        return f"step {self.step}: {self.what} {self.got}, expected {self.expected}"
 
 
 def machine_features(stage: str) -> Features:
@@ -60,12 +101,17 @@ def play(case: Json, *, caching: str = "normal") -> Json:
 
 
 def differences(case: Json, played: Json, expected: Json) -> list[str]:
-    """What differs, a line each; none when the outcomes agree.
+    """What differs, a line each; none when the outcomes agree (`compare`)."""
+    return [str(one) for one in compare(case, played, expected)]
+
+
+def compare(case: Json, played: Json, expected: Json) -> list[Difference]:
+    """What differs; none when the outcomes agree.
 
     An access marked `stale_ok` may show any result. The final EVENTQ_PROD counts only where no
     access is marked so and no faulting access has more than 4 bytes.
     """
-    found = []
+    found: list[Difference] = []
     steps = case["steps"]
     ours = {result["i"]: result for result in played["results"]}
     for want in expected["results"]:
@@ -73,7 +119,7 @@ def differences(case: Json, played: Json, expected: Json) -> list[str]:
         if not steps[i].get("stale_ok"):
             found += _result_differences(want, ours.pop(i, {}))
         ours.pop(i, None)
-    found += [f"step {i}: unexpected {result}" for i, result in ours.items()]
+    found += [Difference(i, "result", result, None) for i, result in ours.items()]
     loose = any(
         steps[r["i"]].get("stale_ok") or (r["events"] and steps[r["i"]]["size"] > 4)
         for r in expected["results"]
@@ -81,22 +127,106 @@ def differences(case: Json, played: Json, expected: Json) -> list[str]:
     )
     for name, value in expected["regs"].items():
         if played["regs"][name] != value and not (loose and name == "EVENTQ_PROD"):
-            found.append(f"final {name}: {played['regs'][name]}, expected {value}")
+            found.append(Difference(None, name, played["regs"][name], value))
     return found
 
 
-def _result_differences(want: Json, got: Json) -> list[str]:
+def _result_differences(want: Json, got: Json) -> list[Difference]:
     i = want["i"]
     if want["op"] == "r":
         mask = int(want.get("mask", "0xffffffffffffffff"), 16)
         if want["val"] is None or not (int(want["val"], 16) ^ int(got["val"], 16)) & mask:
             return []
-        return [f"step {i}: reads {got['val']}, expected {want['val']}"]
+        return [Difference(i, "val", got["val"], want["val"])]
     return [
-        f"step {i}: {key} {got.get(key)}, expected {value}"
+        Difference(i, key, got.get(key), value)
         for key, value in want.items()
         if got.get(key) != value
     ]
+
+
+# The format.
+
+
+def check(case: Any) -> None:
+    """Whether this is a case that can be played. Raises CaseError."""
+    _require(isinstance(case, dict), "a case is an object")
+    _require(isinstance(case.get("id"), str), "id: expected text")
+    _require(isinstance(case.get("family", ""), str), "family: expected text")
+    _require(case.get("stage") in STAGES, 'stage: expected "1", "2" or "nested"')
+    _require(isinstance(case.get("steps"), list), "steps: expected a list")
+    for i, step in enumerate(case["steps"]):
+        where = f"step {i}"
+        _require(isinstance(step, dict), f"{where}: expected an object")
+        op = step.get("op")
+        if not isinstance(op, str) or op not in _STEPS:
+            raise CaseError(f"{where}: no such operation {op!r:.40}")
+        for name in _STEPS[op]:
+            _require(_KINDS[name](step.get(name)), f"{where}: {name}: expected {_FORMS[name]}")
+        size = step.get("size", 1)
+        _require(op == "dma" or size in _ACCESS_SIZES, f"{where}: size: expected 1, 2, 4 or 8")
+        if op == "dma":
+            _require(int(step["sid"], 16) >> 32 == 0, f"{where}: sid: more than 32 bits")
+            last = int(step["iova"], 16) + size - 1
+            _require(last >> 64 == 0, f"{where}: iova: the access does not fit 64 bits")
+
+
+def check_outcome(case: Json, outcome: Any) -> None:
+    """Whether this is an outcome of a case that `check` passed. Raises CaseError."""
+    _require(isinstance(outcome, dict), "an outcome is an object")
+    results, regs = outcome.get("results"), outcome.get("regs")
+    _require(isinstance(results, list), "results: expected a list")
+    _require(isinstance(regs, dict), "regs: expected an object")
+    for name in regs:
+        _require(name in FINAL_REGS, f"regs: {name!r:.40}: not a final register")
+    seen: set[int] = set()
+    for at, result in enumerate(results):
+        where = f"result {at}"
+        _require(isinstance(result, dict), f"{where}: expected an object")
+        i = result.get("i")
+        known = type(i) is int and 0 <= i < len(case["steps"])
+        _require(known, f"{where}: i: expected the index of a step")
+        _require(i not in seen, f"{where}: i: step {i} has a result already")
+        seen.add(i)
+        op = case["steps"][i]["op"]
+        _require(result.get("op") == op, f"{where}: op: step {i} is {op!r}")
+        if op == "dma":
+            _require(isinstance(result.get("events"), list), f"{where}: events: expected a list")
+        if op == "r":
+            value, mask = result.get("val", ""), result.get("mask", "0x0")
+            _require(value is None or _hex(value), f"{where}: val: expected {_FORMS['val']}")
+            _require(_hex(mask), f"{where}: mask: expected {_FORMS['val']}")
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise CaseError(message)
+
+
+def _hex(value: Any) -> bool:
+    return isinstance(value, str) and _HEX.fullmatch(value) is not None
+
+
+_NUMBER = "a hexadecimal string of at most 64 bits"
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("addr", "off", "val", "sid", "iova"), _hex),
+    "hex": lambda value: isinstance(value, str) and _BYTES.fullmatch(value) is not None,
+    "rw": lambda value: value in ("r", "w"),
+    "size": lambda value: type(value) is int and 0 < value <= DMA_MAX,
+}
+_FORMS = {
+    **dict.fromkeys(("addr", "off", "val", "sid", "iova"), _NUMBER),
+    "hex": "bytes as hexadecimal digits",
+    "rw": '"r" or "w"',
+    "size": f"1 to {DMA_MAX}",
+}
+# The operations, and what each step of one has.
+_STEPS = {
+    "mem": ("addr", "hex"),
+    "w": ("off", "size", "val"),
+    "r": ("off", "size"),
+    "dma": ("sid", "iova", "rw", "size"),
+}
 
 
 class _TaggedMemory(Memory):
@@ -190,6 +320,29 @@ class _Player:
         return found
 
 
+_NAMED = {event.name: event for event in EVENTS.values()}
+# The addresses of a record: their names in a case, and the fields.
+ADDRESSES = {"iaddr": "inputaddr", "ipa": "ipa", "fetch": "fetchaddr"}
+
+
+def record(described: Json) -> Event:
+    """A record with the fields that `describe` gave, zeros elsewhere.
+
+    Raises:
+        KeyError, TypeError, ValueError: nothing that `describe` gives.
+    """
+    values: dict[str, int] = {"sid": described["sid"]}
+    for name in ("rnw", "s2"):
+        if name in described:
+            values[name] = described[name]
+    if "cls" in described:
+        values["cls"] = EventClass[described["cls"]]
+    for name, field in ADDRESSES.items():
+        if name in described:
+            values[field] = int(described[name], 16)
+    return _NAMED[described["type"]].build(**values)
+
+
 def describe(event: Event) -> Json:
     """The fields of a record that its kind has and its circumstances define."""
     fields = event.fields
@@ -199,7 +352,7 @@ def describe(event: Event) -> Json:
     for name in ("rnw", "s2"):
         if name in fields:
             out[name] = fields[name].of(event.words)
-    for name, field in (("iaddr", "inputaddr"), ("ipa", "ipa"), ("fetch", "fetchaddr")):
+    for name, field in ADDRESSES.items():
         # The IPA is UNKNOWN where stage 1 faulted.
         if field in fields and (name != "ipa" or out["s2"]):
             out[name] = f"{fields[field].of(event.words):#x}"

@@ -10,14 +10,19 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from vsmmu.arch.registers import Cr0, Gerror, IrqCtrl
+from vsmmu.arch.registers import Cerror, Cr0, Gerror, IrqCtrl
+from vsmmu.smmu.ats import Ats
 from vsmmu.smmu.cmdq import CommandQueue
+from vsmmu.smmu.commands import broadcast
 from vsmmu.smmu.config import CACHING, Config
 from vsmmu.smmu.eventq import EventQueue
+from vsmmu.smmu.msi import Messages
+from vsmmu.smmu.pri import PriQueue
 from vsmmu.smmu.regfile import RegisterFile, register_at
+from vsmmu.smmu.stall import Merger, StallBuffer, Stalled
 from vsmmu.smmu.tlb import TLB_ENTRIES, Tlb
 from vsmmu.smmu.transaction import Access, Outcome
-from vsmmu.smmu.translate import Translator
+from vsmmu.smmu.translate import STALL, Translator
 from vsmmu.smmu.walk import Walker
 
 if TYPE_CHECKING:
@@ -58,7 +63,15 @@ class Smmu:
             `tlb.invalidated`; `config.hit`, `config.miss`, `config.invalidated`,
             `config.prefetched`; descriptors read: `walk.ste`, `walk.l1std`, `walk.cd`,
             `walk.l1cd`, `walk.s1`, `walk.s2`; `event.recorded`,
-            `event.dropped`, `event.overflow`; `txn.ok`, `txn.bypass`, `txn.abort`, `txn.fault`.
+            `event.dropped`, `event.overflow`, `event.merged`; `txn.ok`, `txn.bypass`,
+            `txn.abort`, `txn.fault`, `txn.razwi`, `txn.stall`; `stall.held`, `stall.suppressed`,
+            `stall.retried`, `stall.terminated`; `ats.request` and its `ats.success`, `ats.ur`,
+            `ats.ca`; `ats.translated`, `ats.invalidate`, `ats.timeout`; `pri.recorded`,
+            `pri.discarded`, `pri.overflow`, `pri.response`.
+        stalls: the transactions that are stalled.
+        private: tags (`Tlb`) and ASIDs that broadcast invalidation spares: CD.ASET=1.
+        ats: Translation Requests and endpoints.
+        priq: the PRI queue's writer.
     """
 
     def __init__(
@@ -83,9 +96,13 @@ class Smmu:
         self.tlb = Tlb(counters, TLB_ENTRIES if kept.entries else 0)
         self._walker = walker = Walker(memory, self.tlb, counters, contiguous=kept.hostile)
         self.config = Config(self.regs, memory, features, walker, counters, caching=kept)
-        self._translator = Translator(self.regs, features, self.config, self.tlb, walker, counters)
+        self.private: set[tuple[int, int]] = set()
+        self._translator = Translator(
+            self.regs, features, self.config, self.tlb, walker, counters, self.private
+        )
         self._trace = trace
         self._irq = irq
+        self._messages = Messages(self.regs, memory, counters, self._raise_gerror)
         self.eventq = EventQueue(
             f"{name}.eventq", name, self.regs, memory, features.oas, counters,
             self._raise_gerror, self._pulse, trace,
@@ -94,6 +111,19 @@ class Smmu:
             f"{name}.cmdq", name, self, self.regs, memory, counters,
             self._raise_gerror, self._pulse, trace,
         )  # fmt: skip
+        self._merger = Merger(self.eventq, self.counters)
+        self.stalls = StallBuffer(
+            f"{name}.stall", features.idr5.stall_max, self.regs, features.oas, self.eventq,
+            self.counters,
+        )  # fmt: skip
+        self.ats: Ats = Ats(
+            self.regs, features, self.config, self._translator, walker, self.eventq.record, counters
+        )
+        self.priq = PriQueue(
+            f"{name}.priq", self.regs, memory, features, self.config, self.ats, counters,
+            self._raise_gerror, self._pulse,
+        )  # fmt: skip
+        self._enabled = False
         self._sync_mark: int | None = None
 
     @property
@@ -105,8 +135,10 @@ class Smmu:
 
     @property
     def engines(self) -> tuple[Engine, ...]:
-        """The command consumer and the event writer."""
-        return self.cmdq, self.eventq
+        """The command consumer, the event writer, and what features add to them."""
+        more: list[Engine] = [self.stalls] if self.features.stalls else []
+        more += [self.priq] if self.features.pri else []
+        return self.cmdq, self.eventq, *more
 
     @property
     def ready(self) -> bool:
@@ -130,13 +162,66 @@ class Smmu:
         """What becomes of one access; its event waits for the event writer.
 
         Ask `ready` first: without room for another record, the record is dropped and counted.
+        A fault that would stall is terminated: the caller has nothing to hold it in.
         """
         outcome = self._translator.translate(access)
-        if outcome.event is not None:
-            self.eventq.record(outcome.event)
+        if outcome.event is not None or self._trace is not None:
+            self._conclude(access, outcome)
+        return outcome
+
+    def transact(self, access: Access) -> Outcome | Stalled:
+        """As `translate` for a device that can wait: a fault that may stall is held."""
+        outcome = self._translator.translate(access, may_stall=True)
+        if outcome.status != STALL:
+            self._conclude(access, outcome)
+            return outcome
+        assert outcome.event is not None
         if self._trace is not None:
             self._trace_outcome(access, outcome)
+        return self.stalls.hold(access, outcome.event)
+
+    def translated(self, access: Access) -> Outcome:
+        """What becomes of an ATS Translated transaction at `access.iova` (`Ats.translated`)."""
+        outcome = self.ats.translated(access)
+        self._conclude(access, outcome)
         return outcome
+
+    def atc_inv_failed(self) -> None:
+        """A CMD_SYNC found a CMD_ATC_INV that timed out: CERROR_ATC_INV_SYNC (§7.1)."""
+        self._counters["cmd.error"] += 1
+        if self._trace is not None:
+            self._trace("smmuv3_cmdq_error", self.name, "CMD_SYNC", Cerror.ATC_INV_SYNC.name)
+        self.regs.set_fields("CMDQ_CONS", err=Cerror.ATC_INV_SYNC)
+        self._raise_gerror("cmdq_err")
+
+    def _conclude(self, access: Access, outcome: Outcome) -> None:
+        event = outcome.event
+        if event is not None:
+            if event is self._translator.mergeable:
+                self._merger.record(event)
+            else:
+                self.eventq.record(event)
+        if self._trace is not None:
+            self._trace_outcome(access, outcome)
+
+    def broadcast_tlbi(
+        self, op: str, *, vmid: int = 0, asid: int = 0, address: int = 0, size: int = 1,
+        e2h: bool = False,
+    ) -> int:  # fmt: skip
+        """A TLB invalidation that a PE broadcasts; the number of entries dropped (§3.17.2).
+
+        Args:
+            op: the TLBI operation without its shareability, as in "VAE1", "ASIDE1", "VMALLS12E1".
+            vmid: the PE's VMID; 0 for a PE without EL2.
+            asid: for VA and ASID operations.
+            address: VA or IPA.
+            size: bytes from `address`, for range operations.
+            e2h: HCR_EL2.E2H, and TGE for the E1 operations: they act on EL2-E2H.
+
+        Raises:
+            ValueError: an operation that is none of the Non-secure ones.
+        """
+        return broadcast(self, op, vmid, asid, address, size, e2h=e2h)
 
     def translate_many(
         self, sid: int, iovas: ArrayLike, *, write: bool = False, instr: bool = False,
@@ -176,13 +261,17 @@ class Smmu:
             self.eventq.drop_uncommitted()
         if not enables & _CMDQEN:
             self._sync_mark = None
-        if enables & _SMMUEN:
+        enabled = bool(enables & _SMMUEN)
+        if self._enabled and not enabled:
+            self.stalls.terminate()
+        self._enabled = enabled
+        if enabled:
             self.config.speculate()
 
     def _raise_gerror(self, field: str) -> None:
         if not self.regs.raise_gerror(field) or Gerror.mask(field)[0] & _NO_IRQ:
             return
-        if self.regs["IRQ_CTRLACK"] & _GERROR_IRQEN:
+        if self.regs["IRQ_CTRLACK"] & _GERROR_IRQEN and not self._messages.send("gerror"):
             self._pulse("gerror")
 
     def _pulse(self, line: str) -> None:

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Stream table entries: which are ILLEGAL, and what a legal one means (IHI 0070 §5.2, §5.2.2).
 
-`vsmmu.arch.legality.ste_reasons` says why; a property test holds the two together. Rules of
-features that no `Features` offers yet (ATS, stalling) are here as well.
+`vsmmu.arch.legality.ste_reasons` says why; a property test holds the two together.
 """
 
 from __future__ import annotations
@@ -63,7 +62,9 @@ class Stream:
     NS-EL1, WORLD_EL2 or WORLD_E2H in the others. `ctxptr` is an IPA if `stage2` is set, aligned
     to its table. `cd_bits` is log2 of the number of CDs, 0 without substreams; `cd_split` is log2
     of the CDs in a second-level table, 0 for a linear table; `dss` is STE.S1DSS, `cont` STE.CONT,
-    `record2` STE.S2R, `stall_disabled` STE.S1STALLD.
+    `record2` STE.S2R, `stall_disabled` STE.S1STALLD, `stall2` STE.S2S where there is a stage 2,
+    `mev` STE.MEV, `ppar` STE.PPAR. `eats` is STE.EATS, NONE where ATS is not there or the stream
+    bypasses.
     """
 
     config: int
@@ -79,6 +80,10 @@ class Stream:
     dss: int = S1Dss.TERMINATE
     stall_disabled: bool = False
     cont: int = 0
+    stall2: bool = False
+    mev: bool = False
+    eats: int = Eats.NONE
+    ppar: bool = False
 
 
 def decode_ste(ste: Ste, features: Features, *, e2h: bool = False) -> Stream | None:
@@ -125,6 +130,10 @@ def decode_ste(ste: Ste, features: Features, *, e2h: bool = False) -> Stream | N
         dss=ste.s1dss,
         stall_disabled=bool(ste.s1stalld),
         cont=ste.cont,
+        stall2=bool(on2 and ste.s2s),
+        mev=bool(ste.mev),
+        eats=_eats(ste, features),
+        ppar=bool(ste.ppar),
     )
 
 
@@ -173,6 +182,13 @@ def _eats_legal(ste: Ste, features: Features) -> bool:
     if ste.eats == Eats.SPLIT:
         return ste.config == SteConfig.NESTED and not ste.s2s and not features.idr0.ns1ats
     return not (ste.eats == Eats.FULL and on2 and ste.s2s)
+
+
+def _eats(ste: Ste, features: Features) -> int:
+    """STE.EATS as used; without a Device Permission Table DPT acts as NONE (§5.2)."""
+    if not features.idr0.ats or ste.config == SteConfig.BYPASS or ste.eats == Eats.DPT:
+        return Eats.NONE
+    return ste.eats
 
 
 def _uses_ds(ste: Ste, features: Features, granule: Granule) -> bool:

@@ -3,7 +3,9 @@
 
 GBPA while SMMUEN is 0; else StreamID, STE, SubstreamID, CD, stage 1, stage 2.
 
-Limits: ATS and stalling are not modelled; output memory attributes are not computed.
+A fault that CD.S or STE.S2S lets stall is told apart here; `stall` holds the transaction.
+
+Limits: output memory attributes are not computed.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     from vsmmu.smmu.features import Features
     from vsmmu.smmu.regfile import RegisterFile
     from vsmmu.smmu.ste import Stream
-    from vsmmu.smmu.walk import Walker
+    from vsmmu.smmu.walk import Table, Walker
 
 _SMMUEN = Cr0.mask("smmuen")[0]
 _ABORT = Gbpa.mask("abort")[0]
@@ -52,12 +54,21 @@ _BYPASS = int(SteConfig.BYPASS)
 _TTB_SELECT = 55
 _RIGHTS = READ | WRITE | EXEC
 
-_FATE = {status: f"txn.{status}" for status in ("ok", "bypass", "abort", "fault")}
+# Status of a fault's outcome.
+ABORT, RAZWI, STALL = "fault", "razwi", "stall"
+
+_FATE = {s: f"txn.{s}" for s in ("ok", "bypass", "abort", "fault", "razwi", "stall")}
 _SILENT_ABORT = Outcome("abort")
 
 
 class Translator:
-    """Translates accesses of one SMMU; records nothing and touches no data."""
+    """Translates accesses of one SMMU; records nothing and touches no data.
+
+    With IDR0.BTM, `private` has the tag and ASID of CDs that are used and have ASET=1.
+
+    Attributes:
+        mergeable: the latest record of a stream with STE.MEV, for the caller to recognise.
+    """
 
     def __init__(
         self,
@@ -67,6 +78,7 @@ class Translator:
         tlb: Tlb,
         walker: Walker,
         counters: Counter[str],
+        private: set[tuple[int, int]] | None = None,
     ) -> None:
         self._values = regs.values
         self._address_bits = features.oas
@@ -74,10 +86,20 @@ class Translator:
         self._tlb = tlb
         self._walker = walker
         self._counters = counters
+        self._private = private if features.idr0.btm else None
+        self.mergeable: Event | None = None
 
-    def translate(self, access: Access) -> Outcome:
-        """The outcome of an access; a record that is due is in `Outcome.event`."""
+    def translate(self, access: Access, *, may_stall: bool = False) -> Outcome:
+        """The outcome of an access; a record that is due is in `Outcome.event`.
+
+        Beside the outcomes of `transaction.Outcome` there are "razwi": a fault that the device
+        does not see, reads return zero and writes vanish (CD.A=0); and "stall": to be held, with
+        a record that lacks its STAG. Without `may_stall` such a fault is terminated with an abort,
+        as §3.12.2 allows for devices that cannot wait.
+        """
         outcome = self._translate(access)
+        if outcome.status == STALL and not may_stall:
+            outcome = _terminated(outcome)
         self._counters[_FATE[outcome.status]] += 1
         return outcome
 
@@ -98,7 +120,7 @@ class Translator:
             index = selected
         if index is None and stream.stage2 is None:
             return self._bypass(access, iova)
-        priv, instr = _overridden(access, stream)
+        priv, instr = overridden(access, stream)
         shift = PRIV_SHIFT if priv else 0
         need = (WRITE if access.write else EXEC if instr else READ) << shift
         context = None
@@ -107,9 +129,9 @@ class Translator:
             if isinstance(found, Fault):
                 return self._fault(access, found, stream, None)
             context = found
-            entry = self._stage1(stream, context, iova, need)
+            entry = self.stage1(stream, context, iova, need)
         else:
-            entry = self._stage2_only(stream, iova, need)
+            entry = self.stage2_only(stream, iova, need)
         if isinstance(entry, Fault):
             return self._fault(access, entry, stream, context)
         rights = entry.granted >> shift & _RIGHTS
@@ -119,7 +141,7 @@ class Translator:
         """What the configuration makes of accesses like this one at any address, for a batch."""
 
         def finish(access: Access, fault: Fault) -> Outcome:
-            return self._fault(access, fault, stream, context)
+            return self.conclude(access, fault, stream, context)
 
         stream: Stream | None = None
         context: Context | None = None
@@ -138,7 +160,7 @@ class Translator:
         if index is None and found.stage2 is None:
             return Route(finish, "bypass", self._address_bits, too_large)
         stream = found
-        priv, instr = _overridden(access, stream)
+        priv, instr = overridden(access, stream)
         need = (WRITE if access.write else EXEC if instr else READ) << (PRIV_SHIFT if priv else 0)
         if index is None:
             return Route(
@@ -164,34 +186,58 @@ class Translator:
             return self._fault(access, Fault(FAddrSize), None, None)
         return Outcome("bypass", iova, None, _RIGHTS)
 
-    def _stage2_only(self, stream: Stream, iova: int, need: int) -> Entry | Fault:
+    def stage2_only(self, stream: Stream, iova: int, need: int) -> Entry | Fault:
+        """Stage 2 of a stream without stage 1, or of an address that is an IPA."""
         # The size check belongs to the stage 1 that is bypassed: S2=0 in the record (§3.4).
         if iova >> self._address_bits:
             return Fault(FAddrSize)
         assert stream.stage2 is not None
         return self._walker.translate2(stream.stage2, stream.vmid, iova, need)
 
-    def _stage1(self, stream: Stream, context: Context, iova: int, need: int) -> Entry | Fault:
+    def stage1(self, stream: Stream, context: Context, iova: int, need: int) -> Entry | Fault:
         """Stage 1, and stage 2 behind it where the stream has it."""
-        high = iova >> _TTB_SELECT & 1
-        table = context.stage1.tables[high]
-        if table is None or iova & table.range_mask != (table.range_mask if high else 0):
+        table = self.table(context, iova, need)
+        if table is None:
             return Fault(FTranslation)
-        if context.e0pd[high] and not need >> PRIV_SHIFT:
-            return Fault(FTranslation)
+        if self._private is not None:
+            note = self._private.add if context.aset else self._private.discard
+            note((stream.vmid, context.asid))
         va = iova & VA_MASK
         return self._walker.translate1(
             context.stage1, table, va, stream.stage2, stream.vmid, context.asid, context.aset, need
         )
 
+    @staticmethod
+    def table(context: Context, iova: int, need: int) -> Table | None:
+        """The half of stage 1 that translates an address; None is F_TRANSLATION (§3.4.1)."""
+        high = iova >> _TTB_SELECT & 1
+        table = context.stage1.tables[high]
+        if table is None or iova & table.range_mask != (table.range_mask if high else 0):
+            return None
+        if context.e0pd[high] and not need >> PRIV_SHIFT:
+            return None
+        return table
+
+    def conclude(
+        self, access: Access, fault: Fault, stream: Stream | None, context: Context | None
+    ) -> Outcome:
+        """The outcome of a fault for an access that cannot be held."""
+        outcome = self._fault(access, fault, stream, context)
+        return _terminated(outcome) if outcome.status == STALL else outcome
+
     def _fault(
         self, access: Access, fault: Fault, stream: Stream | None, context: Context | None
     ) -> Outcome:
-        if self._suppressed(fault, stream, context):
-            return Outcome("fault")
-        priv, instr = _overridden(access, stream)
+        action = fault_action(fault, stream, context)
+        if action != STALL and self._suppressed(fault, stream, context):
+            return Outcome(action)
+        priv, instr = overridden(access, stream)
         event: Event = record(fault, access, priv=priv, instr=instr)
-        return Outcome("fault", None, event)
+        if action == STALL:
+            event = event.replace(stall=1)
+        elif stream is not None and stream.mev:
+            self.mergeable = event
+        return Outcome(action, None, event)
 
     def _suppressed(self, fault: Fault, stream: Stream | None, context: Context | None) -> bool:
         """CR2.RECINVSID, CD.R and STE.S2R; the last two only for translation faults (§7.3)."""
@@ -204,7 +250,30 @@ class Translator:
         return context is not None and not context.record1
 
 
-def _overridden(access: Access, stream: Stream | None) -> tuple[bool, bool]:
+def _terminated(outcome: Outcome) -> Outcome:
+    """A stall made a terminate."""
+    assert outcome.event is not None
+    return Outcome(ABORT, None, outcome.event.replace(stall=0))
+
+
+def fault_action(fault: Fault, stream: Stream | None, context: Context | None) -> str:
+    """What a fault does to its transaction: "fault" (abort), "razwi" or "stall" (§3.12, §5.5).
+
+    CD.A and CD.S count for stage 1 and STE.S2S for stage 2, and only for the translation-related
+    faults; everything else aborts. Stage 2 has no RAZ/WI.
+    """
+    if fault.kind.number not in TRANSLATION_FAULTS:
+        return ABORT
+    if fault.s2:
+        return STALL if stream is not None and stream.stall2 else ABORT
+    if context is None:
+        return ABORT
+    if context.stall1:
+        return STALL
+    return ABORT if context.abort1 else RAZWI
+
+
+def overridden(access: Access, stream: Stream | None) -> tuple[bool, bool]:
     """(privileged, instruction) after STE.PRIVCFG and STE.INSTCFG; 1x overrides (§5.2)."""
     priv, instr = access.priv, access.instr
     if stream is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from vsmmu.arch.events import FTranslation
 from vsmmu.arch.registers import EventqProd, Gerror
 from vsmmu.smmu.eventq import PENDING_EVENTS
 
@@ -128,3 +129,177 @@ def test_queue_wraps(make_machine: type[Machine], log2: int) -> None:
         machine.go(9, i)
         assert len(machine.events()) == 1
     assert machine.smmu.counters["event.overflow"] == 0
+
+
+# Each sentence on fullness and overflow.
+
+
+def test_every_entry_is_used_before_the_queue_is_full(make_machine: type[Machine]) -> None:
+    """§3.5.1: full is equal indexes with different wrap bits; overflow not before."""
+    machine = make_machine(eventq_log2=2)
+    fault(machine, 4)
+    machine.scheduler.run_until_idle()
+    assert machine.read("EVENTQ_PROD") == 4
+    assert machine.smmu.counters["event.overflow"] == 0
+    fault(machine)
+    machine.scheduler.run_until_idle()
+    assert machine.read("EVENTQ_PROD") == OVFLG | 4
+
+
+def test_overflow_does_not_touch_what_is_in_the_queue(make_machine: type[Machine]) -> None:
+    """§7.4: the records that do not fit are lost, not the others."""
+    machine = make_machine(eventq_log2=1)
+    for sid in (9, 10, 11, 12):
+        machine.go(sid, 0)
+    assert [event.sid for event in machine.events()] == [9, 10]
+
+
+def test_overflow_flag_survives_later_records_and_wraps(make_machine: type[Machine]) -> None:
+    """§7.4: OVFLG is not part of the index, and an unacknowledged overflow blocks nothing."""
+    machine = make_machine(eventq_log2=1)
+    fault(machine, 3)
+    machine.scheduler.run_until_idle()
+    for cons in (1, 2, 3, 0, 1):
+        machine.write("EVENTQ_CONS", cons)
+        fault(machine)
+        machine.scheduler.run_until_idle()
+        assert machine.read("EVENTQ_PROD") == OVFLG | (cons + 2) % 4
+
+
+def test_a_second_overflow_is_not_flagged_before_acknowledgement(
+    make_machine: type[Machine],
+) -> None:
+    """§7.4: OVFLG toggles only while it equals OVACKFLG."""
+    machine = make_machine(eventq_log2=0)
+    flags = []
+    for acknowledged in (0, 0, OVFLG, OVFLG, 0):
+        machine.write("EVENTQ_CONS", acknowledged | machine.read("EVENTQ_CONS") & 1)
+        fault(machine, 2)
+        machine.scheduler.run_until_idle()
+        flags.append(machine.read("EVENTQ_PROD") >> 31)
+    assert flags == [1, 1, 0, 0, 1]
+
+
+def test_a_full_queue_records_again_when_cons_moves(make_machine: type[Machine]) -> None:
+    machine = make_machine(eventq_log2=1)
+    fault(machine, 2)
+    machine.scheduler.run_until_idle()
+    machine.write("EVENTQ_CONS", 1)
+    fault(machine)
+    machine.scheduler.run_until_idle()
+    assert machine.read("EVENTQ_PROD") == 3
+
+
+def test_an_abort_is_no_overflow_and_ends_with_its_acknowledgement(
+    make_machine: type[Machine],
+) -> None:
+    """§7.2.2: what is dropped while EVENTQ_ABT_ERR is active is not flagged."""
+    machine = make_machine(boot=False)
+    place, machine.eventq = machine.eventq, NOWHERE
+    machine.boot()
+    fault(machine, 3)
+    machine.scheduler.run_until_idle()
+    assert machine.read("EVENTQ_PROD") == 0
+    machine.write("CR0", 0x9)
+    machine.eventq = place
+    machine.write("EVENTQ_BASE", place | machine.eventq_log2)
+    machine.write("CR0", 0xD)
+    fault(machine)
+    machine.scheduler.run_until_idle()
+    assert machine.read("EVENTQ_PROD") == 0
+    machine.write("GERRORN", machine.read("GERROR"))
+    fault(machine)
+    assert len(machine.events()) == 1
+    assert machine.smmu.counters["event.overflow"] == 0
+
+
+def test_the_base_is_aligned_to_the_queue_and_cut_to_oas(machine: Machine) -> None:
+    """§6.3.26, §3.4.3: low address bits are taken as 0, bits above OAS are truncated."""
+    machine.write("CR0", 0x9)
+    machine.write("EVENTQ_BASE", machine.eventq | 0x20 | 1 << 50 | machine.eventq_log2)
+    machine.write("CR0", 0xD)
+    fault(machine)
+    assert len(machine.events()) == 1
+
+
+def test_records_with_smmuen_0(machine: Machine) -> None:
+    """§7.2: SMMUEN=0 does not disable the queue; what was recorded before is written."""
+    fault(machine)
+    machine.write("CR0", 0xC)
+    assert len(machine.events()) == 1
+
+
+# Records of stalled transactions (§3.5.3, §3.12.2); no second opinion.
+
+
+def stall(stag: int, sid: int = 9) -> FTranslation:
+    return FTranslation.build(sid=sid, stall=1, stag=stag)
+
+
+def stags(machine: Machine) -> list[int]:
+    return [event.stag for event in machine.events()]
+
+
+def test_a_stall_waits_for_room_and_is_no_overflow(make_machine: type[Machine]) -> None:
+    """§3.5.3; no second opinion."""
+    machine = make_machine(eventq_log2=0)
+    for stag in (1, 2, 3):
+        machine.smmu.eventq.record(stall(stag))
+    machine.scheduler.run_until_idle()
+    assert machine.read("EVENTQ_PROD") == 1
+    assert machine.smmu.eventq.held == 2
+    assert [stags(machine) for _ in range(4)] == [[1], [2], [3], []]
+    assert machine.smmu.counters["event.overflow"] == 0
+    assert machine.smmu.counters["event.dropped"] == 0
+
+
+def test_a_held_stall_delays_neither_sync_nor_overflow(make_machine: type[Machine]) -> None:
+    """§4.7.3, §7.4: records of terminated transactions are lost meanwhile; no second opinion."""
+    machine = make_machine(eventq_log2=0)
+    fault(machine)
+    machine.smmu.eventq.record(stall(5))
+    fault(machine)
+    machine.command()
+    assert machine.read("EVENTQ_PROD") == OVFLG | 1
+    machine.write("EVENTQ_CONS", OVFLG | 1)
+    assert stags(machine) == [5]
+
+
+def test_a_stall_survives_a_disabled_queue(machine: Machine) -> None:
+    """§6.3.9: EVENTQEN 1 to 0 drops what is not a stall; no second opinion."""
+    machine.smmu.eventq.record(stall(1))
+    fault(machine)
+    machine.write("CR0", 0x9)
+    machine.smmu.eventq.record(stall(2))
+    machine.scheduler.run_until_idle()
+    assert machine.read("EVENTQ_PROD") == 0
+    machine.write("CR0", 0xD)
+    assert stags(machine) == [1, 2]
+
+
+def test_a_stall_survives_an_aborted_write(make_machine: type[Machine]) -> None:
+    """§7.2.2: it is written once the error is acknowledged; no second opinion."""
+    machine = make_machine(boot=False)
+    place, machine.eventq = machine.eventq, NOWHERE
+    machine.boot()
+    machine.smmu.eventq.record(stall(1))
+    machine.scheduler.run_until_idle()
+    assert machine.smmu.eventq.held == 1
+    machine.write("CR0", 0x9)
+    machine.eventq = place
+    machine.write("EVENTQ_BASE", place | machine.eventq_log2)
+    machine.write("CR0", 0xD)
+    machine.write("GERRORN", machine.read("GERROR"))
+    assert stags(machine) == [1]
+
+
+def test_a_stall_that_is_over_is_forgotten(make_machine: type[Machine]) -> None:
+    """§3.12.2: no record of a transaction that is not stalled any more; no second opinion."""
+    machine = make_machine(eventq_log2=0)
+    for stag in (1, 2, 3):
+        machine.smmu.eventq.record(stall(stag, sid=stag))
+    machine.scheduler.run_until_idle()
+    machine.smmu.eventq.record(stall(4, sid=3))
+    assert machine.smmu.eventq.forget(lambda event: event.sid == 3) == 2
+    machine.command()
+    assert [stags(machine) for _ in range(3)] == [[1], [2], []]

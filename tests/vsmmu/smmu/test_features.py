@@ -55,13 +55,6 @@ def test_replace_changes_one_register_and_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"ats": 1}, "IDR0.ATS=1: not modelled (ATS)"),
-        ({"pri": 1}, "IDR0.PRI=1: not modelled (PRI)"),
-        ({"msi": 1}, "IDR0.MSI=1: not modelled (MSI)"),
-        ({"sev": 1}, "IDR0.SEV=1: not modelled (SEV)"),
-        ({"btm": 1}, "IDR0.BTM=1: not modelled (BTM)"),
-        ({"stall_model": 0}, "IDR0.STALL_MODEL=0: not modelled (stall)"),
-        ({"term_model": 0}, "IDR0.TERM_MODEL=0: not modelled (RAZ/WI termination)"),
         ({"ttf": 3}, "IDR0.TTF=3: not modelled (AArch32 tables)"),
         ({"ecmdq": 1}, "IDR1.ECMDQ=1: not modelled (ECMDQ)"),
         ({"s1p": 0, "s2p": 0}, "neither stage is implemented: IDR0.S1P=0 and IDR0.S2P=0"),
