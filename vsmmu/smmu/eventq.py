@@ -2,9 +2,9 @@
 """The event queue's writer (IHI 0070 §3.5.1, §7.2).
 
 Records wait in a short list until the engine is stepped, then go to memory in order. A record of
-a terminated transaction is lost, as the architecture allows, while the queue cannot be written. One
-of a stalled transaction is kept until the queue can be, and is no cause of overflow (§3.5.3): as
-many are kept as transactions are stalled, which IDR5.STALL_MAX bounds.
+a terminated transaction is lost, as the architecture allows, while the queue cannot be written.
+Those of stalled transactions must not be (§3.5.3): they wait in `vsmmu.smmu.stall`, and come here
+when there is room.
 """
 
 from __future__ import annotations
@@ -72,9 +72,7 @@ class EventQueue:
         self._trace = trace
         self._messages = Messages(regs, memory, counters, gerror)
         self._pending: deque[Event] = deque()
-        # Records of stalled transactions that found the queue not writable.
-        self._held: deque[Event] = deque()
-        # Records taken and records written, dropped or held, since reset: CMD_SYNC compares them.
+        # Records taken and records written or dropped, since reset: CMD_SYNC compares them.
         self.accepted = 0
         self.retired = 0
 
@@ -88,78 +86,42 @@ class EventQueue:
         """Records that wait for the writer."""
         return len(self._pending)
 
-    @property
-    def held(self) -> int:
-        """Records of stalled transactions that wait for the queue to be writable."""
-        return len(self._held)
-
     def record(self, event: Event) -> None:
-        """Take a record. Dropped: with EVENTQEN=0, and if a caller ignored `room`; not a stall."""
-        wanted = self._regs["CR0ACK"] & _EVENTQEN and self.room
-        if not wanted and not _stalled(event):
+        """Take a record. Dropped: with EVENTQEN=0, and if a caller ignored `room`."""
+        if not self._regs["CR0ACK"] & _EVENTQEN or not self.room:
             self._counters["event.dropped"] += 1
             return
         self._pending.append(event)
         self.accepted += 1
 
-    def forget(self, over: Callable[[Event], bool]) -> int:
-        """Take back what is not written of the stalls that are over; returns how many.
-
-        A record whose transaction was terminated or retried before it could be written tells
-        software to resume what is not there.
-        """
-
-        def ended(event: Event) -> bool:
-            return _stalled(event) and over(event)
-
-        waiting, held = len(self._pending), len(self._held)
-        self._pending = deque(event for event in self._pending if not ended(event))
-        self._held = deque(event for event in self._held if not ended(event))
-        waiting -= len(self._pending)
-        self.retired += waiting
-        return waiting + held - len(self._held)
+    def place(self, event: Event) -> bool:
+        """Write a record behind those that wait; False, and no overflow, if it cannot be now."""
+        regs = self._regs
+        if not regs["CR0ACK"] & _EVENTQEN:
+            return False
+        self.step(len(self._pending))
+        full = self._ring().is_full(regs["EVENTQ_PROD"] & _WR, regs["EVENTQ_CONS"] & _WR)
+        return not full and self._write(event)
 
     def drop_uncommitted(self) -> None:
-        """EVENTQEN 1 to 0: what is not in memory yet is gone, but for stalls (§6.3.9)."""
-        stalls = [event for event in self._pending if _stalled(event)]
-        self._counters["event.dropped"] += len(self._pending) - len(stalls)
+        """EVENTQEN 1 to 0: records that are not in memory yet are gone (§6.3.9)."""
+        self._counters["event.dropped"] += len(self._pending)
         self.retired += len(self._pending)
-        self._held.extend(stalls)
         self._pending.clear()
 
     def step(self, budget: int) -> int:
-        """Write, drop or hold up to `budget` records; returns how many."""
+        """Write or drop up to `budget` records; returns how many."""
         done = 0
-        while done < budget:
-            if self._held and self._writable():
-                event = self._held.popleft()
-                if not self._write(event):
-                    self._held.appendleft(event)
-            elif self._pending:
-                self._next(self._pending.popleft())
-                self.retired += 1
-            else:
-                break
+        while self._pending and done < budget:
+            if not self._write(self._pending.popleft()):
+                self._counters["event.dropped"] += 1
+            self.retired += 1
             done += 1
         return done
-
-    def _next(self, event: Event) -> None:
-        if not _stalled(event):
-            if not self._write(event):
-                self._counters["event.dropped"] += 1
-        elif not self._writable() or not self._write(event):
-            self._held.append(event)
 
     def _ring(self) -> Ring:
         base = QueueBase(self._regs["EVENTQ_BASE"])
         return Ring.of(base.addr & self._mask, base.log2size, _max_log2(self._regs), Event.size)
-
-    def _writable(self) -> bool:
-        """EVENTQEN=1, room in memory, and no active EVENTQ_ABT_ERR (§7.2)."""
-        regs = self._regs
-        if not regs["CR0ACK"] & _EVENTQEN or regs.gerror_active & _ABT_ERR:
-            return False
-        return not self._ring().is_full(regs["EVENTQ_PROD"] & _WR, regs["EVENTQ_CONS"] & _WR)
 
     def _write(self, event: Event) -> bool:
         regs = self._regs
@@ -187,12 +149,6 @@ class EventQueue:
         if bool(prod & _OVFLG) == bool(cons & _OVACKFLG):
             self._regs["EVENTQ_PROD"] = prod ^ _OVFLG
             self._counters["event.overflow"] += 1
-
-
-def _stalled(event: Event) -> bool:
-    """Whether the record is of a transaction that waits for CMD_RESUME."""
-    stall = event.fields.get("stall")
-    return stall is not None and bool(stall.of(event.words))
 
 
 def _max_log2(regs: RegisterFile) -> int:

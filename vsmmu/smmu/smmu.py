@@ -113,9 +113,8 @@ class Smmu:
         )  # fmt: skip
         self._merger = Merger(self.eventq, self.counters)
         self.stalls = StallBuffer(
-            f"{name}.stall", features.idr5.stall_max, self.regs, features.oas, self.eventq,
-            self.counters,
-        )  # fmt: skip
+            f"{name}.stall", features.idr5.stall_max, self.eventq, self.counters
+        )
         self.ats: Ats = Ats(
             self.regs, features, self.config, self._translator, walker, self.eventq.record, counters
         )

@@ -18,22 +18,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vsmmu.arch.events import TRANSLATION_FAULTS, Event, FTlbConflict, FTranslForbidden, FWalkEabt
-from vsmmu.arch.registers import Cr0, EventqCons, EventqProd, Gerror, Idr1, QueueBase
-from vsmmu.queue import Ring
 from vsmmu.smmu.transaction import Access, Outcome
 
 if TYPE_CHECKING:
     from collections import Counter
 
     from vsmmu.smmu.eventq import EventQueue
-    from vsmmu.smmu.regfile import RegisterFile
 
 # What becomes of a stalled transaction.
 HELD, RETRY, ABORT, RAZWI = range(4)
 
-_EVENTQEN = Cr0.mask("eventqen")[0]
-_ABT_ERR = Gerror.mask("eventq_abt_err")[0]
-_WR, _RD = EventqProd.mask("wr")[0], EventqCons.mask("rd")[0]
 _STAGS = 1 << 16
 _IN_PAGE = 0xFFF
 # Records that differ in the offset within a page count as identical (§7.3.1).
@@ -67,20 +61,13 @@ class StallBuffer:
     Args:
         name: engine name.
         limit: IDR5.STALL_MAX, transactions that may have a STAG.
-        regs: EVENTQ_*, CR0 and GERROR.
-        address_bits: OAS.
         eventq: what writes records.
         counters: takes `stall.held`, `stall.suppressed`, `stall.retried`, `stall.terminated`.
     """
 
-    def __init__(
-        self, name: str, limit: int, regs: RegisterFile, address_bits: int, eventq: EventQueue,
-        counters: Counter[str],
-    ) -> None:  # fmt: skip
+    def __init__(self, name: str, limit: int, eventq: EventQueue, counters: Counter[str]) -> None:
         self.name = name
         self.limit = limit
-        self._regs = regs
-        self._mask = (1 << address_bits) - 1
         self._eventq = eventq
         self._counters = counters
         # In order of arrival: those with a STAG, those that wait for one of them.
@@ -117,7 +104,7 @@ class StallBuffer:
     def step(self, budget: int) -> int:
         """Write up to `budget` records while the event queue takes them; returns how many."""
         done = 0
-        while done < budget and self._unwritten and self._write(self._unwritten[0].event):
+        while done < budget and self._unwritten and self._eventq.place(self._unwritten[0].event):
             self._unwritten.popleft().recorded = True
             done += 1
         return done
@@ -167,30 +154,6 @@ class StallBuffer:
         stag = self._next_stag
         self._next_stag = (stag + 1) % _STAGS
         return stag
-
-    # The event queue.
-
-    def _write(self, event: Event) -> bool:
-        """Write one record behind those that wait; False, with nothing lost, if that fails."""
-        if not self._regs["CR0ACK"] & _EVENTQEN:
-            return False
-        self._eventq.step(self._eventq.pending)
-        regs = self._regs
-        if regs.gerror_active & _ABT_ERR:
-            return False
-        base = QueueBase(regs["EVENTQ_BASE"])
-        most = Idr1.eventqs.of((regs["IDR1"],))
-        ring = Ring.of(base.addr & self._mask, base.log2size, most, Event.size)
-        before = regs["EVENTQ_PROD"]
-        if ring.is_full(before & _WR, regs["EVENTQ_CONS"] & _RD):
-            return False
-        self._eventq.record(event)
-        self._eventq.step(1)
-        if regs["EVENTQ_PROD"] == before:
-            # An external abort: the record stays here, not in the event queue's list.
-            self._eventq.forget(lambda waiting: waiting is event)
-            return False
-        return True
 
 
 def _kind(event: Event) -> tuple[int, ...]:

@@ -229,77 +229,45 @@ def test_records_with_smmuen_0(machine: Machine) -> None:
     assert len(machine.events()) == 1
 
 
-# Records of stalled transactions (§3.5.3, §3.12.2); no second opinion.
+# Records of stalled transactions (§3.5.3, §3.12.2): the ones that must not be lost.
 
 
-def stall(stag: int, sid: int = 9) -> FTranslation:
-    return FTranslation.build(sid=sid, stall=1, stag=stag)
+RECORD = FTranslation.build(sid=7, stall=1, stag=5)
 
 
-def stags(machine: Machine) -> list[int]:
-    return [event.stag for event in machine.events()]
+def test_a_record_is_placed_behind_those_that_wait(machine: Machine) -> None:
+    fault(machine, 2)
+    assert machine.smmu.eventq.place(RECORD)
+    assert [event.name for event in machine.events()] == ["C_BAD_STE", "C_BAD_STE", RECORD.name]
 
 
-def test_a_stall_waits_for_room_and_is_no_overflow(make_machine: type[Machine]) -> None:
-    """§3.5.3; no second opinion."""
+def test_a_full_queue_takes_no_placed_record_and_does_not_overflow(
+    make_machine: type[Machine],
+) -> None:
+    """§3.5.3, §7.4; no second opinion."""
     machine = make_machine(eventq_log2=0)
-    for stag in (1, 2, 3):
-        machine.smmu.eventq.record(stall(stag))
-    machine.scheduler.run_until_idle()
+    fault(machine)
+    assert not machine.smmu.eventq.place(RECORD)
     assert machine.read("EVENTQ_PROD") == 1
-    assert machine.smmu.eventq.held == 2
-    assert [stags(machine) for _ in range(4)] == [[1], [2], [3], []]
-    assert machine.smmu.counters["event.overflow"] == 0
-    assert machine.smmu.counters["event.dropped"] == 0
+    assert machine.smmu.counters["event.overflow"] == machine.smmu.counters["event.dropped"] == 0
+    machine.events()
+    assert machine.smmu.eventq.place(RECORD)
+    assert machine.events() == [RECORD]
 
 
-def test_a_held_stall_delays_neither_sync_nor_overflow(make_machine: type[Machine]) -> None:
-    """§4.7.3, §7.4: records of terminated transactions are lost meanwhile; no second opinion."""
-    machine = make_machine(eventq_log2=0)
-    fault(machine)
-    machine.smmu.eventq.record(stall(5))
-    fault(machine)
-    machine.command()
-    assert machine.read("EVENTQ_PROD") == OVFLG | 1
-    machine.write("EVENTQ_CONS", OVFLG | 1)
-    assert stags(machine) == [5]
-
-
-def test_a_stall_survives_a_disabled_queue(machine: Machine) -> None:
-    """§6.3.9: EVENTQEN 1 to 0 drops what is not a stall; no second opinion."""
-    machine.smmu.eventq.record(stall(1))
-    fault(machine)
+def test_a_disabled_queue_takes_no_placed_record(machine: Machine) -> None:
     machine.write("CR0", 0x9)
-    machine.smmu.eventq.record(stall(2))
-    machine.scheduler.run_until_idle()
-    assert machine.read("EVENTQ_PROD") == 0
+    assert not machine.smmu.eventq.place(RECORD)
     machine.write("CR0", 0xD)
-    assert stags(machine) == [1, 2]
+    assert machine.smmu.eventq.place(RECORD)
 
 
-def test_a_stall_survives_an_aborted_write(make_machine: type[Machine]) -> None:
-    """§7.2.2: it is written once the error is acknowledged; no second opinion."""
+def test_an_aborted_write_takes_no_placed_record(make_machine: type[Machine]) -> None:
+    """§7.2.2; no second opinion."""
     machine = make_machine(boot=False)
-    place, machine.eventq = machine.eventq, NOWHERE
+    machine.eventq = NOWHERE
     machine.boot()
-    machine.smmu.eventq.record(stall(1))
-    machine.scheduler.run_until_idle()
-    assert machine.smmu.eventq.held == 1
-    machine.write("CR0", 0x9)
-    machine.eventq = place
-    machine.write("EVENTQ_BASE", place | machine.eventq_log2)
-    machine.write("CR0", 0xD)
-    machine.write("GERRORN", machine.read("GERROR"))
-    assert stags(machine) == [1]
-
-
-def test_a_stall_that_is_over_is_forgotten(make_machine: type[Machine]) -> None:
-    """§3.12.2: no record of a transaction that is not stalled any more; no second opinion."""
-    machine = make_machine(eventq_log2=0)
-    for stag in (1, 2, 3):
-        machine.smmu.eventq.record(stall(stag, sid=stag))
-    machine.scheduler.run_until_idle()
-    machine.smmu.eventq.record(stall(4, sid=3))
-    assert machine.smmu.eventq.forget(lambda event: event.sid == 3) == 2
-    machine.command()
-    assert [stags(machine) for _ in range(3)] == [[1], [2], []]
+    assert not machine.smmu.eventq.place(RECORD)
+    assert machine.read("GERROR") == Gerror.mask("eventq_abt_err")[0]
+    assert not machine.smmu.eventq.place(RECORD)
+    assert machine.read("EVENTQ_PROD") == 0

@@ -212,6 +212,20 @@ def test_a_full_queue_loses_no_stall() -> None:
     assert seen == [0, PAGE]
 
 
+def test_a_stall_that_waits_delays_neither_sync_nor_overflow() -> None:
+    """§4.7.3, §7.4: records of terminated transactions are lost meanwhile, as ever."""
+    stalling = Stalling(eventq_log2=0)
+    stalling.go(9, 0)
+    stalling.port().read(IOVA, 4)
+    stalling.run()
+    stalling.go(9, PAGE)
+    stalling.command()
+    assert stalling.read("EVENTQ_PROD") == 1 << 31 | 1
+    stalling.write("EVENTQ_CONS", 1 << 31 | 1)
+    stalling.run()
+    assert [event.name for event in stalling.events()] == ["F_TRANSLATION"]
+
+
 @pytest.mark.parametrize("unwritable", ["full", "disabled", "abort"])
 def test_a_sync_frees_what_cannot_be_recorded(unwritable: str) -> None:
     """§4.7.3: CMD_SYNC has an unrecorded stall tried again, so that a driver need not wait."""
