@@ -57,25 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--guest-dir", metavar="DIR", help="write the tree that Xen builds as NAME-guest.dtb too"
     )
-    for kind, what in (
-        ("kernel", "guest's kernel"),
-        ("ramdisk", "guest's ramdisk"),
-        ("dtb", "guest's partial DTB"),
-    ):
-        parser.add_argument(
-            f"--{kind}",
-            metavar="[NAME=]ADDR[,SIZE]" if kind != "dtb" else "[NAME=]ADDR",
-            action="append",
-            default=[],
-            help=f"host address of the {what}; SIZE is bytes or a file (default: that of the"
-            " configuration)" if kind != "dtb" else f"host address of the {what}",
-        )  # fmt: skip
-    parser.add_argument(
-        "--modules-at",
-        metavar="ADDR",
-        type=_address,
-        help="place modules without an address from ADDR on, each at the next free 2 MiB",
-    )
+    _add_module_arguments(parser)
     parser.add_argument(
         "--enhanced",
         metavar="[NAME=]VALUE",
@@ -114,6 +96,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " are there, as diffs; write nothing",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="no notices on stderr")
+
+
+def _add_module_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where the boot loader puts what Xen starts the guests from."""
+    for kind in ("kernel", "ramdisk"):
+        parser.add_argument(
+            f"--{kind}",
+            metavar="[NAME=]ADDR[,SIZE]",
+            action="append",
+            default=[],
+            help=f"host address of the guest's {kind}; SIZE is bytes or a file (default: that of "
+            "the configuration)",
+        )
+    parser.add_argument(
+        "--dtb",
+        metavar="[NAME=]ADDR",
+        action="append",
+        default=[],
+        help="host address of the guest's partial DTB",
+    )
+    parser.add_argument(
+        "--modules-at",
+        metavar="ADDR",
+        type=_address,
+        help="place modules without an address from ADDR on, each at the next free 2 MiB",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
