@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from vsmmu.arch.pagetable import TAG_MASK, TG0, TG1, TXSZ_MIN, TXSZ_MIN_52, Granule
 from vsmmu.arch.registers import OAS_BITS, StallModel
 from vsmmu.arch.stream_table import NARROW_ID_BITS
+from vsmmu.smmu.regime import Stage1, Table
 from vsmmu.smmu.ste import (
     HTTU_DIRTY,
     HTTU_NONE,
@@ -25,7 +26,6 @@ from vsmmu.smmu.ste import (
 )
 from vsmmu.smmu.tlb import WORLD_EL2
 from vsmmu.smmu.transaction import MASK64
-from vsmmu.smmu.walk import Stage1, Table
 
 if TYPE_CHECKING:
     from vsmmu.arch.context import Cd

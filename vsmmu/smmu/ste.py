@@ -34,8 +34,8 @@ from vsmmu.arch.stream_table import (
     SteConfig,
     Strw,
 )
+from vsmmu.smmu.regime import Stage2, Table
 from vsmmu.smmu.tlb import WORLD_E2H, WORLD_EL2
-from vsmmu.smmu.walk import Stage2, Table
 
 if TYPE_CHECKING:
     from vsmmu.smmu.features import Features

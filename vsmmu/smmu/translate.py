@@ -22,6 +22,7 @@ from vsmmu.arch.events import (
 from vsmmu.arch.registers import Cr0, Cr2, Gbpa
 from vsmmu.arch.stream_table import OVERRIDE, OVERRIDE_VALUE, SteConfig
 from vsmmu.smmu.config import context_index
+from vsmmu.smmu.regime import Route
 from vsmmu.smmu.tlb import VA_MASK, Entry, Tlb
 from vsmmu.smmu.transaction import (
     EXEC,
@@ -34,7 +35,6 @@ from vsmmu.smmu.transaction import (
     Outcome,
     record,
 )
-from vsmmu.smmu.walk import Route
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -43,8 +43,9 @@ if TYPE_CHECKING:
     from vsmmu.smmu.config import Config
     from vsmmu.smmu.features import Features
     from vsmmu.smmu.regfile import RegisterFile
+    from vsmmu.smmu.regime import Table
     from vsmmu.smmu.ste import Stream
-    from vsmmu.smmu.walk import Table, Walker
+    from vsmmu.smmu.walk import Walker
 
 _SMMUEN = Cr0.mask("smmuen")[0]
 _ABORT = Gbpa.mask("abort")[0]

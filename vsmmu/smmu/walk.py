@@ -6,62 +6,47 @@ an external abort, an invalid descriptor, an output address out of range, in tha
 access flag, then the permission, then the update of the descriptor (HTTU), which through stage 2
 needs write permission there.
 
-Choices where the architecture leaves freedom: an access that lacks a permission sets no access
-flag; the contiguous hint is followed only if asked for (`Walker.contiguous`), and never where the
-output address contradicts it.
+The architecture leaves open whether the contiguous hint is followed: here only if asked for
+(`Walker.contiguous`), and never where the output address contradicts it.
 
 Limits: memory attributes matter only as Device or not.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from vsmmu.arch.events import FAccess, FAddrSize, FPermission, FTranslation, FWalkEabt
-from vsmmu.arch.pagetable import (
-    ADDR_MASK,
-    BLOCK_LEVELS_52,
-    CONTIGUOUS,
-    TABLE,
-    VALID,
-    Granule,
-    S1Leaf,
-    S2Leaf,
-    TableDesc,
-    TableDescLpa,
-    TableDescLpa2,
-)
+from vsmmu.arch.pagetable import TABLE, VALID, S1Leaf, S2Leaf, TableDesc
 from vsmmu.memory import PAGE, PAGE_SHIFT
+from vsmmu.smmu.httu import stage1_update, stage2_update
+from vsmmu.smmu.permissions import is_device, stage1_perms, stage2_perms
+from vsmmu.smmu.regime import Route, Stage1, Stage2, Step, Table
 from vsmmu.smmu.tlb import CLEAN1, CLEAN2, Entry, Tlb
-from vsmmu.smmu.transaction import (
-    ALL_PERMS,
-    ANY_WRITE,
-    EXEC,
-    IN,
-    PRIV_SHIFT,
-    READ,
-    TT,
-    WRITE,
-    Fault,
-)
+from vsmmu.smmu.transaction import ALL_PERMS, ANY_WRITE, IN, READ, TT, WRITE, Fault
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Callable
 
     from vsmmu.memory import Memory
-    from vsmmu.smmu.transaction import Access, Outcome
 
-_AF, _DBM = S1Leaf.mask("af")[0], S1Leaf.mask("dbm")[0]
+# Regimes and permissions may be imported from here too.
+__all__ = [
+    "Leaf",
+    "Route",
+    "Stage1",
+    "Stage2",
+    "Step",
+    "Table",
+    "Walker",
+    "is_device",
+    "stage1_perms",
+    "stage2_perms",
+]
+
+_AF = S1Leaf.mask("af")[0]
 _CONTIG = S1Leaf.mask("contig")[0]
 _NG = S1Leaf.mask("ng")[0]
-_UNPRIV, _READ_ONLY = S1Leaf.mask("ap1")[0], S1Leaf.mask("ap2")[0]
-_PXN, _UXN = S1Leaf.mask("pxn")[0], S1Leaf.mask("uxn")[0]
-_PXNTABLE, _UXNTABLE = TableDesc.mask("pxntable")[0], TableDesc.mask("uxntable")[0]
-_NO_UNPRIV_TABLE, _READ_ONLY_TABLE = TableDesc.mask("aptable0")[0], TableDesc.mask("aptable1")[0]
-_S2_READ, _S2_WRITE = S2Leaf.mask("s2ap_r")[0], S2Leaf.mask("s2ap_w")[0]
-_S2_XN0, _S2_XN1 = S2Leaf.mask("xn0")[0], S2Leaf.mask("xn1")[0]
 _MEMATTR = S2Leaf.memattr
 _HIERARCHICAL = TableDesc.mask("pxntable", "uxntable", "aptable0", "aptable1")[0]
 # What decides permissions and updates, of either stage.
@@ -69,147 +54,8 @@ _DECIDES1 = S1Leaf.mask("ap1", "ap2", "af", "dbm", "pxn", "uxn")[0]
 _DECIDES2 = S2Leaf.mask("memattr", "s2ap_r", "s2ap_w", "af", "dbm", "xn0", "xn1")[0]
 # Beside stage 2 permissions in its memo.
 _DEVICE = ALL_PERMS + 1
-_LAST_LEVEL = 3
 _IN_PAGE = (PAGE >> 3) - 1
 _KIND = VALID | TABLE
-# A kind that no descriptor has.
-_NEVER = -1
-
-
-def _high(form: type[TableDescLpa | TableDescLpa2]) -> tuple[int, int]:
-    """Where a 52-bit form keeps its high output bits, and how far they move up."""
-    return form.oa_high.bits, form.oa.msb + 1 - form.oa_high.lsb
-
-
-_LPA2 = (TableDescLpa2.mask("oa")[0], *_high(TableDescLpa2))
-_LPA = (TableDescLpa.mask("oa")[0], *_high(TableDescLpa))
-
-
-class Step(NamedTuple):
-    """One level of a walk.
-
-    `leaf` and `table` are the low bits of a descriptor that is one here, `oa` masks a leaf's
-    output address, `group` is log2 of a contiguous group's bytes, 0 where there are none.
-    """
-
-    shift: int
-    index_mask: int
-    leaf: int
-    table: int
-    oa: int
-    group: int
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Where a translation starts: first table, its level, the input bits that are translated.
-
-    For stage 1, an input is in range when its `range_mask` bits are all equal to bit 55. `wide`
-    selects 52-bit descriptors: with 4K and 16K where CD.DS or STE.S2DS is set, with 64K where
-    the output size is 52 bits (IDR5.OAS).
-
-    Attributes:
-        steps: the levels of the walk, first to last.
-        next_mask: output address bits of a table descriptor.
-        high_mask, high_shift: the bits of OA that a 52-bit form keeps elsewhere.
-    """
-
-    granule: Granule
-    start_level: int
-    input_bits: int
-    base: int
-    range_mask: int = 0
-    had: bool = False
-    wide: bool = False
-    steps: tuple[Step, ...] = field(init=False, repr=False, compare=False)
-    next_mask: int = field(init=False, repr=False, compare=False)
-    high_mask: int = field(init=False, repr=False, compare=False)
-    high_shift: int = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        oa, high_mask, high_shift = ADDR_MASK, 0, 0
-        if self.wide:
-            oa, high_mask, high_shift = _LPA if self.granule.name == "64K" else _LPA2
-        oa &= -self.granule.page_size
-        steps = tuple(self._step(level, oa) for level in range(self.start_level, _LAST_LEVEL + 1))
-        for name, value in (
-            ("steps", steps),
-            ("next_mask", oa),
-            ("high_mask", high_mask),
-            ("high_shift", high_shift),
-        ):
-            object.__setattr__(self, name, value)
-
-    def _step(self, level: int, oa: int) -> Step:
-        granule = self.granule
-        shift = granule.shift(level)
-        # At the first level the index also selects among concatenated tables.
-        bits = self.input_bits - shift if level == self.start_level else granule.stride
-        blocks = BLOCK_LEVELS_52[granule.name] if self.wide else granule.block_levels
-        last = level == _LAST_LEVEL
-        leaf = _KIND if last else VALID if level in blocks else _NEVER
-        count = CONTIGUOUS[granule.name].get(level, 0)
-        group = shift + count.bit_length() - 1 if count else 0
-        if group > self.input_bits:
-            group = 0
-        return Step(
-            shift, (1 << bits) - 1, leaf, _NEVER if last else _KIND, oa & -(1 << shift), group
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Stage2:
-    """A stage 2 regime as an STE sets it up. `ha`, `hd`: STE.S2HA, and S2HD where S2HA is set."""
-
-    table: Table
-    output_bits: int
-    affd: bool
-    ptw: bool
-    xnx: bool
-    fwb: bool
-    ha: bool = False
-    hd: bool = False
-    # As in `Stage1`.
-    memo: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Stage1:
-    """A stage 1 regime as a CD sets it up; a table is None where CD.EPDx disables it.
-
-    `ha`, `hd`: CD.HA, and CD.HD where CD.HA is set. `el2` is a regime without unprivileged
-    accesses (StreamWorld NS-EL2).
-    """
-
-    tables: tuple[Table | None, Table | None]
-    output_bits: int
-    affd: bool
-    wxn: bool
-    pan: bool
-    ha: bool = False
-    hd: bool = False
-    el2: bool = False
-    # Permissions of leaves that an access leaves as they are, by the bits that decide them.
-    memo: dict[int, int] = field(default_factory=dict, init=False, repr=False, compare=False)
-
-
-class Route(NamedTuple):
-    """What the configuration says of a batch of accesses, before any table is walked.
-
-    `fate` is a fault or a status that all lanes share, None where there are tables to walk.
-    Addresses of more than `size` bits have `oversize`, a silent abort if that is None. `closed`
-    are the halves of stage 1 that this privilege may not use (CD.E0PDx). `finish` makes the
-    outcome of a fault.
-    """
-
-    finish: Callable[[Access, Fault], Outcome]
-    fate: Fault | str | None = None
-    size: int = 64
-    oversize: Fault | None = None
-    stage1: Stage1 | None = None
-    stage2: Stage2 | None = None
-    need: int = READ
-    closed: tuple[bool, bool] = (False, False)
 
 
 class Leaf(NamedTuple):
@@ -361,7 +207,7 @@ class Walker:
             key |= attributes & _HIERARCHICAL
         perms, clean = regime.memo.get(key), False
         if perms is None:
-            changed, perms, clean = _stage1_update(regime, key, key, need)
+            changed, perms, clean = stage1_update(regime, key, key, need)
             if changed is None:
                 return Fault(FPermission if regime.ha else FAccess)
             if changed != key:
@@ -475,7 +321,7 @@ class Walker:
         key = descriptor & _DECIDES2
         perms, clean = regime.memo.get(key), False
         if perms is None:
-            changed, perms, clean = _stage2_update(regime, key, need)
+            changed, perms, clean = stage2_update(regime, key, need)
             if changed is None:
                 lacks = FPermission if regime.ha else FAccess
                 return Fault(lacks, 1, cls, ipa, 0, need & WRITE)
@@ -535,90 +381,9 @@ class Walker:
         raise AssertionError("the last level has no tables")
 
 
-def _stage1_update(
-    regime: Stage1, leaf: int, attributes: int, need: int
-) -> tuple[int | None, int, bool]:
-    """The descriptor after an access (HTTU, §3.13), its permissions, whether it stays clean.
-
-    The descriptor is None where a clear access flag faults, or is not set because the access has
-    no permission.
-    """
-    effective = leaf & ~_READ_ONLY if regime.hd and leaf & _DBM else leaf
-    perms = stage1_perms(effective, attributes, wxn=regime.wxn, pan=regime.pan, el2=regime.el2)
-    if leaf & _AF:
-        if effective == leaf:
-            return leaf, perms, False
-    elif regime.ha:
-        if need and not perms & need:
-            return None, perms, False
-    elif not regime.affd:
-        return None, perms, False
-    changed = leaf | _AF if regime.ha else leaf
-    if perms & need & ANY_WRITE:
-        return changed & ~(leaf ^ effective), perms, False
-    return changed, perms, bool(leaf ^ effective and perms & ANY_WRITE)
-
-
-def _stage2_update(regime: Stage2, leaf: int, need: int) -> tuple[int | None, int, bool]:
-    """The same for stage 2, where a clean descriptor lacks S2AP[1]."""
-    effective = leaf | _S2_WRITE if regime.hd and leaf & _DBM else leaf
-    perms = stage2_perms(effective, xnx=regime.xnx)
-    if leaf & _AF:
-        if effective == leaf:
-            return leaf, perms, False
-    elif regime.ha:
-        if need and not perms & need:
-            return None, perms, False
-    elif not regime.affd:
-        return None, perms, False
-    changed = leaf | _AF if regime.ha else leaf
-    if need & ANY_WRITE:
-        return changed | leaf ^ effective, perms, False
-    return changed, perms, leaf != effective
-
-
 def _grouped(address: int, va: int, shift: int, group: int) -> tuple[int, int]:
     """Address and log2 size of a contiguous group, or of the one descriptor that belies it."""
     inside = (1 << group) - (1 << shift)
     if address & inside != va & inside:
         return address, shift
     return address & ~inside, group
-
-
-def stage1_perms(leaf: int, attributes: int, *, wxn: bool, pan: bool, el2: bool = False) -> int:
-    """Permissions of a leaf below tables with these hierarchical attributes.
-
-    `el2` is a regime without unprivileged accesses: AP[1] acts as 1 and UXN is XN.
-    """
-    writable = not leaf & _READ_ONLY and not attributes & _READ_ONLY_TABLE
-    rights = READ | WRITE if writable else READ
-    user_exec = not leaf & _UXN and not attributes & _UXNTABLE
-    if el2:
-        rights |= EXEC if user_exec and not (wxn and writable) else 0
-        return rights | rights << PRIV_SHIFT
-    unpriv = leaf & _UNPRIV and not attributes & _NO_UNPRIV_TABLE
-    low = rights if unpriv else 0
-    high = 0 if pan and unpriv else rights
-    # A page that the unprivileged can write is never executable for the privileged (D8.4).
-    priv_exec = (
-        not leaf & _PXN and not attributes & _PXNTABLE and not low & WRITE
-        and not (wxn and writable)
-    )  # fmt: skip
-    low |= EXEC if user_exec and not (wxn and low & WRITE) else 0
-    high |= EXEC if priv_exec else 0
-    return low | high << PRIV_SHIFT
-
-
-def stage2_perms(leaf: int, *, xnx: bool) -> int:
-    """Permissions of a stage 2 leaf. Execution needs read permission too."""
-    rights = (READ if leaf & _S2_READ else 0) | (WRITE if leaf & _S2_WRITE else 0)
-    xn1, xn0 = bool(leaf & _S2_XN1), xnx and bool(leaf & _S2_XN0)
-    # XN[1:0]: 00 all, 01 unprivileged only, 10 none, 11 privileged only.
-    low = rights | (EXEC if rights & READ and not xn1 else 0)
-    high = rights | (EXEC if rights & READ and xn1 == xn0 else 0)
-    return low | high << PRIV_SHIFT
-
-
-def is_device(memattr: int, *, fwb: bool) -> bool:
-    """Whether stage 2 MemAttr alone makes Normal memory a Device (§3.13; FEAT_S2FWB)."""
-    return not memattr & 0b0100 if fwb else not memattr & 0b1100
