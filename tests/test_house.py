@@ -40,9 +40,10 @@ HEAVY = {
     "rich": {"vsmmu/cli/run_text.py"},
     "lark": set(),
     # Imported where a batch is asked for, and not before.
-    "numpy": {"vsmmu/smmu/batch.py"},
+    "numpy": {"vsmmu/smmu/arena.py", "vsmmu/smmu/batch.py", "vsmmu/smmu/batch_group.py",
+              "vsmmu/smmu/batch_walk.py"},
     "fdt": set(),
-}
+}  # fmt: skip
 
 
 def _module(path: Path) -> str:
