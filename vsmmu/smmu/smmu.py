@@ -8,7 +8,7 @@ engines are stepped, so a driver and its SMMU can be interleaved in any order.
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vsmmu.arch.registers import Cerror, Cr0, Gerror, IrqCtrl
 from vsmmu.smmu.ats import Ats
@@ -93,13 +93,17 @@ class Smmu:
         self._counters = counters = Counter[str]()
         self.regs = RegisterFile(features.ids, self._changed, page0_alias=page0_alias)
         kept = CACHING[caching]
-        self.tlb = Tlb(counters, TLB_ENTRIES if kept.entries else 0)
+        self._derived: dict[Any, Any] = {}
+        self.tlb = Tlb(counters, TLB_ENTRIES if kept.entries else 0, self._derived)
         self._walker = walker = Walker(memory, self.tlb, counters, contiguous=kept.hostile)
-        self.config = Config(self.regs, memory, features, walker, counters, caching=kept)
+        self.config = Config(
+            self.regs, memory, features, walker, counters, caching=kept, derived=self._derived
+        )
         self.private: set[tuple[int, int]] = set()
         self._translator = Translator(
-            self.regs, features, self.config, self.tlb, walker, counters, self.private
-        )
+            self.regs, features, self.config, self.tlb, walker, counters, self.private,
+            self._derived,
+        )  # fmt: skip
         self._trace = trace
         self._irq = irq
         self._messages = Messages(self.regs, memory, counters, self._raise_gerror)
@@ -130,6 +134,7 @@ class Smmu:
         """What happened so far, by name."""
         self.tlb.settle()
         self._walker.settle()
+        self._translator.settle()
         return self._counters
 
     @property
@@ -255,6 +260,7 @@ class Smmu:
     def _changed(self, name: str) -> None:
         if name != "CR0":
             return
+        self._derived.clear()
         enables = self.regs["CR0ACK"]
         if not enables & _EVENTQEN:
             self.eventq.drop_uncommitted()
