@@ -20,7 +20,10 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 BINARY = "qemu-system-aarch64"
 RAM, RAM_SIZE = 0x4000_0000, 0x200_0000
@@ -62,14 +65,19 @@ def find() -> str | None:
 
 
 class Qemu:
-    """One running machine. `reset` makes it new, `close` ends it."""
+    """One running machine. `reset` makes it new, `close` ends it.
 
-    def __init__(self, binary: str) -> None:
+    Args:
+        binary: the program.
+        devices: more of them, for `-device`.
+    """
+
+    def __init__(self, binary: str, devices: Sequence[str] = ()) -> None:
         self._place = tempfile.TemporaryDirectory(prefix="vsmmu-qemu-")
         place = Path(self._place.name)
         self._log = (place / "log").open("w+")
         self._process = subprocess.Popen(
-            [binary, *_arguments(place)],
+            [binary, *_arguments(place, devices)],
             stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log,
         )  # fmt: skip
         try:
@@ -152,6 +160,8 @@ class Qemu:
 
     def _flush(self) -> list[bytes]:
         waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return []
         try:
             self._qtest.sendall(b"\n".join(waiting) + b"\n")
             return [self._answer(sent) for sent in waiting]
@@ -195,9 +205,29 @@ class Qemu:
         self._set_up(bus << 20, len(_DEVICES))
         self.irqs()
 
-    def _set_up(self, place: int, index: int) -> None:
-        self._post(f"writel {_ECAM + place + 0x10:#x} {_BARS + index * _BAR_SIZE:#x}")
+    def _set_up(self, place: int, index: int) -> int:
+        bar = _BARS + index * _BAR_SIZE
+        self._post(f"writel {_ECAM + place + 0x10:#x} {bar:#x}")
         self._post(f"writew {_ECAM + place + 4:#x} 6")
+        return bar
+
+    def device(self, slot: int) -> int:
+        """Make a device on bus 0 answer, and say where: the address of its first BAR."""
+        return self._set_up(slot << 15, len(_DEVICES) + 1 + slot)
+
+    def run(self, lines: list[str]) -> float:
+        """Processor time that QEMU spends on these qtest commands, in seconds."""
+        self._flush()
+        start = self.cpu_seconds()
+        for line in lines:
+            self._post(line)
+        self._flush()
+        return self.cpu_seconds() - start
+
+    def cpu_seconds(self) -> float:
+        """Processor time of all threads of QEMU so far."""
+        tasks = Path(f"/proc/{self._process.pid}/task").glob("*/schedstat")
+        return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
     def irqs(self) -> list[str]:
         """Interrupt lines that were raised since the last call, in order."""
@@ -252,12 +282,12 @@ def _runs(frames: list[int]) -> list[tuple[int, int]]:
     return [(first, count) for first, count in runs]
 
 
-def _arguments(place: Path) -> list[str]:
+def _arguments(place: Path, more: Sequence[str]) -> list[str]:
     edu = "edu,dma_mask=0xffffffffffffffff"
     devices = [f"{edu},addr={slot:#x}" for slot in _DEVICES]
     devices += [f"pcie-root-port,id=below,chassis=1,addr={_ROOT_PORT:#x}", f"{edu},bus=below"]
     devices += [f"loader,addr={_CODE:#x},data={_WFI_LOOP:#x},data-len=8"]
-    devices += [f"loader,addr={_CODE:#x},cpu-num=0"]
+    devices += [f"loader,addr={_CODE:#x},cpu-num=0", *more]
     return [
         "-M", "virt,iommu=smmuv3,gic-version=2", "-accel", "tcg", "-icount", "shift=0,sleep=off",
         "-cpu", "cortex-a53", "-m", f"{RAM_SIZE >> 20}", "-nodefaults", "-no-user-config",

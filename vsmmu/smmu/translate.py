@@ -113,8 +113,8 @@ class Translator:
         self._shortcuts: dict[tuple[int, int | None, bool, bool, bool], Shortcut] = (
             {} if derived is None else derived
         )
-        # Answers of shortcuts: by stage 2 alone, and with stage 1.
-        self._hits2 = self._hits1 = 0
+        # Answers of shortcuts: by stage 2 alone, and with stage 1; lookups that they saved else.
+        self._hits2 = self._hits1 = self._lookups = 0
         self._values = regs.values
         self._address_bits = features.oas
         self._config = config
@@ -126,11 +126,12 @@ class Translator:
 
     def settle(self) -> None:
         """Bring the counters up to date: a shortcut only adds to a number of its own."""
-        hits, lookups = self._hits1 + self._hits2, 2 * self._hits1 + self._hits2
-        if hits:
-            for name, count in ((_FATE["ok"], hits), ("tlb.hit", hits), ("config.hit", lookups)):
+        hits = self._hits1 + self._hits2
+        lookups = 2 * self._hits1 + self._hits2 + self._lookups
+        for name, count in ((_FATE["ok"], hits), ("tlb.hit", hits), ("config.hit", lookups)):
+            if count:
                 self._counters[name] += count
-        self._hits1 = self._hits2 = 0
+        self._hits1 = self._hits2 = self._lookups = 0
 
     def translate(self, access: Access, *, may_stall: bool = False) -> Outcome:
         """The outcome of an access; a record that is due is in `Outcome.event`.
@@ -143,7 +144,7 @@ class Translator:
         sid, iova, write, instr, priv, ssid = access
         shortcut = self._shortcuts.get((sid, ssid, write, instr, priv))
         if shortcut is not None:
-            ranges, rows, need, shift, _, context = shortcut
+            ranges, rows, need, shift, stream, context = shortcut
             mask, value = ranges[iova >> _TTB_SELECT & 1]
             if iova & mask == value:
                 va = iova & VA_MASK
@@ -161,7 +162,10 @@ class Translator:
                         return _new(
                             Outcome, ("ok", pa | va & offset, None, perms >> shift & _RIGHTS)
                         )
-        outcome = self._translate(access)
+            self._lookups += 1 if context is None else 2
+            outcome = self._reach(access, stream, context, need, shift)
+        else:
+            outcome = self._translate(access)
         if outcome.status == STALL and not may_stall:
             outcome = _terminated(outcome)
         self._counters[_FATE[outcome.status]] += 1
@@ -193,14 +197,22 @@ class Translator:
             if isinstance(found, Fault):
                 return self._fault(access, found, stream, None)
             context = found
-            entry = self.stage1(stream, context, iova, need)
-        else:
+        self._shorten(access, index, stream, context, need)
+        return self._reach(access, stream, context, need, shift)
+
+    def _reach(
+        self, access: Access, stream: Stream, context: Context | None, need: int, shift: int
+    ) -> Outcome:
+        """What the translation tables say, once the configuration is known."""
+        iova = access.iova & MASK64
+        if context is None:
             entry = self.stage2_only(stream, iova, need)
+        else:
+            entry = self.stage1(stream, context, iova, need)
         if isinstance(entry, Fault):
             return self._fault(access, entry, stream, context)
-        self._shorten(access, index, stream, context, need)
         rights = entry.granted >> shift & _RIGHTS
-        return Outcome("ok", entry.pa | iova & entry.mask, None, rights)
+        return _new(Outcome, ("ok", entry.pa | iova & entry.mask, None, rights))
 
     def _shorten(
         self, access: Access, index: int | None, stream: Stream, context: Context | None, need: int
