@@ -9,7 +9,7 @@ order exists, the entry passes through V=0, which aborts.
 
 from __future__ import annotations
 
-from vsmmu.arch.stream_table import LIVE, STAGE1, STAGE2, S1Dss, Ste, SteConfig
+from vsmmu.arch.stream_table import LIVE, STAGE1, STAGE2, Eats, S1Dss, Ste, SteConfig
 
 Words = tuple[int, ...]
 
@@ -40,11 +40,25 @@ def used(ste: Ste) -> Words:
     return Ste.mask(*set(names))
 
 
+def safe(old: Ste, new: Ste) -> Words:
+    """The bits that may change at any moment, a mask for each word.
+
+    STE.MEV only says how many records there are. Full ATS only answers requests of a device that
+    was told to make some; beside split-stage ATS and stalls it is no such bit.
+    """
+    names = ["mev"]
+    if not any(e.eats not in (Eats.NONE, Eats.FULL) or e.s2s for e in (old, new)):
+        names.append("eats")
+    bits = zip(Ste.mask(*names), used(old), used(new), strict=True)
+    return tuple(m & o & n for m, o, n in bits)
+
+
 def phases(old: Ste, new: Ste) -> list[list[tuple[int, int]]]:
     """The update as phases, each a list of (word index, value) to store and then synchronise."""
-    used_old, used_new = used(old), used(new)
-    # Everything the old entry does not use can take its new value first, unseen.
-    unseen = tuple(o & u | n & ~u for o, n, u in zip(old.words, new.words, used_old, strict=True))
+    used_new = used(new)
+    kept = tuple(u & ~s for u, s in zip(used(old), safe(old, new), strict=True))
+    # Everything the old entry does not depend on can take its new value first, unseen.
+    unseen = tuple(o & u | n & ~u for o, n, u in zip(old.words, new.words, kept, strict=True))
     critical = [i for i in range(8) if (unseen[i] ^ new.words[i]) & used_new[i]]
     if not critical:
         steps = [new.words]
