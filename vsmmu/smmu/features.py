@@ -172,7 +172,7 @@ class Features:
         return cls.default(sidsize=32, oas=52).replace(
             httu=2, hyp=1, vmw=1, cd2l=1, ssidsize=20, attr_perms_ovr=1, stt=1, e0pd=1, ptwnnc=1,
             ds=1, vax=1, archminrev=3, stall_model=StallModel.STALL_AND_TERMINATE, stall_max=256,
-            term_model=0, btm=1, ats=1, atsrecerr=1, pri=1, priqs=19, pps=1,
+            term_model=0, msi=1, sev=1, btm=1, ats=1, atsrecerr=1, pri=1, priqs=19, pps=1,
         )  # fmt: skip
 
     def replace(self, **fields: int) -> Self:

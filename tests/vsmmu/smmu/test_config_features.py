@@ -17,7 +17,7 @@ def test_everything() -> None:
     features = Features.everything()
     assert (features.oas, features.hyp, features.idr1.ssidsize) == (52, True, 20)
     assert features.ids["AIDR"] == 3
-    assert features.ids["IDR0"] == 0x08CF_16BB
+    assert features.ids["IDR0"] == 0x08CF_76BB
     assert features.ids["IDR5"] == 0x0100_04F6
 
 
