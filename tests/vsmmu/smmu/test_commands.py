@@ -126,6 +126,13 @@ def test_secure_stream_on_the_non_secure_queue(machine: Machine, opcode: int) ->
     assert error(machine) == Cerror.ILL
 
 
+@pytest.mark.parametrize("opcode", [0x10, 0x11, 0x12, 0x13, 0x28, 0x2A, 0x30, 0x46])
+def test_ssec_is_no_field_of_other_commands(machine: Machine, opcode: int) -> None:
+    """§4.1.6: a reserved bit there, which is ignored."""
+    assert "ssec" not in OPCODES[opcode].fields
+    assert run(machine, Command((opcode | 1 << 10, 0)))
+
+
 @pytest.mark.parametrize(
     ("cs", "consumed", "irqs"),
     [(0, True, []), (1, True, ["cmdq-sync"]), (2, True, []), (3, False, ["gerror"])],

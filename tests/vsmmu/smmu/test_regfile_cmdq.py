@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from vsmmu.arch.commands import CmdSync, CmdTlbiNsnhAll, Command
-from vsmmu.arch.registers import Cerror, CmdqCons
+from vsmmu.arch.registers import Cerror, CmdqCons, Gerror
 from vsmmu.queue import Ring
 
 from .machine import NOWHERE, Machine
@@ -46,6 +46,18 @@ def test_the_entry_is_fetched_again_after_acknowledgement(machine: Machine) -> N
     run(machine, BAD, CmdSync.build())
     machine.memory.write(machine.cmdq, bytes(CmdSync.build()))
     assert acknowledge(machine).rd == 2
+
+
+def test_acknowledging_another_error_leaves_the_queue_stopped(machine: Machine) -> None:
+    """§7.1: only GERRORN.CMDQ_ERR starts it again."""
+    run(machine, BAD)
+    machine.memory.write(machine.cmdq, bytes(CmdSync.build()))
+    assert machine.smmu.regs.raise_gerror("eventq_abt_err")
+    machine.write("GERRORN", Gerror.build(eventq_abt_err=1).raw)
+    assert machine.scheduler.run_until_idle()
+    cons = CmdqCons(machine.read("CMDQ_CONS"))
+    assert (cons.rd, cons.err) == (0, Cerror.ILL)
+    assert acknowledge(machine).rd == 1
 
 
 def test_an_entry_that_is_not_repaired_stops_the_queue_again(machine: Machine) -> None:
