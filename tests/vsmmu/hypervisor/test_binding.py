@@ -15,6 +15,7 @@ from vsmmu.arch.commands import (
     CmdAtcInv,
     CmdCfgiCd,
     CmdCfgiSte,
+    CmdPrefetchConfig,
     CmdSync,
     CmdTlbiNhAll,
     CmdTlbiNhAsid,
@@ -185,20 +186,29 @@ def test_without_a_sync_commands_are_passed_on_when_the_queue_is_empty(guest: Gu
     ]
 
 
-def test_commands_around_a_change_of_an_ste_all_arrive(guest: Guest) -> None:
-    """Invalidations before and behind a CMD_CFGI_STE are done when the CMD_SYNC is."""
+@pytest.mark.parametrize(
+    ("between", "passed_on"),
+    [
+        (CmdCfgiSte.build(sid=0, leaf=1), True),
+        # Of a stream that is not the guest's, and a hint: no effect.
+        (CmdCfgiCd.build(sid=0x700), False),
+        (CmdPrefetchConfig.build(sid=0), False),
+    ],
+    ids=lambda v: getattr(v, "name", v),
+)
+def test_commands_around_another_all_arrive(
+    guest: Guest, between: Command, passed_on: bool
+) -> None:
+    """Invalidations before and behind it are done when the CMD_SYNC is."""
     seen = sent(guest, "a")
     guest.ste(0, BYPASS)
-    vmid = guest.domain.vmid
-    guest.put(
-        CmdTlbiNhAsid.build(asid=1), CmdCfgiSte.build(sid=0, leaf=1), CmdTlbiNhAsid.build(asid=2),
-        SYNC,
-    )  # fmt: skip
+    guest.put(CmdTlbiNhAsid.build(asid=1), between, CmdTlbiNhAsid.build(asid=2), SYNC)
     assert guest.read("CMDQ_CONS") == guest.read("CMDQ_PROD")
+    vmid = guest.domain.vmid
     for asid in (1, 2):
-        assert CmdTlbiNhAsid.build(vmid=vmid, asid=asid) in seen
-    assert CmdCfgiSte.build(sid=0x600, leaf=1) in seen
-    assert statuses(guest, 0, BUFFER) == ["ok"]
+        assert seen.count(CmdTlbiNhAsid.build(vmid=vmid, asid=asid)) == 1
+    assert {type(c) for c in seen} - {CmdTlbiNhAsid} == ({CmdCfgiSte} if passed_on else set())
+    assert statuses(guest, 0, BUFFER) == (["ok"] if passed_on else ["fault"])
 
 
 @pytest.mark.parametrize("state", ["bypass", "off"])
@@ -262,3 +272,24 @@ def test_a_withdrawal_beside_commands_that_wait(guest: Guest) -> None:
     assert CmdCfgiCd.build(sid=0x600) not in seen["b"]
     assert statuses(guest, 0, IOVA) == ["ok"]
     assert statuses(guest, 1, IOVA) == ["abort"]
+
+
+def test_a_command_that_hardware_refuses_stops_nobody(guest: Guest) -> None:
+    """A defect of the hypervisor's own: it is counted, and the commands behind it are done."""
+    hv, landed = guest.world.hypervisor, list[str]()
+    host = hv.hosts["a"]
+    host.submit(guest.domain.domid, [Command((0, 0))], lambda: landed.append("bad"))
+    guest.run(guest.driver.unmap(0, IOVA, 0x1000))
+    assert landed == ["bad"]
+    assert (host.counters["CERROR_ILL"], host.counters["gerror"]) == (1, 1)
+    assert statuses(guest, 0, IOVA) == ["fault"]
+    assert guest.driver.gerrors == []
+
+
+def test_a_stream_that_nobody_has_reaches_nothing(guest: Guest) -> None:
+    """Neither beside a guest's stream nor where there is no table; no guest hears of it."""
+    for sid in (0x601, 0x4242, 0xFFFF):
+        guest.ports[0].sid = sid
+        for iova in (IOVA, BUFFER, 0):
+            assert statuses(guest, 0, iova)[0] in ("abort", "fault")
+    assert guest.events() == []

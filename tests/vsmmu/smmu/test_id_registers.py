@@ -65,6 +65,7 @@ RULES: dict[str, Callable[[Ids], bool]] = {
     "B_SMMU_16": lambda i: bool(i.idr0.s2p),
     "B_SMMU_18": lambda i: bool(i.idr0.s2p),
     "B_SMMU_20": lambda i: _at_least(i, 2) and bool(i.idr0.s2p),
+    "B_SMMU_21": lambda i: bool(i.idr0.cohacc),
     "B_SMMU_23": lambda i: bool(i.idr0.vmid16),
     "GPU_04": lambda i: bool(i.idr0.ats),
     "PCI_PAS_1": lambda i: i.idr1.ssidsize >= 16,
@@ -100,7 +101,7 @@ FAILING: dict[str, tuple[Features, set[str]]] = {
     ),
     "incoherent, small ids, one granule": (
         Features.default().replace(cohacc=0, asid16=0, vmid16=0, gran16k=0, gran64k=0),
-        OUT_OF_SCOPE | SMALLER | {"B_SMMU_02", "B_SMMU_13", "B_SMMU_23", "S_L4SM_03"},
+        OUT_OF_SCOPE | SMALLER | {"B_SMMU_02", "B_SMMU_13", "B_SMMU_21", "B_SMMU_23", "S_L4SM_03"},
     ),
 }  # fmt: skip
 
@@ -138,3 +139,15 @@ def test_each_is_where_software_reads_it(register: str, offset: int, features: F
     assert machine.smmu.mmio_read(offset, 4) == expected
     machine.smmu.mmio_write(offset, 4, ~expected & 0xFFFF_FFFF)
     assert machine.smmu.mmio_read(offset, 4) == expected
+
+
+@pytest.mark.parametrize(
+    ("code", "bits"), [(0, 32), (1, 36), (2, 40), (3, 42), (4, 44), (5, 48), (6, 52)]
+)
+def test_address_sizes(code: int, bits: int) -> None:
+    """§6.3.6 OAS: the code, the size, and where bypassed accesses end."""
+    machine = Machine(Features.default(oas=bits))
+    assert machine.smmu.mmio_read(0x14, 4) & 7 == code
+    machine.ste(1, config=4)
+    assert machine.go(1, (1 << bits) - 1).status == "bypass"
+    assert machine.go(1, 1 << bits).status == "fault"
