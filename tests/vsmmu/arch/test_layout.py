@@ -217,6 +217,16 @@ def test_reserved_bits_are_reported_by_word() -> None:
     assert Sample((1 << 4 | 1 << 63, 1)).reserved() == (1 << 4 | 1 << 63, 1)
 
 
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("Ste", 64), ("Cd", 64), ("L1Std", 8), ("L1Cd", 8), ("CmdSync", 16), ("FTranslation", 32)],
+)
+def test_sizes(name: str, size: int) -> None:
+    """In bytes (§4, §5, §7)."""
+    (layout,) = (cls for cls in LAYOUTS if cls.__name__ == name)
+    assert (layout.size, len(bytes(layout()))) == (size, size)
+
+
 def test_golden_commands() -> None:
     """CMD_SYNC in SEV form and a 4 KiB TLBI of ASID 1, as a driver writes them."""
     sync = commands.CmdSync.build(cs=2, msh=3, msiattr=0xF)

@@ -105,9 +105,11 @@ def test_a_stream_moves_to_another_physical_id(guest: Guest) -> None:
     """As where buses are numbered anew: the old id is stopped before the new one serves."""
     hv, world = guest.world.hypervisor, guest.world
     host = hv.hosts["b"]
+    ids = [guest.read(name) for name in ("IDR0", "IDR1", "IDR3", "IDR5", "AIDR")]
     assert statuses(guest, 1, IOVA) == ["ok"]
     hv.deassign(guest.vsmmu, guest.vsmmu.streams[1])
     hv.assign(guest.vsmmu, 1, "b", 0x601)
+    assert ids == [guest.read(name) for name in ("IDR0", "IDR1", "IDR3", "IDR5", "AIDR")]
     assert host.read_ste(0x600).config == SteConfig.ABORT
     assert host.read_ste(0x601).config == SteConfig.NESTED
     assert hv.owner("b", 0x600) is None
