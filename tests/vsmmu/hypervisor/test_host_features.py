@@ -25,7 +25,7 @@ class Host:
         return self.ids[name]
 
 
-def host(path: str = "/smmu@0", **fields: int) -> Host:
+def host(path: str = "/smmu@0", /, **fields: int) -> Host:
     ids = dict(Features.default(sidsize=16).ids)
     for register in ("IDR0", "IDR1", "IDR3", "IDR5", "AIDR"):
         layout = BY_NAME[register].layout

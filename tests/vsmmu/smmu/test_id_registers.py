@@ -48,8 +48,9 @@ def _at_least(ids: Ids, minor: int) -> bool:
     return ids.aidr.archmajrev == 0 and ids.aidr.archminrev >= minor
 
 
-# Rule: what it asks of an SMMU. The PE: 4K, 16K and 64K granules, 52-bit PA and VA, 16-bit VMIDs and
-# ASIDs, TLBI by range, little-endian, S-EL2, MPAM, SPECRES; the memory map has 52-bit addresses.
+# Rule: what it asks of an SMMU. The PE has 4K, 16K and 64K granules, 52-bit PA and VA, ASIDs and
+# VMIDs of 16 bits, TLBI by range, S-EL2, MPAM, SPECRES, and is little-endian; there is memory that
+# needs 52 bits.
 RULES: dict[str, Callable[[Ids], bool]] = {
     "B_SMMU_01": lambda i: i.aidr.archmajrev == 0,
     "B_SMMU_02": lambda i: bool(i.idr5.gran4k and i.idr5.gran16k and i.idr5.gran64k),
