@@ -167,6 +167,8 @@ def test_one_bad_ste_stops_its_stream_alone_when_enabling(guest: Guest) -> None:
 def test_gbpa_waits_for_smmuen_0(guest: Guest) -> None:
     """§6.3.14: written while enabled it changes nothing yet."""
     before = updates(guest)
+    # No STE is read again for it either.
+    guest.ste(0, BYPASS)
     guest.write("GBPA", Gbpa.build(abort=1, update=1).raw)
     assert guest.read("GBPA") == Gbpa.build(abort=1).raw
     assert updates(guest) == before
@@ -211,6 +213,16 @@ def test_commands_around_another_all_arrive(
         assert seen.count(CmdTlbiNhAsid.build(vmid=vmid, asid=asid)) == 1
     assert {type(c) for c in seen} - {CmdTlbiNhAsid} == ({CmdCfgiSte} if passed_on else set())
     assert statuses(guest, 0, BUFFER) == (["ok"] if passed_on else ["fault"])
+
+
+@pytest.mark.parametrize("op", [0x10, 0x11, 0x12, 0x13, 0x30])
+def test_ssec_is_no_field_of_an_invalidation(guest: Guest, op: int) -> None:
+    """§4.1.6: a reserved bit there; the command is carried out, and the bit stays behind."""
+    seen = sent(guest, "a")
+    guest.put(Command((op | 1 << 10, 0)), SYNC)
+    assert guest.read("CMDQ_CONS") == guest.read("CMDQ_PROD")
+    assert len(seen) == 1
+    assert not any(seen[0].reserved())
 
 
 @pytest.mark.parametrize("state", ["bypass", "off"])

@@ -23,6 +23,8 @@ from .machine import AF, RW_S1, RW_S2, Machine
 
 FEATURES = Features.default().replace(ssidsize=8, cd2l=1)
 SID, IOVA, DATA = 0x105, 0x12_3000, 0x8F00_0000
+# Behind stage 2, everything lies at its address and this.
+IPA = 0x20_0000_0000
 # SSID 70 has a level 1 descriptor of its own.
 SSIDS = (None, 3, 70)
 KINDS = list(product((False, True), (False, True), (False, True), SSIDS))
@@ -70,20 +72,27 @@ class Failing(Machine):
         s2root = self.s2_root()
         contexts, leaves = self.alloc(PAGE), [self.alloc(64 << 6) for _ in range(2)]
         for index, leaf in enumerate(leaves):
-            self.memory.write(contexts + 8 * index, bytes(L1Cd.build(v=1, l2ptr=leaf)))
+            self.memory.write(contexts + 8 * index, bytes(L1Cd.build(v=1, l2ptr=leaf + IPA)))
         root = self.alloc(PAGE)
-        self.map(root, IOVA, DATA, flags=AF | RW_S1)
+        self.map(root, IOVA, DATA + IPA, flags=AF | RW_S1)
         # What unprivileged accesses can write is not executable for privileged ones.
-        self.map(root, IOVA + PAGE, DATA + PAGE, flags=AF)
+        self.map(root, IOVA + PAGE, DATA + PAGE + IPA, flags=AF)
+        table = root
+        for shift in (30, 21):
+            slot = table + 8 * (IOVA >> shift & 511)
+            below = self.memory.read64(slot)
+            assert below is not None
+            self.memory.write64(slot, below + IPA)
+            table = below & -PAGE
         for ssid in (0, 3, 70):
-            self.cd(leaves[ssid >> 6] + 64 * (ssid & 63), ttb0=root)
+            self.cd(leaves[ssid >> 6] + 64 * (ssid & 63), ttb0=root + IPA)
         fields = self.s2_fields(s2root)
         words = Ste.build(
-            v=1, config=7, s1ctxptr=contexts, s1cdmax=7, s1fmt=1, s1dss=S1Dss.SSID0, **fields
+            v=1, config=7, s1ctxptr=contexts + IPA, s1cdmax=7, s1fmt=1, s1dss=S1Dss.SSID0, **fields
         )
         self.memory.write(ste, bytes(words))
-        for page in (*range(contexts, self._next + 8 * PAGE, PAGE), DATA, DATA + PAGE):
-            self.map(s2root, page, page, flags=AF | RW_S2)
+        for page in (*range(contexts, self._next, PAGE), DATA, DATA + PAGE):
+            self.map(s2root, page + IPA, page, flags=AF | RW_S2)
 
     def observed(self, pa: int) -> int | None:
         self.read_from.append(pa)
