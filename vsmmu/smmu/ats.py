@@ -96,8 +96,9 @@ class Ats:
         translator: stage 1 and stage 2.
         walker: stage 1 alone, for split-stage ATS.
         record: takes the event records.
-        counters: takes `ats.request`, `ats.success`, `ats.ur`, `ats.ca`, `ats.translated`,
-            `ats.invalidate`, `ats.timeout`.
+        counters: takes `ats.request`, `ats.success`, `ats.empty`, `ats.ur`, `ats.ca`,
+            `ats.translated` and `ats.translated.<status>`, `ats.invalidate`, `ats.timeout`,
+            `fault.<record>`, `event.suppressed`.
 
     Attributes:
         endpoints: by StreamID. A message to a StreamID without one is answered UR.
@@ -125,6 +126,8 @@ class Ats:
         self._counters["ats.request"] += 1
         completion = self._answer(request)
         self._counters[f"ats.{completion.status.name.lower()}"] += 1
+        if completion.status == Status.SUCCESS and not (completion.read or completion.write):
+            self._counters["ats.empty"] += 1
         return completion
 
     def _answer(self, request: TranslationRequest) -> Completion:
@@ -166,6 +169,7 @@ class Ats:
             p=int(request.priv), x=int(request.execute), w=int(not request.no_write), r=1,
             inputaddr=request.iova & MASK64 & -PAGE,
         )  # fmt: skip
+        self._faulted(FBadAtsTreq, event)
         self._record(event)
         return Completion(Status.UR)
 
@@ -176,11 +180,19 @@ class Ats:
         wanted = self._records_config()
         if fault.kind is CBadStreamid:
             wanted = wanted and bool(self._regs["CR2"] & _RECINVSID)
+        event = None
         if wanted:
             access = _access(request)
             priv, instr = overridden(access, stream)
-            self._record(record(fault, access, priv=priv, instr=instr))
+            event = record(fault, access, priv=priv, instr=instr)
+            self._record(event)
+        self._faulted(fault.kind, event)
         return Completion(Status.CA)
+
+    def _faulted(self, kind: type[Event], event: Event | None) -> None:
+        self._counters["fault." + kind.name] += 1
+        if event is None:
+            self._counters["event.suppressed"] += 1
 
     def _records_config(self) -> bool:
         return bool(self._features.idr0.atsrecerr and self._regs["CR2"] & _REC_CFG_ATS)
@@ -261,23 +273,26 @@ class Ats:
         """
         self._counters["ats.translated"] += 1
         access = Access(access.sid, access.iova & MASK64, access.write)
-        return self._passed(access)
+        outcome = self._passed(access)
+        self._counters["ats.translated." + outcome.status] += 1
+        return outcome
 
     def _passed(self, access: Access) -> Outcome:
         enables = self._regs["CR0ACK"]
         if not self._features.ats or not enables & _SMMUEN:
-            return _forbidden(access)
+            return self._forbidden(access)
         if not enables & _ATSCHK:
             return Outcome("ok", access.iova, None, READ | WRITE | EXEC)
         stream = self._config.stream(access.sid)
         if isinstance(stream, Fault):
             wanted = self._records_config()
             event = record(stream, access, priv=False, instr=False) if wanted else None
+            self._faulted(stream.kind, event)
             return Outcome("fault", None, event)
         if not stream.config & LIVE:
             return Outcome("abort")
         if stream.eats == Eats.NONE:
-            return _forbidden(access)
+            return self._forbidden(access)
         if stream.eats == Eats.FULL:
             return Outcome("ok", access.iova, None, READ | WRITE | EXEC)
         need = WRITE if access.write else READ
@@ -285,9 +300,17 @@ class Ats:
         if isinstance(entry, Fault):
             quiet = entry.kind.number in TRANSLATION_FAULTS and entry.s2 and not stream.record2
             event = None if quiet else record(entry, access, priv=False, instr=False)
+            self._faulted(entry.kind, event)
             return Outcome("fault", None, event)
         rights = entry.granted & (READ | WRITE | EXEC)
         return Outcome("ok", entry.pa | access.iova & entry.mask, None, rights)
+
+    def _forbidden(self, access: Access) -> Outcome:
+        event = FTranslForbidden.build(
+            sid=access.sid & 0xFFFF_FFFF, rnw=int(not access.write), inputaddr=access.iova
+        )
+        self._faulted(FTranslForbidden, event)
+        return Outcome("fault", None, event)
 
     # Invalidation.
 
@@ -331,10 +354,3 @@ def _access(request: TranslationRequest) -> Access:
 def _data_only(stream: Stream) -> bool:
     """STE.INSTCFG makes everything data, so nothing can be executed."""
     return bool(stream.instcfg & OVERRIDE and not stream.instcfg & OVERRIDE_VALUE)
-
-
-def _forbidden(access: Access) -> Outcome:
-    event = FTranslForbidden.build(
-        sid=access.sid & 0xFFFF_FFFF, rnw=int(not access.write), inputaddr=access.iova
-    )
-    return Outcome("fault", None, event)

@@ -223,10 +223,19 @@ class Translator:
         self, access: Access, fault: Fault, stream: Stream | None, context: Context | None
     ) -> Outcome:
         """The outcome of a fault for an access that cannot be held."""
-        outcome = self._fault(access, fault, stream, context)
+        outcome = self._judged(access, fault, stream, context)
         return _terminated(outcome) if outcome.status == STALL else outcome
 
     def _fault(
+        self, access: Access, fault: Fault, stream: Stream | None, context: Context | None
+    ) -> Outcome:
+        outcome = self._judged(access, fault, stream, context)
+        self._counters["fault." + fault.kind.name] += 1
+        if outcome.event is None:
+            self._counters["event.suppressed"] += 1
+        return outcome
+
+    def _judged(
         self, access: Access, fault: Fault, stream: Stream | None, context: Context | None
     ) -> Outcome:
         action = fault_action(fault, stream, context)

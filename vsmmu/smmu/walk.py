@@ -78,7 +78,7 @@ class Walker:
         memory: where tables are.
         tlb: takes the entries that walks find.
         counters: takes at `settle` `walk.s1` and `walk.s2`, descriptors read; and at once
-            `httu.af` and `httu.dirty`, descriptors updated.
+            `httu.written`, descriptors updated, and `httu.af`, `httu.dirty` by what changed.
         contiguous: keep a contiguous group as one entry, as the architecture allows.
     """
 
@@ -277,6 +277,7 @@ class Walker:
     def _store(self, old: int, new: int, at: int, fault: Fault) -> Fault | None:
         if not self._write64(at, new):
             return fault
+        self._counters["httu.written"] += 1
         changed = old ^ new
         if changed & _AF:
             self._counters["httu.af"] += 1
