@@ -152,7 +152,7 @@ class Ats:
         return self._translated(request, stream, context)
 
     def _eats(self, stream: Stream) -> int:
-        """Effective STE.EATS: split-stage needs CR0.ATSCHK (§5.2)."""
+        """Effective STE.EATS: split-stage needs CR0.ATSCHK (§3.9.2, §5.2)."""
         if stream.eats == Eats.SPLIT and not self._regs["CR0ACK"] & _ATSCHK:
             return Eats.NONE
         return stream.eats

@@ -194,7 +194,7 @@ def _cfgi_cd_all(unit: Unit, command: CmdCfgiCdAll) -> int:
 
 
 def _vmid(unit: Unit, vmid: int) -> int:
-    """The tag of a VMID; CR0.VMW says how many of its low bits invalidations ignore (§6.3.9)."""
+    """The tag of a VMID; CR0.VMW says how many low bits invalidations ignore (§3.17.6, §6.3.9)."""
     if not unit.features.s2p:
         return 0
     vmw = _VMW.of((unit.regs["CR0ACK"],)) if unit.features.idr0.vmw else 0
@@ -250,7 +250,8 @@ def _by_va(unit: Unit, command: Any, tag: int, asid: int | None) -> int:
     )
 
 
-# EL2 maintenance affects NS-EL2 or NS-EL2-E2H entries, as CR2.E2H says; ALL both (§4.4.2.7).
+# EL2 maintenance affects NS-EL2 or NS-EL2-E2H entries, as CR2.E2H says; ALL both (§3.17.5,
+# §4.4.2.7).
 
 
 def _e2h(unit: Unit) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The PRI queue: Page Requests of endpoints, and their answers (IHI 0070 §8, §4.5.2).
+"""The PRI queue: Page Requests of endpoints, and their answers (IHI 0070 §8, §8.3, §4.5.2).
 
 A Page Request that cannot be queued is answered by the SMMU itself, once for its group: where it
 is the group's last (§8.1). A PASID Stop Marker has no answer.

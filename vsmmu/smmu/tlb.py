@@ -111,7 +111,8 @@ class Tlb:
         capacity: entries; 0 caches nothing.
 
     Attributes:
-        vmw: low VMID bits that invalidations leave out of account (CR0.VMW); lookups never do.
+        vmw: low VMID bits that invalidations leave out of account (CR0.VMW, §3.17.6);
+            lookups never do.
         generation: changes when rows that were handed out stop being those of their context.
     """
 

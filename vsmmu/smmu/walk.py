@@ -267,7 +267,10 @@ class Walker:
     def _update(
         self, old: int, new: int, slot: int, at: int, stage2: Stage2 | None, vmid: int
     ) -> Fault | None:
-        """Store a stage 1 descriptor that the walk changed; it was read at `slot`, PA `at`."""
+        """Store a stage 1 descriptor that the walk changed; it was read at `slot`, PA `at`.
+
+        Stage 2 has to allow the write (§3.13.5).
+        """
         if stage2 is not None:
             found = self.through_stage2(stage2, vmid, slot, TT, WRITE)
             if isinstance(found, Fault):

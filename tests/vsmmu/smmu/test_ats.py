@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""ATS: completions, Translated transactions, ATC maintenance (IHI 0070 §3.9.1, §4.5.1, §7.3.6).
+"""ATS: completions, Translated transactions, ATC maintenance.
 
-Hand-derived vectors: no second opinion.
+IHI 0070 §3.9.1, §3.13.7, §4.5.1, §7.3.6, §7.3.8 and §13.6. Hand-derived vectors: no second opinion.
 """
 
 from __future__ import annotations
