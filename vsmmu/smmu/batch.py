@@ -16,8 +16,8 @@ import numpy as np
 
 from vsmmu.smmu.arena import Arena
 from vsmmu.smmu.batch_walk import RIGHTS, TTB_SELECT, Faults, Walk, signed
-from vsmmu.smmu.tlb import VA_MASK, Tlb
-from vsmmu.smmu.transaction import MASK64, Access, Fault, Outcome
+from vsmmu.smmu.tlb import Tlb
+from vsmmu.smmu.transaction import MASK64, VA_MASK, Access, Fault, Outcome
 from vsmmu.smmu.walk import Route, Walker
 
 if TYPE_CHECKING:

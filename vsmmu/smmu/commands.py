@@ -48,7 +48,8 @@ from vsmmu.arch.registers import Cr0, Cr2
 from vsmmu.smmu.config import DEFERRED
 from vsmmu.smmu.intent import Cause, Intent
 from vsmmu.smmu.stall import ABORT, RAZWI, RETRY
-from vsmmu.smmu.tlb import VA_MASK, WORLD_E2H, WORLD_EL2, Tlb
+from vsmmu.smmu.tlb import WORLD_E2H, WORLD_EL2, Tlb
+from vsmmu.smmu.transaction import VA_MASK
 
 if TYPE_CHECKING:
     from vsmmu.smmu.ats import Ats

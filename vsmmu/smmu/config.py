@@ -26,7 +26,7 @@ from vsmmu.arch.events import (
 from vsmmu.arch.registers import Cr0, Cr2
 from vsmmu.arch.stream_table import L1Std, S1Dss, Ste
 from vsmmu.smmu.cd import Context, decode_cd
-from vsmmu.smmu.intent import Cause, config_outside
+from vsmmu.smmu.intent import Cause, config_outside, tally
 from vsmmu.smmu.ste import Stream, decode_ste
 from vsmmu.smmu.strtab import StreamTable
 from vsmmu.smmu.transaction import CD, READ, Fault
@@ -412,7 +412,8 @@ class Config:
             for key in victims:
                 del self._l1[key]
             dropped += len(victims)
-        self._count(dropped, over, cause)
+        tally(self._counters, "config.invalidated", dropped, cause)
+        tally(self._counters, "config.over", over, cause)
         if self.caching.hostile:
             self._speculate(first, last)
         return dropped
@@ -438,7 +439,8 @@ class Config:
                 victims = [k for k in self._l1cds.keys(sid) if k[1] == ssid >> k[0]]
                 dropped += sum(self._l1cds.pop(sid, victim) is not None for victim in victims)
         gone = before - self._held_cds(sid, sid) if before else before
-        self._count(dropped, config_outside(intent or (), (), (), gone), cause)
+        tally(self._counters, "config.invalidated", dropped, cause)
+        tally(self._counters, "config.over", config_outside(intent or (), (), (), gone), cause)
         if self.caching.hostile:
             self._refetch_contexts(sid, ssid)
         return dropped
@@ -456,13 +458,6 @@ class Config:
         cds, l1cds = self._contexts.entries, self._l1cds.entries
         found = {(sid, 0, key) for sid in cds if first <= sid <= last for key in cds[sid]}
         return found | {(sid, *key) for sid in l1cds if first <= sid <= last for key in l1cds[sid]}
-
-    def _count(self, dropped: int, over: int, cause: Cause | None) -> None:
-        for name, count in (("config.invalidated", dropped), ("config.over", over)):
-            if count:
-                self._counters[name] += count
-                if cause is not None:
-                    self._counters[f"{name}.{cause.name}"] += count
 
     def _refetch_contexts(self, sid: int, ssid: int | None) -> None:
         stream = self._streams.get(sid)

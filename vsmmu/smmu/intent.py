@@ -14,6 +14,7 @@ never over-invalidated.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
@@ -116,3 +117,11 @@ def config_outside(
     outside = sum(not any(scope.has_ste(sid) for scope in scopes) for sid in stes)
     outside += sum(not any(scope.has_l1std(*key) for scope in scopes) for key in l1stds)
     return outside + sum(not any(scope.has_cds(*key) for scope in scopes) for key in cds)
+
+
+def tally(counters: Counter[str], name: str, count: int, cause: Cause | None) -> None:
+    """Add to a counter and to the one of the cause behind it; nothing for 0."""
+    if count:
+        counters[name] += count
+        if cause is not None:
+            counters[f"{name}.{cause.name}"] += count

@@ -18,21 +18,8 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from vsmmu.smmu.intent import Cause, Dropped, TlbScope, tlb_outside
+from vsmmu.smmu.intent import Cause, Dropped, TlbScope, tally, tlb_outside
 from vsmmu.smmu.transaction import ANY_WRITE, VA_MASK
-
-__all__ = [
-    "CLEAN1",
-    "CLEAN2",
-    "TLB_ENTRIES",
-    "VA_MASK",
-    "WORLD_E2H",
-    "WORLD_EL2",
-    "Entry",
-    "Rows",
-    "Tagged",
-    "Tlb",
-]
 
 # Entries of one SMMU. When the cache is full the oldest entry makes room.
 TLB_ENTRIES = 8192
@@ -123,6 +110,8 @@ class Tlb:
         self.vmw = 0
         self.hits = self.misses = 0
         self._inserted = self._replaced = 0
+        # Whether stage 2 ever split a stage 1 block.
+        self._split = False
         self.generation = 0
         self._stage1: dict[int, dict[int, Sizes]] = {}
         self._stage2: dict[int, Sizes] = {}
@@ -215,6 +204,7 @@ class Tlb:
         """
         if self.capacity:
             space = _GLOBAL - aset if is_global else asid
+            self._split = self._split or block != shift
             sizes = self._stage1.setdefault(vmid, {}).setdefault(space, {})
             self._insert(sizes, (vmid, space, (shift, block), va >> shift, entry))
 
@@ -378,18 +368,17 @@ class Tlb:
         return sizes is not None and sizes.get(geometry, {}).get(page) is entry
 
     def _dropped(self, dropped: list[Dropped], own: TlbScope, cause: Cause | None) -> int:
-        count = sum(len(pages) for _, _, _, pages in dropped)
+        count = 0
+        for _, _, _, pages in dropped:
+            count += len(pages)
         if count:
             self.size -= count
-            self._count("tlb.invalidated", count, cause)
-            self._count("tlb.over", tlb_outside(dropped, own, cause), cause)
+            tally(self._counters, "tlb.invalidated", count, cause)
+            stated = cause is not None and cause.intent is not None
+            # Nothing else makes a command drop more than it names.
+            if stated or self.vmw or self._split:
+                tally(self._counters, "tlb.over", tlb_outside(dropped, own, cause), cause)
         return count
-
-    def _count(self, name: str, count: int, cause: Cause | None) -> None:
-        if count:
-            self._counters[name] += count
-            if cause is not None:
-                self._counters[f"{name}.{cause.name}"] += count
 
 
 def _all_of(vmid: int, space: int | None, sizes: Sizes) -> list[Dropped]:

@@ -23,12 +23,13 @@ from vsmmu.arch.registers import Cr0, Cr2, Gbpa
 from vsmmu.arch.stream_table import OVERRIDE, OVERRIDE_VALUE, SteConfig
 from vsmmu.smmu.config import context_index
 from vsmmu.smmu.regime import Route
-from vsmmu.smmu.tlb import VA_MASK, Entry, Tlb
+from vsmmu.smmu.tlb import Entry, Tlb
 from vsmmu.smmu.transaction import (
     EXEC,
     MASK64,
     PRIV_SHIFT,
     READ,
+    VA_MASK,
     WRITE,
     Access,
     Fault,
