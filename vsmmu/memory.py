@@ -85,6 +85,10 @@ class Memory:
 
     def read_words(self, pa: int, count: int) -> tuple[int, ...] | None:
         """`count` words from `pa`, each read once; None when any aborts."""
+        first = (pa & _IN_PAGE) >> 3
+        index = self.page.get(pa >> PAGE_SHIFT)
+        if index is not None and first + count <= _WORDS:
+            return tuple(self.words[index + first : index + first + count])
         out = []
         for i in range(count):
             word = self.read64(pa + 8 * i)

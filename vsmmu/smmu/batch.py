@@ -186,6 +186,7 @@ def _update(walk: Walk, scalar: Walker, route: Route, inputs: Words) -> None:
         walk.updates.clear()
         for lane in pending[:count].tolist():
             _update_one(walk, scalar, route, int(inputs[lane]) & MASK64, lane)
+        walk.tables = None
         rest = pending[count:]
         if rest.size:
             walk.run(inputs[rest], rest)

@@ -13,8 +13,9 @@ import numpy as np
 
 from vsmmu.arch.events import FAccess, FAddrSize, FPermission, FTranslation, FWalkEabt
 from vsmmu.arch.pagetable import S1Leaf
-from vsmmu.memory import PAGE
+from vsmmu.memory import PAGE, PAGE_SHIFT
 from vsmmu.smmu.batch_group import CLEAN, DEVICE, NOT_WRITE, Group, bits, perms1, perms2
+from vsmmu.smmu.batch_tables import ENOUGH, TablePages
 from vsmmu.smmu.transaction import ALL_PERMS, ANY_WRITE, IN, PRIV_SHIFT, READ, TT
 from vsmmu.smmu.walk import Stage1, Stage2, Step, Table
 
@@ -65,7 +66,8 @@ class Walk:
         done: lanes that were translated.
         faults: those that stopped.
         updates: those that have to store a descriptor first.
-        reads: descriptors of stage 1 and of stage 2.
+        reads: descriptors of stage 1 and of stage 2 that the walks take, each by itself.
+        tables: where stage 2 has stage 1 tables; to be dropped when a descriptor was stored.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Walk:
         self.faults: list[Faults] = []
         self.updates: list[Lanes] = []
         self.reads = [0, 0]
+        self.tables: TablePages | None = None
 
     def run(self, inputs: Words, lanes: Lanes) -> None:
         """Translate `inputs`, the addresses of the ascending `lanes`."""
@@ -184,10 +187,43 @@ class Walk:
         index += base
         if under is None:
             return index, self._arena.gather(index), None
-        at, _, kept = self._through(under, index, lanes, TT, READ)
+        at, kept = self._tables_behind(under, index, lanes)
         if kept is not None:
             at = at[kept]
         return at, self._arena.gather(at), kept
+
+    def _tables_behind(
+        self, under: Stage2, slots: Words, lanes: Lanes
+    ) -> tuple[Words, Mask | None]:
+        """(PAs of stage 1 descriptors, which lanes came through stage 2; None is all)."""
+        if self.tables is None:
+            if lanes.size < ENOUGH:
+                at, _, kept = self._through(under, slots, lanes, TT, READ)
+                return at, kept
+            self.tables = TablePages()
+        at, unknown = self.tables.find(slots)
+        if unknown is not None:
+            self._learn(self.tables, under, np.unique(slots[unknown] >> PAGE_SHIFT) << PAGE_SHIFT)
+            at, unknown = self.tables.find(slots)
+        if unknown is None:
+            self.reads[1] += self.tables.reads(slots)
+            return at, None
+        self.reads[1] += self.tables.reads(slots[~unknown])
+        at[unknown], _, some = self._through(under, slots[unknown], lanes[unknown], TT, READ)
+        if some is None:
+            return at, None
+        kept = ~unknown
+        kept[unknown] = some
+        return at, kept
+
+    def _learn(self, tables: TablePages, under: Stage2, pages: Words) -> None:
+        """See where stage 2 has these pages, without a trace in counters and faults."""
+        pages = pages[pages >> under.table.input_bits == 0]
+        probe = Walk(self._arena, None, under, READ, 0)
+        for step, leaves in probe._descend(under, under.table, pages, np.arange(pages.size), TT):
+            group, address, _ = probe._leaf2(under, step, leaves, TT, READ)
+            if group.lanes.size:
+                tables.learn(group.inputs, address, step.reads)
 
     def _stop_group(self, group: Group, kind: type[Event], stage: int, cls: int) -> None:
         """Fault of a stage: stage 2 names the IPA and what it was for."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from vsmmu.arch.context import Cd, L1Cd
 from vsmmu.arch.events import (
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from vsmmu.smmu.regfile import RegisterFile
     from vsmmu.smmu.walk import Walker
 
+# STEs, and CDs behind one of them, whose meaning is remembered; beyond, all are forgotten.
+MEANINGS = 128
 # Entries of each of the caches; the oldest makes room.
 CONFIG_ENTRIES = 1024
 # Invalidations that a hostile SMMU holds back while no CMD_SYNC asks for them.
@@ -121,6 +123,7 @@ class Config:
             and `config.evicted`.
         entries: room in each cache; 0 caches nothing.
         caching: instead of `entries`, all that can be chosen.
+        derived: what others keep that was made of entries; emptied when one goes.
 
     Attributes:
         caching: as given; may be changed while nothing is cached.
@@ -137,6 +140,7 @@ class Config:
         entries: int = CONFIG_ENTRIES,
         *,
         caching: Caching | None = None,
+        derived: dict[Any, Any] | None = None,
     ) -> None:
         self._regs = regs
         self._memory = memory
@@ -152,6 +156,8 @@ class Config:
         self._l1cds: _PerStream[tuple[int, int], L1Cd] = _PerStream()
         # Prefetched: address and words of the STE and the CDs of a stream.
         self._early: _PerStream[int, tuple[int, _Words]] = _PerStream()
+        self._derived: dict[Any, Any] = {} if derived is None else derived
+        self._stes: dict[tuple[int, _Words], Stream | Fault] = {}
         self._hyp = bool(features.idr0.hyp)
         self._e2h = 0
         self._changes = Counter[str]()
@@ -209,9 +215,17 @@ class Config:
             if isinstance(found, Fault):
                 return found
             words = self._mixed(words, found)
-        context = decode_cd(Cd(words), self._features, stream) or _BAD_CD
+        context = self._meaning(stream, words)
+        if len(self._contexts) >= self.caching.entries:
+            self._derived.clear()
         self._contexts.keep(sid, ssid, context, self.caching.entries)
         return context
+
+    def holds(self, sid: int, index: int | None) -> bool:
+        """Whether the next lookup of this STE, and of the CD at `index`, finds them kept."""
+        return sid in self._streams and (
+            index is None or self._contexts.get(sid, index) is not None
+        )
 
     def prefetch(self, sid: int, ssid: int | None) -> None:
         """Take the configuration of a stream and substream in; says nothing if that fails (§4.2).
@@ -243,8 +257,23 @@ class Config:
         self._keep(self._streams, sid, stream)
         return stream
 
+    # What words mean depends on nothing that changes, so it is worked out once.
+
     def _decoded(self, words: _Words) -> Stream | Fault:
-        return decode_ste(Ste(words), self._features, e2h=bool(self._e2h)) or _BAD_STE
+        key = self._e2h, words
+        stream = self._stes.get(key)
+        if stream is None:
+            stream = decode_ste(Ste(words), self._features, e2h=bool(self._e2h)) or _BAD_STE
+            _remember(self._stes, key, stream)
+        return stream
+
+    def _meaning(self, stream: Stream, words: _Words) -> Context | Fault:
+        """What a CD means behind this STE."""
+        context = stream.meanings.get(words)
+        if context is None:
+            context = decode_cd(Cd(words), self._features, stream) or _BAD_CD
+            _remember(stream.meanings, words, context)
+        return context
 
     def _ste_address(self, sid: int) -> int | Fault:
         table = StreamTable.of(self._regs)
@@ -314,6 +343,7 @@ class Config:
                 self._counters["config.forgotten"] += forgotten
             self._streams.clear()
             self._contexts.clear()
+            self._derived.clear()
 
     # Hostile caching.
 
@@ -392,6 +422,7 @@ class Config:
             if len(cache) >= room:
                 del cache[next(iter(cache))]
                 self._changes["evicted"] += 1
+                self._derived.clear()
             cache[key] = value
             self._changes["inserted"] += 1
 
@@ -414,6 +445,7 @@ class Config:
             dropped += len(victims)
         tally(self._counters, "config.invalidated", dropped, cause)
         tally(self._counters, "config.over", over, cause)
+        self._derived.clear()
         if self.caching.hostile:
             self._speculate(first, last)
         return dropped
@@ -441,6 +473,7 @@ class Config:
         gone = before - self._held_cds(sid, sid) if before else before
         tally(self._counters, "config.invalidated", dropped, cause)
         tally(self._counters, "config.over", config_outside(intent or (), (), (), gone), cause)
+        self._derived.clear()
         if self.caching.hostile:
             self._refetch_contexts(sid, ssid)
         return dropped
@@ -532,6 +565,12 @@ class _PerStream(Generic[_K, _V]):
         """Remove everything."""
         self.entries.clear()
         self._count = 0
+
+
+def _remember(meanings: dict[_K, _V], key: _K, value: _V) -> None:
+    if len(meanings) >= MEANINGS:
+        meanings.clear()
+    meanings[key] = value
 
 
 def _drop(cache: dict[int, _V], first: int, last: int) -> int:

@@ -45,7 +45,8 @@ class Step(NamedTuple):
     """One level of a walk.
 
     `leaf` and `table` are the low bits of a descriptor that is one here, `oa` masks a leaf's
-    output address, `group` is log2 of a contiguous group's bytes, 0 where there are none.
+    output address, `group` is log2 of a contiguous group's bytes, 0 where there are none. `reads`
+    counts the descriptors down to here.
     """
 
     shift: int
@@ -54,6 +55,7 @@ class Step(NamedTuple):
     table: int
     oa: int
     group: int
+    reads: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +110,8 @@ class Table:
         group = shift + count.bit_length() - 1 if count else 0
         if group > self.input_bits:
             group = 0
-        return Step(
-            shift, (1 << bits) - 1, leaf, _NEVER if last else _KIND, oa & -(1 << shift), group
-        )
+        below, reads = _NEVER if last else _KIND, level - self.start_level + 1
+        return Step(shift, (1 << bits) - 1, leaf, below, oa & -(1 << shift), group, reads)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ engines are stepped, so a driver and its SMMU can be interleaved in any order.
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vsmmu.arch.registers import Cerror, Cr0, Gerror, IrqCtrl
 from vsmmu.smmu.ats import Ats
@@ -94,14 +94,18 @@ class Smmu:
         self._counters = counters = Counter[str]()
         self.regs = RegisterFile(features.ids, self._changed, page0_alias=page0_alias)
         kept = CACHING[caching]
-        self.tlb = Tlb(counters, TLB_ENTRIES if kept.entries else 0)
+        self._derived: dict[Any, Any] = {}
+        self.tlb = Tlb(counters, TLB_ENTRIES if kept.entries else 0, self._derived)
         self._walker = walker = Walker(memory, self.tlb, counters, contiguous=kept.hostile)
-        self.config = Config(self.regs, memory, features, walker, counters, caching=kept)
+        self.config = Config(
+            self.regs, memory, features, walker, counters, caching=kept, derived=self._derived
+        )
         self.private: set[tuple[int, int]] = set()
         self.intent: Intent | None = None
         self._translator = Translator(
-            self.regs, features, self.config, self.tlb, walker, counters, self.private
-        )
+            self.regs, features, self.config, self.tlb, walker, counters, self.private,
+            self._derived,
+        )  # fmt: skip
         self._trace = trace
         self._irq = irq
         self._messages = Messages(self.regs, memory, counters, self._raise_gerror)
@@ -134,6 +138,7 @@ class Smmu:
         self.tlb.settle()
         self._walker.settle()
         self.config.settle()
+        self._translator.settle()
         for total, parts in (("mem.read", _READS), ("mem.write", _WRITES)):
             count = sum(counters[name] for name in parts if name in counters)
             if count:
@@ -291,6 +296,7 @@ class Smmu:
     def _changed(self, name: str) -> None:
         if name != "CR0":
             return
+        self._derived.clear()
         enables = self.regs["CR0ACK"]
         if not enables & _EVENTQEN:
             self.eventq.drop_uncommitted()

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vsmmu.arch.pagetable import (
@@ -38,7 +38,9 @@ from vsmmu.smmu.regime import Stage2, Table
 from vsmmu.smmu.tlb import WORLD_E2H, WORLD_EL2
 
 if TYPE_CHECKING:
+    from vsmmu.smmu.cd import Context
     from vsmmu.smmu.features import Features
+    from vsmmu.smmu.transaction import Fault
 
 # IDR0.HTTU (§6.3.1).
 HTTU_NONE, HTTU_ACCESS, HTTU_DIRTY = 0, 1, 2
@@ -84,6 +86,10 @@ class Stream:
     mev: bool = False
     eats: int = Eats.NONE
     ppar: bool = False
+    # CDs that were decoded behind this STE, by their words.
+    meanings: dict[tuple[int, ...], Context | Fault] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
 
 def decode_ste(ste: Ste, features: Features, *, e2h: bool = False) -> Stream | None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from vsmmu.smmu.intent import Cause, Dropped, TlbScope, tally, tlb_outside
 from vsmmu.smmu.transaction import ANY_WRITE, VA_MASK
@@ -96,14 +96,20 @@ class Tlb:
         counters: takes `tlb.evicted`, `tlb.invalidated` and `tlb.over`, with the name of the cause
             behind; and at `settle` `tlb.hit`, `tlb.miss`, `tlb.inserted` and `tlb.replaced`.
         capacity: entries; 0 caches nothing.
+        derived: what others keep that has rows in it; emptied when rows stop being those of
+            their context.
 
     Attributes:
         vmw: low VMID bits that invalidations leave out of account (CR0.VMW, §3.17.6);
             lookups never do.
-        generation: changes when rows that were handed out stop being those of their context.
     """
 
-    def __init__(self, counters: Counter[str], capacity: int = TLB_ENTRIES) -> None:
+    def __init__(
+        self,
+        counters: Counter[str],
+        capacity: int = TLB_ENTRIES,
+        derived: dict[Any, Any] | None = None,
+    ) -> None:
         self.capacity = capacity
         self.size = 0
         self._counters = counters
@@ -112,7 +118,7 @@ class Tlb:
         self._inserted = self._replaced = 0
         # Whether stage 2 ever split a stage 1 block.
         self._split = False
-        self.generation = 0
+        self._derived: dict[Any, Any] = {} if derived is None else derived
         self._stage1: dict[int, dict[int, Sizes]] = {}
         self._stage2: dict[int, Sizes] = {}
         # Insertion order. May name entries that are gone; they are skipped.
@@ -162,7 +168,7 @@ class Tlb:
     def find_stage2(self, vmid: int, ipa: int) -> Entry | None:
         """The stage 2 entry that translates `ipa`."""
         rows = self._rows.get(vmid)
-        for shift, pages in self._rows2(vmid) if rows is None else rows:
+        for shift, pages in self.rows2(vmid) if rows is None else rows:
             entry = pages.get(ipa >> shift)
             if entry is not None:
                 self.hits += 1
@@ -171,14 +177,15 @@ class Tlb:
         return None
 
     def rows(self, vmid: int, asid: int, aset: int) -> Rows:
-        """Where the entries of a context are, good until `generation` changes."""
+        """Where the entries of a context are, until `derived` is emptied."""
         spaces = self._stage1.get(vmid, {})
         found = (spaces.get(asid, {}), spaces.get(_GLOBAL - aset, {}))
         rows = tuple((shift, pages) for sizes in found for (shift, _), pages in sizes.items())
         self._remember((vmid, asid, aset), rows)
         return rows
 
-    def _rows2(self, vmid: int) -> Rows:
+    def rows2(self, vmid: int) -> Rows:
+        """Where the stage 2 entries of a VMID are, until `derived` is emptied."""
         rows = tuple((shift, pages) for (shift, _), pages in self._stage2.get(vmid, {}).items())
         self._remember(vmid, rows)
         return rows
@@ -191,7 +198,7 @@ class Tlb:
     def _reshaped(self) -> None:
         """Dictionaries of pages came or went."""
         self._rows.clear()
-        self.generation += 1
+        self._derived.clear()
 
     def add_stage1(
         self, vmid: int, asid: int, aset: int, va: int, shift: int, block: int, entry: Entry,

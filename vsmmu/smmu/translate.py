@@ -10,7 +10,7 @@ Limits: output memory attributes are not computed.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vsmmu.arch.events import (
     TRANSLATION_FAULTS,
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from vsmmu.smmu.regfile import RegisterFile
     from vsmmu.smmu.regime import Table
     from vsmmu.smmu.ste import Stream
+    from vsmmu.smmu.tlb import Rows
     from vsmmu.smmu.walk import Walker
 
 _SMMUEN = Cr0.mask("smmuen")[0]
@@ -61,12 +62,39 @@ ABORT, RAZWI, STALL = "fault", "razwi", "stall"
 
 _FATE = {s: f"txn.{s}" for s in ("ok", "bypass", "abort", "fault", "razwi", "stall")}
 _SILENT_ABORT = Outcome("abort")
+# Mask and value that no address has.
+_NOTHING = 0, 1
+_new = tuple.__new__
+
+
+# Shortcuts of one SMMU; all go when there would be more.
+_SHORTCUTS = 1024
+
+
+class Shortcut(NamedTuple):
+    """What the caches say of accesses of one kind, substream and StreamID.
+
+    An address is in range of half n of stage 1, or of stage 2 alone, when its bits in the mask
+    of `ranges[n]` have the value there. `rows` are where the TLB has the entries of the context.
+    Without a `table` in either half, stage 2 alone translates.
+    """
+
+    ranges: tuple[tuple[int, int], tuple[int, int]]
+    rows: Rows
+    need: int
+    shift: int
+    stream: Stream
+    context: Context | None
 
 
 class Translator:
     """Translates accesses of one SMMU; records nothing and touches no data.
 
     With IDR0.BTM, `private` has the tag and ASID of CDs that are used and have ASET=1.
+
+    An access whose configuration and translation are cached takes a shortcut, which the caches
+    empty (`derived`) as soon as an entry that it was made of goes. What it cannot answer is
+    looked up in full.
 
     Attributes:
         mergeable: the latest record of a stream with STE.MEV, for the caller to recognise.
@@ -81,7 +109,13 @@ class Translator:
         walker: Walker,
         counters: Counter[str],
         private: set[tuple[int, int]] | None = None,
+        derived: dict[Any, Any] | None = None,
     ) -> None:
+        self._shortcuts: dict[tuple[int, int | None, bool, bool, bool], Shortcut] = (
+            {} if derived is None else derived
+        )
+        # Answers of shortcuts: by stage 2 alone, and with stage 1.
+        self._hits2 = self._hits1 = 0
         self._values = regs.values
         self._address_bits = features.oas
         self._config = config
@@ -91,6 +125,14 @@ class Translator:
         self._private = private if features.idr0.btm else None
         self.mergeable: Event | None = None
 
+    def settle(self) -> None:
+        """Bring the counters up to date: a shortcut only adds to a number of its own."""
+        hits, lookups = self._hits1 + self._hits2, 2 * self._hits1 + self._hits2
+        if hits:
+            for name, count in ((_FATE["ok"], hits), ("tlb.hit", hits), ("config.hit", lookups)):
+                self._counters[name] += count
+        self._hits1 = self._hits2 = 0
+
     def translate(self, access: Access, *, may_stall: bool = False) -> Outcome:
         """The outcome of an access; a record that is due is in `Outcome.event`.
 
@@ -99,6 +141,27 @@ class Translator:
         a record that lacks its STAG. Without `may_stall` such a fault is terminated with an abort,
         as §3.12.2 allows for devices that cannot wait.
         """
+        sid, iova, write, instr, priv, ssid = access
+        shortcut = self._shortcuts.get((sid, ssid, write, instr, priv))
+        if shortcut is not None:
+            ranges, rows, need, shift, _, context = shortcut
+            mask, value = ranges[iova >> _TTB_SELECT & 1]
+            if iova & mask == value:
+                va = iova & VA_MASK
+                for size, pages in rows:
+                    entry = pages.get(va >> size)
+                    if entry is not None:
+                        pa, offset, perms, perms2, _, _, clean = entry
+                        perms &= perms2
+                        if clean or not perms & need:
+                            break
+                        if context is None:
+                            self._hits2 += 1
+                        else:
+                            self._hits1 += 1
+                        return _new(
+                            Outcome, ("ok", pa | va & offset, None, perms >> shift & _RIGHTS)
+                        )
         outcome = self._translate(access)
         if outcome.status == STALL and not may_stall:
             outcome = _terminated(outcome)
@@ -136,8 +199,37 @@ class Translator:
             entry = self.stage2_only(stream, iova, need)
         if isinstance(entry, Fault):
             return self._fault(access, entry, stream, context)
+        self._shorten(access, index, stream, context, need)
         rights = entry.granted >> shift & _RIGHTS
         return Outcome("ok", entry.pa | iova & entry.mask, None, rights)
+
+    def _shorten(
+        self, access: Access, index: int | None, stream: Stream, context: Context | None, need: int
+    ) -> None:
+        """Keep a shortcut for accesses like this one, where the caches answer the next."""
+        if self._private is not None or not self._config.holds(access.sid, index):
+            return
+        if len(self._shortcuts) >= _SHORTCUTS:
+            self._shortcuts.clear()
+        if context is None:
+            ranges = ((MASK64 & -(1 << self._address_bits), 0),) * 2
+            rows = self._tlb.rows2(stream.vmid)
+        else:
+            low, high = self._range(context, 0, need), self._range(context, 1, need)
+            ranges = low, high
+            rows = self._tlb.rows(stream.vmid, context.asid, context.aset)
+        shift = PRIV_SHIFT if need >> PRIV_SHIFT else 0
+        sid, _, write, instr, priv, ssid = access
+        self._shortcuts[sid, ssid, write, instr, priv] = Shortcut(
+            ranges, rows, need, shift, stream, context
+        )
+
+    def _range(self, context: Context, high: int, need: int) -> tuple[int, int]:
+        """Mask and value of the addresses in range of a half of stage 1 (`table`)."""
+        table = context.stage1.tables[high]
+        if table is None or (context.e0pd[high] and not need >> PRIV_SHIFT):
+            return _NOTHING
+        return table.range_mask, table.range_mask if high else 0
 
     def route(self, access: Access) -> Route:
         """What the configuration makes of accesses like this one at any address, for a batch."""

@@ -4,7 +4,7 @@
 IHI 0070 §3.4, §3.13 and §7.3; Arm ARM D8. A walk returns a `Fault` where it stops: for each level
 an external abort, an invalid descriptor, an output address out of range, in that order, then the
 access flag, then the permission, then the update of the descriptor (HTTU), which through stage 2
-needs write permission there.
+needs write permission there. Where nothing of that can happen, `vsmmu.smmu.plain_walk` answers.
 
 The architecture leaves open whether the contiguous hint is followed: here only if asked for
 (`Walker.contiguous`), and never where the output address contradicts it.
@@ -17,10 +17,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from vsmmu.arch.events import FAccess, FAddrSize, FPermission, FTranslation, FWalkEabt
-from vsmmu.arch.pagetable import TABLE, VALID, S1Leaf, S2Leaf, TableDesc
-from vsmmu.memory import PAGE, PAGE_SHIFT
+from vsmmu.arch.pagetable import S1Leaf, S2Leaf
+from vsmmu.memory import PAGE_SHIFT
 from vsmmu.smmu.httu import stage1_update, stage2_update
 from vsmmu.smmu.permissions import is_device, stage1_perms, stage2_perms
+from vsmmu.smmu.plain_walk import (
+    CONTIG,
+    DECIDES1,
+    DECIDES2,
+    HIERARCHICAL,
+    IN_PAGE,
+    KIND,
+    NOT_GLOBAL,
+    PlainWalk,
+)
 from vsmmu.smmu.regime import Route, Stage1, Stage2, Step, Table
 from vsmmu.smmu.tlb import CLEAN1, CLEAN2, Entry, Tlb
 from vsmmu.smmu.transaction import ALL_PERMS, ANY_WRITE, IN, READ, TT, WRITE, Fault
@@ -45,17 +55,13 @@ __all__ = [
 ]
 
 _AF = S1Leaf.mask("af")[0]
-_CONTIG = S1Leaf.mask("contig")[0]
-_NG = S1Leaf.mask("ng")[0]
 _MEMATTR = S2Leaf.memattr
-_HIERARCHICAL = TableDesc.mask("pxntable", "uxntable", "aptable0", "aptable1")[0]
-# What decides permissions and updates, of either stage.
-_DECIDES1 = S1Leaf.mask("ap1", "ap2", "af", "dbm", "pxn", "uxn")[0]
-_DECIDES2 = S2Leaf.mask("memattr", "s2ap_r", "s2ap_w", "af", "dbm", "xn0", "xn1")[0]
 # Beside stage 2 permissions in its memo.
 _DEVICE = ALL_PERMS + 1
-_IN_PAGE = (PAGE >> 3) - 1
-_KIND = VALID | TABLE
+_new = tuple.__new__
+
+# What a `Leaf` has, in a plain tuple.
+_Leaf = tuple[int, int, int, bool, bool]
 
 
 class Leaf(NamedTuple):
@@ -71,7 +77,7 @@ class Leaf(NamedTuple):
     clean: bool = False
 
 
-class Walker:
+class Walker(PlainWalk):
     """Walks tables in memory, stage 2 through the TLB.
 
     Args:
@@ -85,14 +91,10 @@ class Walker:
     def __init__(
         self, memory: Memory, tlb: Tlb, counters: Counter[str], *, contiguous: bool = False
     ) -> None:
-        self._memory = memory
+        super().__init__(memory, tlb, contiguous=contiguous)
         self._read64 = memory.read64
-        self._page = memory.page
         self._write64 = memory.write64
-        self._tlb = tlb
         self._counters = counters
-        self.contiguous = contiguous
-        self.reads1 = self.reads2 = 0
 
     def settle(self) -> None:
         """Bring the counters up to date: a walk only adds to numbers of its own."""
@@ -127,6 +129,8 @@ class Walker:
             need: one of READ, WRITE and EXEC, shifted for a privileged access.
         """
         entry = self._tlb.find_stage1(vmid, asid, aset, va)
+        if entry is None and stage2 is None:
+            entry = self.plain1(regime, table, va, vmid, asid, aset)
         if entry is None or (entry.clean and need & ANY_WRITE and entry.perms & need):
             found = self._fill(regime, table, va, stage2, vmid, asid, aset, need)
             if isinstance(found, Fault):
@@ -178,7 +182,7 @@ class Walker:
                 (under.pa | ipa & under.mask) & ~offset, offset, perms, under.perms,
                 ipa & ~offset, under.device, (CLEAN1 if clean else 0) | under.clean,
             )  # fmt: skip
-        entry = tuple.__new__(Entry, fields)
+        entry = _new(Entry, fields)
         self._tlb.add_stage1(vmid, asid, aset, va, shift, block, entry, is_global=is_global)
         return entry
 
@@ -193,18 +197,18 @@ class Walker:
         the descriptor; without it, the access flag alone is set.
         """
         leaf = self._stage1(regime, table, va, stage2, vmid, need)
-        return leaf if isinstance(leaf, Fault) else tuple.__new__(Leaf, leaf)
+        return leaf if isinstance(leaf, Fault) else _new(Leaf, leaf)
 
     def _stage1(
         self, regime: Stage1, table: Table, va: int, stage2: Stage2 | None, vmid: int, need: int
-    ) -> tuple[int, int, int, bool, bool] | Fault:
+    ) -> _Leaf | Fault:
         found = self._descend1(regime, table, va, stage2, vmid)
         if isinstance(found, Fault):
             return found
         descriptor, slot, at, address, attributes, step = found
-        key = descriptor & _DECIDES1
-        if attributes & _HIERARCHICAL and not table.had:
-            key |= attributes & _HIERARCHICAL
+        key = descriptor & DECIDES1
+        if attributes & HIERARCHICAL and not table.had:
+            key |= attributes & HIERARCHICAL
         perms, clean = regime.memo.get(key), False
         if perms is None:
             changed, perms, clean = stage1_update(regime, key, key, need)
@@ -218,9 +222,9 @@ class Walker:
             elif not clean:
                 regime.memo[key] = perms
         shift = step.shift
-        if self.contiguous and step.group and descriptor & _CONTIG:
+        if self.contiguous and step.group and descriptor & CONTIG:
             address, shift = _grouped(address, va, shift, step.group)
-        return address, shift, perms, not descriptor & _NG or regime.el2, clean
+        return address, shift, perms, not descriptor & NOT_GLOBAL or regime.el2, clean
 
     def _descend1(
         self, regime: Stage1, table: Table, va: int, stage2: Stage2 | None, vmid: int
@@ -231,7 +235,7 @@ class Walker:
         address, attributes, reads = table.base, 0, 0
         try:
             for step in table.steps:
-                shift, index_mask, leaf, below, oa, _ = step
+                shift, index_mask, leaf, below, oa, _, _ = step
                 slot = at = address + ((va >> shift & index_mask) << 3)
                 if stage2 is not None:
                     found = self.through_stage2(stage2, vmid, slot, TT, READ)
@@ -241,12 +245,12 @@ class Walker:
                 # Memory.read64, unrolled: the call would be half of the cost of a level.
                 start = page.get(at >> PAGE_SHIFT)
                 descriptor = (
-                    read64(at) if start is None else memory.words[start + (at >> 3 & _IN_PAGE)]
+                    read64(at) if start is None else memory.words[start + (at >> 3 & IN_PAGE)]
                 )
                 reads += 1
                 if descriptor is None:
                     return Fault(FWalkEabt, cls=TT, fetch=at)
-                kind = descriptor & _KIND
+                kind = descriptor & KIND
                 if kind == below:
                     address = descriptor & table.next_mask
                     attributes |= descriptor
@@ -312,7 +316,8 @@ class Walker:
         entry = self._tlb.find_stage2(vmid, ipa)
         if entry is not None and not (entry.clean and need & ANY_WRITE and entry.perms & need):
             return entry
-        found = self._walk_stage2(regime, ipa, cls, need)
+        plain = self.plain2(regime, ipa) if entry is None else None
+        found = plain or self._walk_stage2(regime, ipa, cls, need)
         if not isinstance(found, Fault):
             self._tlb.add_stage2(vmid, ipa, found.mask.bit_length(), found)
         return found
@@ -322,7 +327,7 @@ class Walker:
         if isinstance(found, Fault):
             return found
         descriptor, at, address, step = found
-        key = descriptor & _DECIDES2
+        key = descriptor & DECIDES2
         perms, clean = regime.memo.get(key), False
         if perms is None:
             changed, perms, clean = stage2_update(regime, key, need)
@@ -339,14 +344,14 @@ class Walker:
             elif not clean:
                 regime.memo[key] = perms
         shift = step.shift
-        if self.contiguous and step.group and descriptor & _CONTIG:
+        if self.contiguous and step.group and descriptor & CONTIG:
             address, shift = _grouped(address, ipa, shift, step.group)
         offset = (1 << shift) - 1
         fields = (
             address, offset, perms & ALL_PERMS, ALL_PERMS, ipa & ~offset, perms > ALL_PERMS,
             CLEAN2 if clean else 0,
         )  # fmt: skip
-        return tuple.__new__(Entry, fields)
+        return _new(Entry, fields)
 
     def _descend2(self, regime: Stage2, ipa: int, cls: int) -> tuple[int, int, int, Step] | Fault:
         """(descriptor, its PA, output address, step) of a leaf."""
@@ -357,17 +362,17 @@ class Walker:
         address, high_mask, reads = table.base, table.high_mask, 0
         try:
             for step in table.steps:
-                shift, index_mask, leaf, below, oa, _ = step
+                shift, index_mask, leaf, below, oa, _, _ = step
                 at = address + ((ipa >> shift & index_mask) << 3)
                 # Memory.read64, unrolled: the call would be half of the cost of a level.
                 start = page.get(at >> PAGE_SHIFT)
                 descriptor = (
-                    read64(at) if start is None else memory.words[start + (at >> 3 & _IN_PAGE)]
+                    read64(at) if start is None else memory.words[start + (at >> 3 & IN_PAGE)]
                 )
                 reads += 1
                 if descriptor is None:
                     return Fault(FWalkEabt, 1, cls, ipa, at)
-                kind = descriptor & _KIND
+                kind = descriptor & KIND
                 if kind == below:
                     address = descriptor & table.next_mask
                 elif kind == leaf:
