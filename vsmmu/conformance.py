@@ -184,11 +184,13 @@ def _layouts() -> dict[str, str]:
 
 def _users(register: str) -> set[str]:
     """Modules that name a register; the register file has all of `REGISTERS`."""
-    from vsmmu.arch.registers import BY_NAME
+    from vsmmu.arch.feature_registers import FEATURE_REGISTERS
+    from vsmmu.arch.registers import REGISTERS
 
     name = f'"{register}"'
     found = {_short(path) for path, text in _files("vsmmu/smmu") if name in text}
-    return found | {_REGISTER_FILE} if register in BY_NAME else found
+    served = {one.name for one in (*REGISTERS, *FEATURE_REGISTERS)}
+    return found | {_REGISTER_FILE} if register in served else found
 
 
 def _marks() -> dict[str, set[str]]:

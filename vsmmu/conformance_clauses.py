@@ -120,7 +120,7 @@ CLAUSES = """
 6.3.19 | GERROR
 6.3.20 | GERRORN
 6.3.21 | GERROR_IRQ_CFG0 | msi
-6.3.22 | GERROR_IRQ_CFG1 | msi
+6.3.22 | GERROR_IRQ_CFG1 | msi | | smmu/msi
 6.3.23 | GERROR_IRQ_CFG2 | msi
 6.3.24 | STRTAB_BASE
 6.3.25 | STRTAB_BASE_CFG
@@ -128,13 +128,13 @@ CLAUSES = """
 6.3.27 | CMDQ_PROD
 6.3.28 | CMDQ_CONS
 6.3.29 | EVENTQ_BASE
-6.3.30 | EVENTQ_IRQ_CFG0 | msi
-6.3.31 | EVENTQ_IRQ_CFG1 | msi
-6.3.32 | EVENTQ_IRQ_CFG2 | msi
+6.3.30 | EVENTQ_IRQ_CFG0 | msi | | smmu/msi
+6.3.31 | EVENTQ_IRQ_CFG1 | msi | | smmu/msi
+6.3.32 | EVENTQ_IRQ_CFG2 | msi | | smmu/msi
 6.3.33 | PRIQ_BASE | pri
-6.3.34 | PRIQ_IRQ_CFG0 | pri, msi
-6.3.35 | PRIQ_IRQ_CFG1 | pri, msi
-6.3.36 | PRIQ_IRQ_CFG2 | pri
+6.3.34 | PRIQ_IRQ_CFG0 | pri, msi | | smmu/msi
+6.3.35 | PRIQ_IRQ_CFG1 | pri, msi | | smmu/msi
+6.3.36 | PRIQ_IRQ_CFG2 | pri | | smmu/msi
 6.3.37 | GATOS_CTRL | atos
 6.3.38 | GATOS_SID | atos
 6.3.39 | GATOS_ADDR | atos
@@ -183,7 +183,7 @@ CLAUSES = """
 9 | Address translation operations | atos
 10 | Performance monitors | !
 13 | Attribute transformation | | no memory attributes
-13.6 | Attributes of PCIe and ATS | ats
+13.6 | Attributes of PCIe and ATS | ats | rights, addresses, sizes; no memory attributes
 17 | MPAM | !
 18 | Memory encryption contexts | !
 """

@@ -38,9 +38,8 @@ from vsmmu.smmu.atc import (
     TranslationRequest,
 )
 from vsmmu.smmu.config import context_index
-from vsmmu.smmu.tlb import CLEAN1, VA_MASK, Entry
+from vsmmu.smmu.tlb import Entry
 from vsmmu.smmu.transaction import (
-    ALL_PERMS,
     EXEC,
     MASK64,
     PRIV_SHIFT,
@@ -62,7 +61,6 @@ if TYPE_CHECKING:
     from vsmmu.smmu.regfile import RegisterFile
     from vsmmu.smmu.ste import Stream
     from vsmmu.smmu.translate import Translator
-    from vsmmu.smmu.walk import Walker
 
 __all__ = [
     "ATC_ENTRIES",
@@ -94,10 +92,10 @@ class Ats:
         features: what is there.
         config: looks STEs and CDs up.
         translator: stage 1 and stage 2.
-        walker: stage 1 alone, for split-stage ATS.
         record: takes the event records.
-        counters: takes `ats.request`, `ats.success`, `ats.ur`, `ats.ca`, `ats.translated`,
-            `ats.invalidate`, `ats.timeout`.
+        counters: takes `ats.request`, `ats.success`, `ats.empty`, `ats.ur`, `ats.ca`,
+            `ats.translated` and `ats.translated.<status>`, `ats.invalidate`, `ats.timeout`,
+            `fault.<record>`, `event.suppressed`.
 
     Attributes:
         endpoints: by StreamID. A message to a StreamID without one is answered UR.
@@ -105,14 +103,13 @@ class Ats:
 
     def __init__(
         self, regs: RegisterFile, features: Features, config: Config, translator: Translator,
-        walker: Walker, record: Callable[[Event], None], counters: Counter[str],
+        record: Callable[[Event], None], counters: Counter[str],
     ) -> None:  # fmt: skip
         self.endpoints: dict[int, Endpoint] = {}
         self._regs = regs
         self._features = features
         self._config = config
         self._translator = translator
-        self._walker = walker
         self._record = record
         self._counters = counters
         self._sent: list[Invalidation] = []
@@ -125,6 +122,8 @@ class Ats:
         self._counters["ats.request"] += 1
         completion = self._answer(request)
         self._counters[f"ats.{completion.status.name.lower()}"] += 1
+        if completion.status == Status.SUCCESS and not (completion.read or completion.write):
+            self._counters["ats.empty"] += 1
         return completion
 
     def _answer(self, request: TranslationRequest) -> Completion:
@@ -142,7 +141,7 @@ class Ats:
         index = context_index(stream, request.ssid)
         if isinstance(index, Fault):
             return self._aborted(request, index, stream)
-        if index is None and (stream.stage2 is None or self._eats(stream) == Eats.SPLIT):
+        if index is None and stream.stage2 is None:
             return self._identity(request)
         context = None
         if index is not None:
@@ -153,7 +152,7 @@ class Ats:
         return self._translated(request, stream, context)
 
     def _eats(self, stream: Stream) -> int:
-        """Effective STE.EATS: split-stage needs CR0.ATSCHK (§5.2)."""
+        """Effective STE.EATS: split-stage needs CR0.ATSCHK (§3.9.2, §5.2)."""
         if stream.eats == Eats.SPLIT and not self._regs["CR0ACK"] & _ATSCHK:
             return Eats.NONE
         return stream.eats
@@ -166,6 +165,7 @@ class Ats:
             p=int(request.priv), x=int(request.execute), w=int(not request.no_write), r=1,
             inputaddr=request.iova & MASK64 & -PAGE,
         )  # fmt: skip
+        self._faulted(FBadAtsTreq, event)
         self._record(event)
         return Completion(Status.UR)
 
@@ -176,11 +176,19 @@ class Ats:
         wanted = self._records_config()
         if fault.kind is CBadStreamid:
             wanted = wanted and bool(self._regs["CR2"] & _RECINVSID)
+        event = None
         if wanted:
             access = _access(request)
             priv, instr = overridden(access, stream)
-            self._record(record(fault, access, priv=priv, instr=instr))
+            event = record(fault, access, priv=priv, instr=instr)
+            self._record(event)
+        self._faulted(fault.kind, event)
         return Completion(Status.CA)
+
+    def _faulted(self, kind: type[Event], event: Event | None) -> None:
+        self._counters["fault." + kind.name] += 1
+        if event is None:
+            self._counters["event.suppressed"] += 1
 
     def _records_config(self) -> bool:
         return bool(self._features.idr0.atsrecerr and self._regs["CR2"] & _REC_CFG_ATS)
@@ -191,7 +199,7 @@ class Ats:
         return self._aborted(request, fault, stream)
 
     def _identity(self, request: TranslationRequest) -> Completion:
-        """Stage 1 is skipped (STE.S1DSS), and stage 2 is not there or comes later."""
+        """Stage 1 is skipped (STE.S1DSS), and stage 2 is not there (§13.6.4)."""
         page = request.iova & MASK64 & -PAGE
         if page >> self._features.oas:
             return Completion(Status.SUCCESS, priv=request.priv)
@@ -233,23 +241,18 @@ class Ats:
         )
 
     def _look(self, stream: Stream, context: Context | None, iova: int, need: int) -> Entry | Fault:
+        """What both stages say; with split-stage ATS the address is the IPA (§13.6.3, §13.6.5).
+
+        Rights and size are those of both stages even then, where the Translated transaction has
+        stage 2 to come.
+        """
         if context is None:
-            return self._translator.stage2_only(stream, iova, need)
-        if self._eats(stream) != Eats.SPLIT:
-            return self._translator.stage1(stream, context, iova, need)
-        # Split-stage: the answer is an IPA, stage 2 comes with the Translated transaction.
-        table = self._translator.table(context, iova, need)
-        if table is None:
-            return Fault(FTranslation)
-        leaf = self._walker.stage1(
-            context.stage1, table, iova & VA_MASK, stream.stage2, stream.vmid, need
-        )
-        if isinstance(leaf, Fault):
-            return leaf
-        if not leaf.perms & need:
-            return Fault(FPermission)
-        clean = CLEAN1 if leaf.clean else 0
-        return Entry(leaf.address, (1 << leaf.shift) - 1, leaf.perms, ALL_PERMS, clean=clean)
+            found = self._translator.stage2_only(stream, iova, need)
+        else:
+            found = self._translator.stage1(stream, context, iova, need)
+        if isinstance(found, Fault) or self._eats(stream) != Eats.SPLIT:
+            return found
+        return found._replace(pa=found.ipa)
 
     # Translated transactions.
 
@@ -261,23 +264,26 @@ class Ats:
         """
         self._counters["ats.translated"] += 1
         access = Access(access.sid, access.iova & MASK64, access.write)
-        return self._passed(access)
+        outcome = self._passed(access)
+        self._counters["ats.translated." + outcome.status] += 1
+        return outcome
 
     def _passed(self, access: Access) -> Outcome:
         enables = self._regs["CR0ACK"]
         if not self._features.ats or not enables & _SMMUEN:
-            return _forbidden(access)
+            return self._forbidden(access)
         if not enables & _ATSCHK:
             return Outcome("ok", access.iova, None, READ | WRITE | EXEC)
         stream = self._config.stream(access.sid)
         if isinstance(stream, Fault):
             wanted = self._records_config()
             event = record(stream, access, priv=False, instr=False) if wanted else None
+            self._faulted(stream.kind, event)
             return Outcome("fault", None, event)
         if not stream.config & LIVE:
             return Outcome("abort")
         if stream.eats == Eats.NONE:
-            return _forbidden(access)
+            return self._forbidden(access)
         if stream.eats == Eats.FULL:
             return Outcome("ok", access.iova, None, READ | WRITE | EXEC)
         need = WRITE if access.write else READ
@@ -285,9 +291,17 @@ class Ats:
         if isinstance(entry, Fault):
             quiet = entry.kind.number in TRANSLATION_FAULTS and entry.s2 and not stream.record2
             event = None if quiet else record(entry, access, priv=False, instr=False)
+            self._faulted(entry.kind, event)
             return Outcome("fault", None, event)
         rights = entry.granted & (READ | WRITE | EXEC)
         return Outcome("ok", entry.pa | access.iova & entry.mask, None, rights)
+
+    def _forbidden(self, access: Access) -> Outcome:
+        event = FTranslForbidden.build(
+            sid=access.sid & 0xFFFF_FFFF, rnw=int(not access.write), inputaddr=access.iova
+        )
+        self._faulted(FTranslForbidden, event)
+        return Outcome("fault", None, event)
 
     # Invalidation.
 
@@ -331,10 +345,3 @@ def _access(request: TranslationRequest) -> Access:
 def _data_only(stream: Stream) -> bool:
     """STE.INSTCFG makes everything data, so nothing can be executed."""
     return bool(stream.instcfg & OVERRIDE and not stream.instcfg & OVERRIDE_VALUE)
-
-
-def _forbidden(access: Access) -> Outcome:
-    event = FTranslForbidden.build(
-        sid=access.sid & 0xFFFF_FFFF, rnw=int(not access.write), inputaddr=access.iova
-    )
-    return Outcome("fault", None, event)

@@ -16,8 +16,8 @@ import numpy as np
 
 from vsmmu.smmu.arena import Arena
 from vsmmu.smmu.batch_walk import RIGHTS, TTB_SELECT, Faults, Walk, signed
-from vsmmu.smmu.tlb import VA_MASK, Tlb
-from vsmmu.smmu.transaction import MASK64, Access, Fault, Outcome
+from vsmmu.smmu.tlb import Tlb
+from vsmmu.smmu.transaction import MASK64, VA_MASK, Access, Fault, Outcome
 from vsmmu.smmu.walk import Route, Walker
 
 if TYPE_CHECKING:
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 CHUNK = 1 << 15
 _WORD_BITS = 64
 # What becomes of an access, as numbers.
-STATUS = ("ok", "bypass", "abort", "fault")
-_FAULT = STATUS.index("fault")
+STATUS = ("ok", "bypass", "abort", "fault", "razwi")
 # Scalar walks between two tries of the lanes that need one; doubles each time.
 _FIRST_UPDATES = 64
 
@@ -48,6 +47,7 @@ class Translations:
         perms: READ, WRITE and EXEC rights, as in `Outcome.perms`.
         fault: number of the event record; 0 where the access did not fault. What is suppressed
             is numbered too.
+        faults: the lanes that faulted, by what they have in common.
     """
 
     def __init__(self, access: Access, iovas: Words, finish: Callable[[Access, Fault], Outcome]):
@@ -56,7 +56,7 @@ class Translations:
         self.perms: NDArray[np.uint8] = np.zeros(iovas.size, dtype=np.uint8)
         self.fault: NDArray[np.uint8] = np.zeros(iovas.size, dtype=np.uint8)
         self._access, self._iovas, self._finish = access, iovas, finish
-        self._faults: list[Faults] = []
+        self.faults: list[Faults] = []
         self._where: dict[int, tuple[int, int]] = {}
 
     def __len__(self) -> int:
@@ -64,16 +64,18 @@ class Translations:
 
     def stopped(self, faults: Faults) -> None:
         """Take lanes that faulted."""
-        self.status[faults.lanes] = _FAULT
+        # Whether it is RAZ/WI depends on the stage and the kind, not on the lane.
+        fate = self._finish(self._access, Fault(faults.kind, faults.s2, faults.cls)).status
+        self.status[faults.lanes] = STATUS.index(fate)
         self.fault[faults.lanes] = faults.kind.number
-        self._faults.append(faults)
+        self.faults.append(faults)
 
     def outcome(self, lane: int) -> Outcome:
         """What `Smmu.translate` answers to one access."""
         status = STATUS[self.status[lane]]
         if status == "abort":
             return Outcome("abort")
-        if status != "fault":
+        if status not in ("fault", "razwi"):
             return Outcome(status, int(self.pa[lane]), None, int(self.perms[lane]))
         access = self._access._replace(iova=int(self._iovas[lane]) & MASK64)
         return self._finish(access, self._stop(lane))
@@ -87,12 +89,12 @@ class Translations:
 
     def _stop(self, lane: int) -> Fault:
         if not self._where:
-            for i, faults in enumerate(self._faults):
+            for i, faults in enumerate(self.faults):
                 self._where.update(
                     {stopped: (i, place) for place, stopped in enumerate(faults.lanes.tolist())}
                 )
         i, place = self._where[lane]
-        _, kind, s2, cls, ipa, fetch, update = self._faults[i]
+        _, kind, s2, cls, ipa, fetch, update = self.faults[i]
         return Fault(kind, s2, cls, _place(ipa, place), _place(fetch, place), update)
 
 
@@ -110,7 +112,7 @@ def translate_many(
         memory: where tables are.
         access: StreamID, SubstreamID and kind of all accesses.
         iovas: 64-bit input addresses.
-        counters: takes `walk.s1`, `walk.s2`, `txn.ok`, `txn.bypass`, `txn.abort`, `txn.fault`.
+        counters: takes `walk.s1`, `walk.s2` and `txn.<status>`.
     """
     inputs: Words = np.ascontiguousarray(iovas, dtype=np.uint64).ravel().view(np.int64)
     result = Translations(access, inputs, route.finish)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vsmmu.memory import Memory
+    from vsmmu.smmu.intent import Intent
     from vsmmu.smmu.regfile import RegisterFile
     from vsmmu.trace import Trace
 
@@ -35,9 +36,14 @@ class CommandQueue:
         unit: what commands act on.
         regs: CMDQ_* and GERROR.
         memory: where the queue is.
-        counters: takes `cmd.<name>`, `cmd.error`; `sev`, events sent to PEs (IDR0.SEV).
+        counters: takes `cmd.<name>`, `cmd.fetched`, `cmd.waited`, `cmd.error` and
+            `cmd.error.<code>`; `sync.none`, `sync.irq`, `sync.sev`, `sync.behind`,
+            `sync.occupancy`; `cmdq.high`; `sev`, events sent to PEs (IDR0.SEV).
         gerror: called to raise a GERROR field.
         irq: called with "cmdq-sync" when a CMD_SYNC asks for an interrupt, message or not.
+
+    Attributes:
+        intents: by index with wrap bit, what the command there is meant for.
     """
 
     def __init__(
@@ -58,6 +64,9 @@ class CommandQueue:
         self._sev = Idr0.sev.of((regs["IDR0"],))
         self._base = 0
         self._ring = self._located()
+        self.intents: dict[int, Intent] = {}
+        # Commands since the last CMD_SYNC.
+        self._unsynced = 0
 
     def step(self, budget: int) -> int:
         """Consume up to `budget` commands; a command that fails counts."""
@@ -74,31 +83,51 @@ class CommandQueue:
             self._ring = self._located()
         ring = self._ring
         cons = regs["CMDQ_CONS"] & _RD
-        if not ring.pending(regs["CMDQ_PROD"], cons):
+        pending = ring.pending(regs["CMDQ_PROD"], cons)
+        if not pending:
             return False
+        counters = self._counters
+        counters["cmdq.high"] = max(counters["cmdq.high"], pending)
+        counters["cmd.fetched"] += 1
         words = self._memory.read_words(ring.address(cons), Command.dwords)
         if words is None:
             return self._stop("fetch", Cerror.ABT)
         command = decode(words)
         if self._trace is not None:
             self._trace("smmuv3_cmdq_opcode", self._smmu, command.name)
+        self._unit.intent = self.intents.get(ring.clip(cons)) if self.intents else None
         result = execute(self._unit, command)
         if result == WAIT:
+            counters["cmd.waited"] += 1
             return False
         if result == ILL:
             return self._stop(command.name, Cerror.ILL)
-        self._counters["cmd." + command.name] += 1
+        counters["cmd." + command.name] += 1
+        if self.intents:
+            self.intents.pop(ring.clip(cons), None)
         full = self._sev and ring.is_full(regs["CMDQ_PROD"], cons)
         regs["CMDQ_CONS"] = regs["CMDQ_CONS"] & ~_RD | ring.advance(cons)
         if full:
             # Software may wait for room with WFE (§3.5.1).
-            self._counters["sev"] += 1
+            counters["sev"] += 1
         if isinstance(command, CmdSync):
+            counters["sync.occupancy"] += pending
+            counters["sync.behind"] += self._unsynced
+            self._unsynced = 0
             self._completed(command)
+        else:
+            self._unsynced += 1
         return True
+
+    def intend(self, prod: int, intent: Intent) -> None:
+        """State what the command at this value of CMDQ_PROD is meant for; see `Smmu.intend`."""
+        if self._regs["CMDQ_BASE"] != self._base:
+            self._ring = self._located()
+        self.intents[self._ring.clip(prod)] = intent
 
     def _completed(self, command: CmdSync) -> None:
         """The signal of a CMD_SYNC, after CONS has passed it (§4.7.3)."""
+        self._counters["sync." + Cs(command.cs).name.lower()] += 1
         if command.cs == Cs.IRQ:
             self._messages.sync(command)
             self._irq("cmdq-sync")
@@ -107,6 +136,7 @@ class CommandQueue:
 
     def _stop(self, command: str, error: Cerror) -> bool:
         self._counters["cmd.error"] += 1
+        self._counters["cmd.error." + error.name] += 1
         if self._trace is not None:
             self._trace("smmuv3_cmdq_error", self._smmu, command, error.name)
         self._regs.set_fields("CMDQ_CONS", err=error)

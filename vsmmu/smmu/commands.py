@@ -46,8 +46,10 @@ from vsmmu.arch.commands import (
 from vsmmu.arch.pri import PrgResponse
 from vsmmu.arch.registers import Cr0, Cr2
 from vsmmu.smmu.config import DEFERRED
+from vsmmu.smmu.intent import Cause, Intent
 from vsmmu.smmu.stall import ABORT, RAZWI, RETRY
-from vsmmu.smmu.tlb import VA_MASK, WORLD_E2H, WORLD_EL2, Tlb
+from vsmmu.smmu.tlb import WORLD_E2H, WORLD_EL2, Tlb
+from vsmmu.smmu.transaction import VA_MASK
 
 if TYPE_CHECKING:
     from vsmmu.smmu.ats import Ats
@@ -76,7 +78,7 @@ _RIL_GRANULE = {1: 12, 2: 14, 3: 16}
 
 
 class Unit(Protocol):
-    """The parts of an SMMU that commands act on."""
+    """The parts of an SMMU that commands act on; `intent` is stated for the present command."""
 
     features: Features
     regs: RegisterFile
@@ -86,6 +88,11 @@ class Unit(Protocol):
     ats: Ats
     priq: PriQueue
     private: set[tuple[int, int]]
+    intent: Intent | None
+
+    def count(self, name: str) -> None:
+        """Add one to a counter."""
+        ...  # pragma: no cover
 
     def events_settled(self) -> bool:
         """Whether the events of earlier transactions are in the queue or gone."""
@@ -125,15 +132,17 @@ def execute(unit: Unit, command: Command) -> int:
     return effect(unit, command)
 
 
-def _maintain(unit: Unit, action: Callable[..., object], *args: Any, **kwargs: Any) -> int:
+def _maintain(
+    unit: Unit, command: Command, action: Callable[..., object], *args: Any, **kwargs: Any
+) -> int:
     """Do an invalidation now, or leave it for the next CMD_SYNC where caching is hostile."""
-    config = unit.config
+    config, cause = unit.config, Cause(command.name, unit.intent)
     if not config.caching.hostile:
-        action(*args, **kwargs)
+        action(*args, **kwargs, cause=cause)
         return DONE
     if len(config.deferred) >= DEFERRED:
         config.synchronise()
-    config.deferred.append(partial(action, *args, **kwargs))
+    config.deferred.append(partial(action, *args, **kwargs, cause=cause))
     return DONE
 
 
@@ -158,7 +167,7 @@ def _prefetch_addr(unit: Unit, command: CmdPrefetchAddr) -> int:
 @_effect(CmdCfgiSte)
 def _cfgi_ste(unit: Unit, command: CmdCfgiSte) -> int:
     sid = command.sid
-    return _maintain(unit, unit.config.invalidate_range, sid, sid, l1=not command.leaf)
+    return _maintain(unit, command, unit.config.invalidate_range, sid, sid, l1=not command.leaf)
 
 
 @_effect(CmdCfgiSteRange)
@@ -167,26 +176,26 @@ def _cfgi_ste_range(unit: Unit, command: CmdCfgiSteRange) -> int:
     if command.range != CFGI_ALL_RANGE:
         block = (1 << (command.range + 1)) - 1
         first, last = command.sid & ~block, command.sid | block
-    return _maintain(unit, unit.config.invalidate_range, first, last, l1=True)
+    return _maintain(unit, command, unit.config.invalidate_range, first, last, l1=True)
 
 
 @_effect(CmdCfgiCd, needs="s1p")
 def _cfgi_cd(unit: Unit, command: CmdCfgiCd) -> int:
     # SSV does not count: the field is the index of the CD, 0 without substreams.
     drop = unit.config.invalidate_context
-    return _maintain(unit, drop, command.sid, command.ssid, l1=not command.leaf)
+    return _maintain(unit, command, drop, command.sid, command.ssid, l1=not command.leaf)
 
 
 @_effect(CmdCfgiCdAll, needs="s1p")
 def _cfgi_cd_all(unit: Unit, command: CmdCfgiCdAll) -> int:
-    return _maintain(unit, unit.config.invalidate_context, command.sid)
+    return _maintain(unit, command, unit.config.invalidate_context, command.sid)
 
 
 # TLB (§4.4). VMIDs tag entries only where there is a stage 2.
 
 
 def _vmid(unit: Unit, vmid: int) -> int:
-    """The tag of a VMID; CR0.VMW says how many of its low bits invalidations ignore (§6.3.9)."""
+    """The tag of a VMID; CR0.VMW says how many low bits invalidations ignore (§3.17.6, §6.3.9)."""
     if not unit.features.s2p:
         return 0
     vmw = _VMW.of((unit.regs["CR0ACK"],)) if unit.features.idr0.vmw else 0
@@ -211,12 +220,16 @@ def _span(unit: Unit, command: Any, limit: int) -> tuple[int, int] | None:
 
 @_effect(CmdTlbiNhAll, needs="s1p")
 def _tlbi_nh_all(unit: Unit, command: CmdTlbiNhAll) -> int:
-    return _maintain(unit, unit.tlb.invalidate_vmid, _vmid(unit, command.vmid), stage2=False)
+    return _maintain(
+        unit, command, unit.tlb.invalidate_vmid, _vmid(unit, command.vmid), stage2=False
+    )
 
 
 @_effect(CmdTlbiNhAsid, needs="s1p")
 def _tlbi_nh_asid(unit: Unit, command: CmdTlbiNhAsid) -> int:
-    return _maintain(unit, unit.tlb.invalidate_asid, _vmid(unit, command.vmid), command.asid)
+    return _maintain(
+        unit, command, unit.tlb.invalidate_asid, _vmid(unit, command.vmid), command.asid
+    )
 
 
 @_effect(CmdTlbiNhVa, needs="s1p")
@@ -233,10 +246,13 @@ def _by_va(unit: Unit, command: Any, tag: int, asid: int | None) -> int:
     span = _span(unit, command, VA_MASK)
     if span is None:
         return ILL
-    return _maintain(unit, unit.tlb.invalidate_va, tag, asid, *span, leaf=bool(command.leaf))
+    return _maintain(
+        unit, command, unit.tlb.invalidate_va, tag, asid, *span, leaf=bool(command.leaf)
+    )
 
 
-# EL2 maintenance affects NS-EL2 or NS-EL2-E2H entries, as CR2.E2H says; ALL both (§4.4.2.7).
+# EL2 maintenance affects NS-EL2 or NS-EL2-E2H entries, as CR2.E2H says; ALL both (§3.17.5,
+# §4.4.2.7).
 
 
 def _e2h(unit: Unit) -> bool:
@@ -245,12 +261,12 @@ def _e2h(unit: Unit) -> bool:
 
 @_effect(CmdTlbiEl2All, needs="hyp")
 def _tlbi_el2_all(unit: Unit, command: CmdTlbiEl2All) -> int:
-    return _maintain(unit, unit.tlb.invalidate_el2)
+    return _maintain(unit, command, unit.tlb.invalidate_el2)
 
 
 @_effect(CmdTlbiEl2Asid, needs="hyp")
 def _tlbi_el2_asid(unit: Unit, command: CmdTlbiEl2Asid) -> int:
-    return _maintain(unit, unit.tlb.invalidate_asid, WORLD_E2H, command.asid)
+    return _maintain(unit, command, unit.tlb.invalidate_asid, WORLD_E2H, command.asid)
 
 
 @_effect(CmdTlbiEl2Va, needs="hyp")
@@ -268,7 +284,9 @@ def _tlbi_el2_vaa(unit: Unit, command: CmdTlbiEl2Vaa) -> int:
 
 @_effect(CmdTlbiS12Vmall, needs="s2p")
 def _tlbi_s12_vmall(unit: Unit, command: CmdTlbiS12Vmall) -> int:
-    return _maintain(unit, unit.tlb.invalidate_vmid, _vmid(unit, command.vmid), stage2=True)
+    return _maintain(
+        unit, command, unit.tlb.invalidate_vmid, _vmid(unit, command.vmid), stage2=True
+    )
 
 
 @_effect(CmdTlbiS2Ipa, needs="s2p")
@@ -277,12 +295,12 @@ def _tlbi_s2_ipa(unit: Unit, command: CmdTlbiS2Ipa) -> int:
     if span is None:
         return ILL
     vmid, leaf = _vmid(unit, command.vmid), bool(command.leaf)
-    return _maintain(unit, unit.tlb.invalidate_ipa, vmid, *span, leaf=leaf)
+    return _maintain(unit, command, unit.tlb.invalidate_ipa, vmid, *span, leaf=leaf)
 
 
 @_effect(CmdTlbiNsnhAll)
 def _tlbi_nsnh_all(unit: Unit, command: CmdTlbiNsnhAll) -> int:
-    return _maintain(unit, unit.tlb.invalidate_all)
+    return _maintain(unit, command, unit.tlb.invalidate_all)
 
 
 # Broadcast invalidation by PEs (§3.17.2). CR2.E2H does not matter: an operation names its regime.
@@ -293,36 +311,36 @@ def _tlbi_nsnh_all(unit: Unit, command: CmdTlbiNsnhAll) -> int:
 _NO_ASID = 1 << 16
 # Pairs that are remembered as private; when there are more all are forgotten, which drops more.
 _PRIVATE = 8192
-_Broadcast = Callable[[Unit, int, int, int, int], int]
+_Broadcast = Callable[[Unit, int, int, int, int, Cause], int]
 
 
-def _bc_va(unit: Unit, tag: int, asid: int, first: int, last: int) -> int:
+def _bc_va(unit: Unit, tag: int, asid: int, first: int, last: int, cause: Cause) -> int:
     named = _NO_ASID if (tag, asid) in unit.private else asid
-    return unit.tlb.invalidate_va(tag, named, first, last)
+    return unit.tlb.invalidate_va(tag, named, first, last, cause=cause)
 
 
-def _bc_asid(unit: Unit, tag: int, asid: int, first: int, last: int) -> int:
-    return 0 if (tag, asid) in unit.private else unit.tlb.invalidate_asid(tag, asid)
+def _bc_asid(unit: Unit, tag: int, asid: int, first: int, last: int, cause: Cause) -> int:
+    return 0 if (tag, asid) in unit.private else unit.tlb.invalidate_asid(tag, asid, cause=cause)
 
 
-def _bc_vaa(unit: Unit, tag: int, asid: int, first: int, last: int) -> int:
-    return unit.tlb.invalidate_va(tag, None, first, last)
+def _bc_vaa(unit: Unit, tag: int, asid: int, first: int, last: int, cause: Cause) -> int:
+    return unit.tlb.invalidate_va(tag, None, first, last, cause=cause)
 
 
-def _bc_vmall(unit: Unit, tag: int, asid: int, first: int, last: int) -> int:
-    return unit.tlb.invalidate_vmid(tag, stage2=False)
+def _bc_vmall(unit: Unit, tag: int, asid: int, first: int, last: int, cause: Cause) -> int:
+    return unit.tlb.invalidate_vmid(tag, stage2=False, cause=cause)
 
 
-def _bc_vmalls12(unit: Unit, tag: int, asid: int, first: int, last: int) -> int:
-    return unit.tlb.invalidate_vmid(tag, stage2=True)
+def _bc_vmalls12(unit: Unit, tag: int, asid: int, first: int, last: int, cause: Cause) -> int:
+    return unit.tlb.invalidate_vmid(tag, stage2=True, cause=cause)
 
 
-def _bc_all(unit: Unit, tag: int, asid: int, first: int, last: int) -> int:
-    return unit.tlb.invalidate_all()
+def _bc_all(unit: Unit, tag: int, asid: int, first: int, last: int, cause: Cause) -> int:
+    return unit.tlb.invalidate_all(cause=cause)
 
 
-def _bc_ipa(unit: Unit, tag: int, asid: int, first: int, last: int) -> int:
-    return unit.tlb.invalidate_ipa(tag, first, last)
+def _bc_ipa(unit: Unit, tag: int, asid: int, first: int, last: int, cause: Cause) -> int:
+    return unit.tlb.invalidate_ipa(tag, first, last, cause=cause)
 
 
 _EL1: dict[str, _Broadcast] = {
@@ -336,8 +354,9 @@ _STAGE2: dict[str, _Broadcast] = {
 
 
 def broadcast(
-    unit: Unit, op: str, vmid: int, asid: int, address: int, size: int, *, e2h: bool
-) -> int:
+    unit: Unit, op: str, vmid: int, asid: int, address: int, size: int, *, e2h: bool,
+    intent: Intent | None = None,
+) -> int:  # fmt: skip
     """Carry out an operation that a PE broadcast; see `Smmu.broadcast_tlbi`."""
     effect = _EL1.get(op) or _EL2.get(op) or _STAGE2.get(op)
     if effect is None:
@@ -347,13 +366,15 @@ def broadcast(
         return 0
     if len(unit.private) > _PRIVATE:
         unit.private.clear()
+    unit.count("btm." + op)
+    cause = Cause(op, intent)
     first, last = address & VA_MASK, min((address & VA_MASK) + max(size, 1) - 1, VA_MASK)
     if op in _EL2 or (e2h and op in _EL1):
-        return effect(unit, WORLD_E2H if e2h else WORLD_EL2, asid if e2h else 0, first, last)
+        return effect(unit, WORLD_E2H if e2h else WORLD_EL2, asid if e2h else 0, first, last, cause)
     # Without stage 2 entries have VMID 0; with 8-bit VMIDs a wider one matches nothing.
     if vmid >> (16 if features.idr0.vmid16 else 8) or (vmid and not features.s2p):
         return 0
-    return effect(unit, _vmid(unit, vmid), asid, first, last)
+    return effect(unit, _vmid(unit, vmid), asid, first, last, cause)
 
 
 # Messages to endpoints (§4.5); both are ignored with SMMUEN=0.

@@ -8,6 +8,7 @@ invalid level 1 descriptors only by the hostile caches.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -25,13 +26,12 @@ from vsmmu.arch.events import (
 from vsmmu.arch.registers import Cr0, Cr2
 from vsmmu.arch.stream_table import L1Std, S1Dss, Ste
 from vsmmu.smmu.cd import Context, decode_cd
+from vsmmu.smmu.intent import Cause, config_outside, tally
 from vsmmu.smmu.ste import Stream, decode_ste
 from vsmmu.smmu.strtab import StreamTable
 from vsmmu.smmu.transaction import CD, READ, Fault
 
 if TYPE_CHECKING:
-    from collections import Counter
-
     from vsmmu.memory import Memory
     from vsmmu.smmu.features import Features
     from vsmmu.smmu.regfile import RegisterFile
@@ -117,8 +117,10 @@ class Config:
         memory: where the tables are.
         features: what is legal.
         walker: stage 2, for CDs of nested streams.
-        counters: takes `config.hit`, `config.miss`, `config.invalidated`, `config.prefetched`,
-            `walk.l1std`, `walk.ste`, `walk.l1cd`, `walk.cd`.
+        counters: takes `config.hit`, `config.miss`, `config.prefetched`, `config.forgotten`,
+            `config.invalidated` and `config.over`, with the name of the cause behind,
+            `walk.l1std`, `walk.ste`, `walk.l1cd`, `walk.cd`; and at `settle` `config.inserted`
+            and `config.evicted`.
         entries: room in each cache; 0 caches nothing.
         caching: instead of `entries`, all that can be chosen.
         derived: what others keep that was made of entries; emptied when one goes.
@@ -158,6 +160,18 @@ class Config:
         self._stes: dict[tuple[int, _Words], Stream | Fault] = {}
         self._hyp = bool(features.idr0.hyp)
         self._e2h = 0
+        self._changes = Counter[str]()
+
+    def __len__(self) -> int:
+        """Entries: STEs, CDs and level 1 descriptors, without what was prefetched."""
+        return len(self._streams) + len(self._contexts) + len(self._l1) + len(self._l1cds)
+
+    def settle(self) -> None:
+        """Bring the counters up to date: keeping an entry only adds to a number."""
+        for part in (self._changes, self._contexts.changes, self._l1cds.changes):
+            for name, count in part.items():
+                self._counters["config." + name] += count
+            part.clear()
 
     # Lookup.
 
@@ -194,9 +208,9 @@ class Config:
         address = self._cd_address(sid, stream, ssid)
         if isinstance(address, Fault):
             return address
-        self._counters["walk.cd"] += 1
         words = self._early_words(sid, ssid, address)
         if words is None or self.caching.early != _ALL_WORDS:
+            self._counters["walk.cd"] += 1
             found = self._fetch_context(stream, address, Cd.dwords)
             if isinstance(found, Fault):
                 return found
@@ -232,9 +246,9 @@ class Config:
         address = self._ste_address(sid)
         if isinstance(address, Fault):
             return address
-        self._counters["walk.ste"] += 1
         words = self._early_words(sid, _STE, address)
         if words is None or self.caching.early != _ALL_WORDS:
+            self._counters["walk.ste"] += 1
             found = self._fetch(address, Ste.dwords)
             if found is None:
                 return Fault(FSteFetch, fetch=address)
@@ -324,6 +338,9 @@ class Config:
         e2h = self._regs["CR2"] & _E2H
         if e2h != self._e2h:
             self._e2h = e2h
+            forgotten = len(self._streams) + len(self._contexts)
+            if forgotten:
+                self._counters["config.forgotten"] += forgotten
             self._streams.clear()
             self._contexts.clear()
             self._derived.clear()
@@ -404,15 +421,20 @@ class Config:
         if room and key not in cache:
             if len(cache) >= room:
                 del cache[next(iter(cache))]
+                self._changes["evicted"] += 1
                 self._derived.clear()
             cache[key] = value
+            self._changes["inserted"] += 1
 
-    def invalidate_range(self, first: int, last: int, *, l1: bool) -> int:
+    def invalidate_range(
+        self, first: int, last: int, *, l1: bool, cause: Cause | None = None
+    ) -> int:
         """Drop the STEs of StreamIDs in [first, last] with all their CDs and L1CDs.
 
         With `l1` the level 1 descriptors of the stream table too (CMD_CFGI_STE,
         CMD_CFGI_STE_RANGE). Returns the number of entries dropped.
         """
+        over = self._over(first, last, cause, l1=l1)
         dropped = _drop(self._streams, first, last)
         dropped += self._contexts.drop(first, last) + self._l1cds.drop(first, last)
         self._early.drop(first, last)
@@ -421,18 +443,23 @@ class Config:
             for key in victims:
                 del self._l1[key]
             dropped += len(victims)
-        self._counters["config.invalidated"] += dropped
+        tally(self._counters, "config.invalidated", dropped, cause)
+        tally(self._counters, "config.over", over, cause)
         self._derived.clear()
         if self.caching.hostile:
             self._speculate(first, last)
         return dropped
 
-    def invalidate_context(self, sid: int, ssid: int | None = None, *, l1: bool = True) -> int:
+    def invalidate_context(
+        self, sid: int, ssid: int | None = None, *, l1: bool = True, cause: Cause | None = None
+    ) -> int:
         """Drop one CD of a StreamID, or all with `ssid` None; the number of entries dropped.
 
         With `l1` the L1CD before it too; with `ssid` None it always is (CMD_CFGI_CD,
         CMD_CFGI_CD_ALL).
         """
+        intent = None if cause is None else cause.intent
+        before = set() if intent is None else self._held_cds(sid, sid)
         if ssid is None:
             dropped = self._contexts.drop(sid, sid) + self._l1cds.drop(sid, sid)
             for key in [key for key in self._early.keys(sid) if key != _STE]:
@@ -443,11 +470,27 @@ class Config:
             if l1:
                 victims = [k for k in self._l1cds.keys(sid) if k[1] == ssid >> k[0]]
                 dropped += sum(self._l1cds.pop(sid, victim) is not None for victim in victims)
-        self._counters["config.invalidated"] += dropped
+        gone = before - self._held_cds(sid, sid) if before else before
+        tally(self._counters, "config.invalidated", dropped, cause)
+        tally(self._counters, "config.over", config_outside(intent or (), (), (), gone), cause)
         self._derived.clear()
         if self.caching.hostile:
             self._refetch_contexts(sid, ssid)
         return dropped
+
+    def _over(self, first: int, last: int, cause: Cause | None, *, l1: bool) -> int:
+        """Entries that an invalidation of [first, last] is about to drop and is not meant for."""
+        if cause is None or cause.intent is None:
+            return 0
+        stes = [sid for sid in self._streams if first <= sid <= last]
+        l1stds = [k for k in self._l1 if l1 and first >> k[0] <= k[1] <= last >> k[0]]
+        return config_outside(cause.intent, stes, l1stds, self._held_cds(first, last))
+
+    def _held_cds(self, first: int, last: int) -> set[tuple[int, int, int]]:
+        """(StreamID, 0, index) of CDs, (StreamID, split, index) of L1CDs."""
+        cds, l1cds = self._contexts.entries, self._l1cds.entries
+        found = {(sid, 0, key) for sid in cds if first <= sid <= last for key in cds[sid]}
+        return found | {(sid, *key) for sid in l1cds if first <= sid <= last for key in l1cds[sid]}
 
     def _refetch_contexts(self, sid: int, ssid: int | None) -> None:
         stream = self._streams.get(sid)
@@ -463,10 +506,14 @@ class Config:
 
 
 class _PerStream(Generic[_K, _V]):
-    """Entries of StreamIDs by a second key; bounded, the oldest stream's oldest makes room."""
+    """Entries of StreamIDs by a second key; bounded, the oldest stream's oldest makes room.
+
+    `changes` counts what was "inserted" and "evicted".
+    """
 
     def __init__(self) -> None:
         self.entries: dict[int, dict[_K, _V]] = {}
+        self.changes = Counter[str]()
         self._count = 0
 
     def __len__(self) -> int:
@@ -488,6 +535,8 @@ class _PerStream(Generic[_K, _V]):
         if self._count >= room:
             oldest = next(iter(self.entries))
             self.pop(oldest, next(iter(self.entries[oldest])))
+            self.changes["evicted"] += 1
+        self.changes["inserted"] += 1
         self.entries.setdefault(sid, {})[key] = value
         self._count += 1
 

@@ -51,7 +51,7 @@ class EventQueue:
         regs: EVENTQ_* and GERROR.
         memory: where the queue is.
         address_bits: OAS; queue addresses are truncated to it.
-        counters: takes `event.recorded`, `event.dropped`, `event.overflow`.
+        counters: takes `event.recorded`, `event.dropped`, `event.overflow`, `eventq.high`.
         gerror: called to raise a GERROR field.
         irq: called with "eventq" when the queue stops being empty and no message says so.
     """
@@ -132,15 +132,16 @@ class EventQueue:
         if ring.is_full(prod & _WR, cons & _WR):
             self._overflow(prod, cons)
             return False
-        was_empty = ring.used(prod & _WR, cons & _WR) == 0
+        used = ring.used(prod & _WR, cons & _WR)
         if not self._memory.write(ring.address(prod & _WR), bytes(event)):
             self._gerror("eventq_abt_err")
             return False
         regs["EVENTQ_PROD"] = prod & _OVFLG | ring.advance(prod & _WR)
         self._counters["event.recorded"] += 1
+        self._counters["eventq.high"] = max(self._counters["eventq.high"], used + 1)
         if self._trace is not None:
             self._trace("smmuv3_record_event", self._smmu, event)
-        if was_empty and regs["IRQ_CTRLACK"] & _IRQEN and not self._messages.send("eventq"):
+        if not used and regs["IRQ_CTRLACK"] & _IRQEN and not self._messages.send("eventq"):
             self._irq("eventq")
         return True
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Hardware update of translation tables: what an access makes of a leaf descriptor.
 
-IHI 0070 §3.13. These functions decide; the walker stores. An access that lacks a permission sets
-no access flag, a choice that the architecture leaves.
+IHI 0070 §3.13.2 (access flag), §3.13.3 (dirty state). These functions decide; the walker stores. An
+access that lacks a permission sets no access flag, a choice that the architecture leaves.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _S2_WRITE = S2Leaf.mask("s2ap_w")[0]
 def stage1_update(
     regime: Stage1, leaf: int, attributes: int, need: int
 ) -> tuple[int | None, int, bool]:
-    """The descriptor after an access (HTTU, §3.13), its permissions, whether it stays clean.
+    """The descriptor after an access (HTTU), its permissions, whether it stays clean.
 
     The descriptor is None where a clear access flag faults, or is not set because the access has
     no permission.

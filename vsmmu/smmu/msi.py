@@ -49,7 +49,7 @@ class Messages:
     Args:
         regs: *_IRQ_CFGn, and IDR5 for the address size.
         memory: what messages are written to.
-        counters: takes `msi.<source>` and `msi.abort`.
+        counters: takes `msi.<source>`, `msi.written` and `msi.abort`.
         gerror: called to raise a GERROR field where a message aborts.
 
     Attributes:
@@ -100,7 +100,9 @@ class Messages:
         memattr, sh = effective(memattr, sh)
         self.last = Message(source, address, data, memattr, sh)
         self._counters["msi." + source] += 1
-        if not self._memory.write32(address, data):
+        if self._memory.write32(address, data):
+            self._counters["msi.written"] += 1
+        else:
             self._counters["msi.abort"] += 1
             self._gerror(_ABT_ERR[source])
 

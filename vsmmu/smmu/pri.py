@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The PRI queue: Page Requests of endpoints, and their answers (IHI 0070 §8, §4.5.2).
+"""The PRI queue: Page Requests of endpoints, and their answers (IHI 0070 §8, §8.3, §4.5.2).
 
 A Page Request that cannot be queued is answered by the SMMU itself, once for its group: where it
 is the group's last (§8.1). A PASID Stop Marker has no answer.
@@ -57,7 +57,8 @@ class PriQueue:
         features: OAS, IDR1.PRIQS, IDR3.PPS.
         config: reads STE.PPAR.
         ats: the endpoints.
-        counters: takes `pri.recorded`, `pri.discarded`, `pri.overflow`, `pri.response`.
+        counters: takes `pri.request`, `pri.recorded`, `pri.discarded`, `pri.overflow`,
+            `pri.response`, `priq.high`.
         gerror: called to raise a GERROR field.
         irq: called with "priq" where no message says it.
     """
@@ -86,6 +87,7 @@ class PriQueue:
 
     def request(self, entry: PriEntry) -> None:
         """Take a Page Request or a PASID Stop Marker."""
+        self._counters["pri.request"] += 1
         if not self._features.pri:
             self._answer(entry, PrgResponse.FAILURE, None)
         elif len(self._pending) < PENDING_REQUESTS:
@@ -125,14 +127,15 @@ class PriQueue:
                 self._counters["pri.overflow"] += 1
             self._discard(entry)
             return
-        was_empty = ring.used(prod & _WR, cons & _RD) == 0
+        used = ring.used(prod & _WR, cons & _RD)
         if not self._memory.write(ring.address(prod & _WR), bytes(entry)):
             self._gerror("priq_abt_err")
             self._answer(entry, PrgResponse.FAILURE, None)
             return
         regs["PRIQ_PROD"] = prod & _OVFLG | ring.advance(prod & _WR)
         self._counters["pri.recorded"] += 1
-        if self._interrupts(entry, was_empty) and regs["IRQ_CTRLACK"] & _IRQEN:
+        self._counters["priq.high"] = max(self._counters["priq.high"], used + 1)
+        if self._interrupts(entry, was_empty=not used) and regs["IRQ_CTRLACK"] & _IRQEN:
             self._interrupt()
 
     def _interrupt(self) -> None:
@@ -140,7 +143,7 @@ class PriQueue:
         if not (self._features.idr0.msi and self._messages.send("priq")):
             self._irq("priq")
 
-    def _interrupts(self, entry: PriEntry, was_empty: bool) -> bool:
+    def _interrupts(self, entry: PriEntry, *, was_empty: bool) -> bool:
         """PRIQ_IRQ_CFG2.LO: for each last request of a group, else when the queue was empty."""
         if self._regs["PRIQ_IRQ_CFG2"] & _LO:
             return bool(entry.last)

@@ -30,10 +30,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
+    from vsmmu.arch.events import Event
     from vsmmu.memory import Memory
     from vsmmu.scheduler import Engine
     from vsmmu.smmu.batch import Translations
     from vsmmu.smmu.features import Features
+    from vsmmu.smmu.intent import ConfigScope, Intent, TlbScope
     from vsmmu.trace import Trace
 
 __all__ = ["Access", "Outcome", "Smmu"]
@@ -42,6 +44,12 @@ _SMMUEN = Cr0.mask("smmuen")[0]
 _CMDQEN = Cr0.mask("cmdqen")[0]
 _EVENTQEN = Cr0.mask("eventqen")[0]
 _GERROR_IRQEN = IrqCtrl.mask("gerror_irqen")[0]
+# Counters of which each stands for one read, or one write, of memory.
+_READS = (
+    "cmd.fetched", "config.prefetched",
+    "walk.l1std", "walk.ste", "walk.l1cd", "walk.cd", "walk.s1", "walk.s2",
+)  # fmt: skip
+_WRITES = ("event.recorded", "pri.recorded", "httu.written", "msi.written")
 _NO_IRQ = Gerror.mask("msi_gerror_abt_err")[0]
 
 
@@ -59,19 +67,12 @@ class Smmu:
         page0_alias: as in `RegisterFile`.
 
     Attributes:
-        counters: `cmd.<CMD name>`, `cmd.error`; `tlb.hit`, `tlb.miss`, `tlb.evicted`,
-            `tlb.invalidated`; `config.hit`, `config.miss`, `config.invalidated`,
-            `config.prefetched`; descriptors read: `walk.ste`, `walk.l1std`, `walk.cd`,
-            `walk.l1cd`, `walk.s1`, `walk.s2`; `event.recorded`,
-            `event.dropped`, `event.overflow`, `event.merged`; `txn.ok`, `txn.bypass`,
-            `txn.abort`, `txn.fault`, `txn.razwi`, `txn.stall`; `stall.held`, `stall.suppressed`,
-            `stall.retried`, `stall.terminated`; `ats.request` and its `ats.success`, `ats.ur`,
-            `ats.ca`; `ats.translated`, `ats.invalidate`, `ats.timeout`; `pri.recorded`,
-            `pri.discarded`, `pri.overflow`, `pri.response`.
+        counters: what happened so far, by the names of docs/counters.md.
         stalls: the transactions that are stalled.
         private: tags (`Tlb`) and ASIDs that broadcast invalidation spares: CD.ASET=1.
         ats: Translation Requests and endpoints.
         priq: the PRI queue's writer.
+        intent: of the command that is being carried out, if any was stated.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Smmu:
             self.regs, memory, features, walker, counters, caching=kept, derived=self._derived
         )
         self.private: set[tuple[int, int]] = set()
+        self.intent: Intent | None = None
         self._translator = Translator(
             self.regs, features, self.config, self.tlb, walker, counters, self.private,
             self._derived,
@@ -120,7 +122,7 @@ class Smmu:
             f"{name}.stall", features.idr5.stall_max, self.eventq, self.counters
         )
         self.ats: Ats = Ats(
-            self.regs, features, self.config, self._translator, walker, self.eventq.record, counters
+            self.regs, features, self.config, self._translator, self.eventq.record, counters
         )
         self.priq = PriQueue(
             f"{name}.priq", self.regs, memory, features, self.config, self.ats, counters,
@@ -131,11 +133,21 @@ class Smmu:
 
     @property
     def counters(self) -> Counter[str]:
-        """What happened so far, by name."""
+        """What happened so far, by name (docs/counters.md)."""
+        counters = self._counters
         self.tlb.settle()
         self._walker.settle()
+        self.config.settle()
         self._translator.settle()
-        return self._counters
+        for total, parts in (("mem.read", _READS), ("mem.write", _WRITES)):
+            count = sum(counters[name] for name in parts if name in counters)
+            if count:
+                counters[total] = count
+        return counters
+
+    def count(self, name: str) -> None:
+        """Add one to a counter."""
+        self._counters[name] += 1
 
     @property
     def engines(self) -> tuple[Engine, ...]:
@@ -193,6 +205,7 @@ class Smmu:
     def atc_inv_failed(self) -> None:
         """A CMD_SYNC found a CMD_ATC_INV that timed out: CERROR_ATC_INV_SYNC (§7.1)."""
         self._counters["cmd.error"] += 1
+        self._counters["cmd.error." + Cerror.ATC_INV_SYNC.name] += 1
         if self._trace is not None:
             self._trace("smmuv3_cmdq_error", self.name, "CMD_SYNC", Cerror.ATC_INV_SYNC.name)
         self.regs.set_fields("CMDQ_CONS", err=Cerror.ATC_INV_SYNC)
@@ -201,16 +214,19 @@ class Smmu:
     def _conclude(self, access: Access, outcome: Outcome) -> None:
         event = outcome.event
         if event is not None:
-            if event is self._translator.mergeable:
-                self._merger.record(event)
-            else:
-                self.eventq.record(event)
+            self._record(event)
         if self._trace is not None:
             self._trace_outcome(access, outcome)
 
+    def _record(self, event: Event) -> None:
+        if event is self._translator.mergeable:
+            self._merger.record(event)
+        else:
+            self.eventq.record(event)
+
     def broadcast_tlbi(
         self, op: str, *, vmid: int = 0, asid: int = 0, address: int = 0, size: int = 1,
-        e2h: bool = False,
+        e2h: bool = False, intent: Intent | None = None,
     ) -> int:  # fmt: skip
         """A TLB invalidation that a PE broadcasts; the number of entries dropped (§3.17.2).
 
@@ -221,11 +237,24 @@ class Smmu:
             address: VA or IPA.
             size: bytes from `address`, for range operations.
             e2h: HCR_EL2.E2H, and TGE for the E1 operations: they act on EL2-E2H.
+            intent: what it is meant for, as in `intend`.
 
         Raises:
             ValueError: an operation that is none of the Non-secure ones.
         """
-        return broadcast(self, op, vmid, asid, address, size, e2h=e2h)
+        return broadcast(self, op, vmid, asid, address, size, e2h=e2h, intent=intent)
+
+    def intend(self, prod: int, *intent: TlbScope | ConfigScope) -> None:
+        """State what a command is meant for, so that over-invalidation is counted against that.
+
+        Args:
+            prod: the value of CMDQ_PROD that names the command's place in the queue.
+            intent: scopes; what the command drops outside of all of them is `tlb.over` or
+                `config.over`. None at all says that nothing was to be dropped.
+
+        It is forgotten when the command has been carried out, or CMDQEN is cleared.
+        """
+        self.cmdq.intend(prod, intent)
 
     def translate_many(
         self, sid: int, iovas: ArrayLike, *, write: bool = False, instr: bool = False,
@@ -241,8 +270,15 @@ class Smmu:
         access = Access(sid, 0, write, instr, priv, ssid)
         route = self._translator.route(access)
         found = translate_many(route, self.memory, access, iovas, self._counters)
+        suppressed = 0
+        for faults in found.faults:
+            self._counters["fault." + faults.kind.name] += faults.lanes.size
+            suppressed += faults.lanes.size
         for event in found.events():
-            self.eventq.record(event)
+            self._record(event)
+            suppressed -= 1
+        if suppressed:
+            self._counters["event.suppressed"] += suppressed
         return found
 
     def events_settled(self) -> bool:
@@ -266,6 +302,7 @@ class Smmu:
             self.eventq.drop_uncommitted()
         if not enables & _CMDQEN:
             self._sync_mark = None
+            self.cmdq.intents.clear()
         enabled = bool(enables & _SMMUEN)
         if self._enabled and not enabled:
             self.stalls.terminate()

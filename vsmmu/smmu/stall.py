@@ -62,7 +62,8 @@ class StallBuffer:
         name: engine name.
         limit: IDR5.STALL_MAX, transactions that may have a STAG.
         eventq: what writes records.
-        counters: takes `stall.held`, `stall.suppressed`, `stall.retried`, `stall.terminated`.
+        counters: takes `stall.held`, `stall.suppressed`, `stall.withdrawn`, `stall.retried`,
+            `stall.terminated`, `stall.high`.
     """
 
     def __init__(self, name: str, limit: int, eventq: EventQueue, counters: Counter[str]) -> None:
@@ -91,6 +92,7 @@ class StallBuffer:
         item = Stalled(access, event)
         kind = _kind(event)
         self._counters["stall.held"] += 1
+        self._counters["stall.high"] = max(self._counters["stall.high"], len(self) + 1)
         if kind in self._kinds or len(self._tagged) >= self.limit:
             self._counters["stall.suppressed"] += 1
             self._behind.append(item)
@@ -146,6 +148,7 @@ class StallBuffer:
         del self._tagged[item.stag]
         del self._kinds[_kind(item.event)]
         if not item.recorded:
+            self._counters["stall.withdrawn"] += 1
             self._unwritten.remove(item)
 
     def _free_stag(self) -> int:

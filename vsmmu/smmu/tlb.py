@@ -18,13 +18,11 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from vsmmu.smmu.transaction import ANY_WRITE
+from vsmmu.smmu.intent import Cause, Dropped, TlbScope, tally, tlb_outside
+from vsmmu.smmu.transaction import ANY_WRITE, VA_MASK
 
 # Entries of one SMMU. When the cache is full the oldest entry makes room.
 TLB_ENTRIES = 8192
-
-# Input addresses are compared without the tag byte: TBI makes it no part of the address.
-VA_MASK = (1 << 56) - 1
 
 # Space of global entries; ASET=1 ones are at _GLOBAL - 1. They match any ASID (§3.17.1).
 _GLOBAL = -1
@@ -95,14 +93,15 @@ class Tlb:
     """The cache.
 
     Args:
-        counters: takes `tlb.evicted` and `tlb.invalidated`, and at `settle` `tlb.hit` and
-            `tlb.miss`.
+        counters: takes `tlb.evicted`, `tlb.invalidated` and `tlb.over`, with the name of the cause
+            behind; and at `settle` `tlb.hit`, `tlb.miss`, `tlb.inserted` and `tlb.replaced`.
         capacity: entries; 0 caches nothing.
         derived: what others keep that has rows in it; emptied when rows stop being those of
             their context.
 
     Attributes:
-        vmw: low VMID bits that invalidations leave out of account (CR0.VMW); lookups never do.
+        vmw: low VMID bits that invalidations leave out of account (CR0.VMW, §3.17.6);
+            lookups never do.
     """
 
     def __init__(
@@ -116,6 +115,9 @@ class Tlb:
         self._counters = counters
         self.vmw = 0
         self.hits = self.misses = 0
+        self._inserted = self._replaced = 0
+        # Whether stage 2 ever split a stage 1 block.
+        self._split = False
         self._derived: dict[Any, Any] = {} if derived is None else derived
         self._stage1: dict[int, dict[int, Sizes]] = {}
         self._stage2: dict[int, Sizes] = {}
@@ -141,10 +143,14 @@ class Tlb:
 
     def settle(self) -> None:
         """Bring the counters up to date: a lookup only adds to a number of its own."""
-        for name, count in (("tlb.hit", self.hits), ("tlb.miss", self.misses)):
+        counts = (
+            ("tlb.hit", self.hits), ("tlb.miss", self.misses),
+            ("tlb.inserted", self._inserted), ("tlb.replaced", self._replaced),
+        )  # fmt: skip
+        for name, count in counts:
             if count:
                 self._counters[name] += count
-        self.hits = self.misses = 0
+        self.hits = self.misses = self._inserted = self._replaced = 0
 
     # Lookup and insertion.
 
@@ -205,6 +211,7 @@ class Tlb:
         """
         if self.capacity:
             space = _GLOBAL - aset if is_global else asid
+            self._split = self._split or block != shift
             sizes = self._stage1.setdefault(vmid, {}).setdefault(space, {})
             self._insert(sizes, (vmid, space, (shift, block), va >> shift, entry))
 
@@ -214,40 +221,45 @@ class Tlb:
             sizes = self._stage2.setdefault(vmid, {})
             self._insert(sizes, (vmid, None, (shift, shift), ipa >> shift, entry))
 
-    # Invalidation. Each returns the number of entries dropped.
+    # Invalidation. Each returns the number of entries dropped; `cause` says what is counted where.
 
-    def invalidate_all(self) -> int:
+    def invalidate_all(self, *, cause: Cause | None = None) -> int:
         """Everything but the EL2 worlds' (TLBI_NSNH_ALL)."""
-        return self._drop_tags([vmid for vmid in self._tags() if vmid < WORLD_EL2], stage2=True)
+        tags = [vmid for vmid in self._tags() if vmid < WORLD_EL2]
+        return self._dropped(self._drop_tags(tags, stage2=True), TlbScope(), cause)
 
-    def invalidate_el2(self) -> int:
+    def invalidate_el2(self, *, cause: Cause | None = None) -> int:
         """Everything of the EL2 worlds (TLBI_EL2_ALL)."""
-        return self._drop_tags([vmid for vmid in self._tags() if vmid >= WORLD_EL2], stage2=False)
+        tags = [vmid for vmid in self._tags() if vmid >= WORLD_EL2]
+        return self._dropped(self._drop_tags(tags, stage2=False), TlbScope(), cause)
 
-    def invalidate_vmid(self, vmid: int, *, stage2: bool) -> int:
+    def invalidate_vmid(self, vmid: int, *, stage2: bool, cause: Cause | None = None) -> int:
         """All of a VMID's stage 1 and combined entries; stage 2's too if asked."""
-        return self._drop_tags(self._matching(vmid), stage2=stage2)
+        dropped = self._drop_tags(self._matching(vmid), stage2=stage2)
+        return self._dropped(dropped, TlbScope(vmid), cause)
 
-    def invalidate_asid(self, vmid: int, asid: int) -> int:
+    def invalidate_asid(self, vmid: int, asid: int, *, cause: Cause | None = None) -> int:
         """An ASID's entries, without global ones."""
-        dropped = 0
+        dropped: list[Dropped] = []
         for match in self._matching(vmid):
             spaces = self._stage1.get(match)
             if spaces is not None and asid in spaces:
-                dropped += _count(spaces.pop(asid))
+                dropped += _all_of(match, asid, spaces.pop(asid))
                 if not spaces:
                     del self._stage1[match]
                 self._reshaped()
-        return self._dropped(dropped)
+        return self._dropped(dropped, TlbScope(vmid, asid), cause)
 
     def invalidate_va(
-        self, vmid: int, asid: int | None, first: int, last: int, *, leaf: bool = False
-    ) -> int:
+        self, vmid: int, asid: int | None, first: int, last: int, *, leaf: bool = False,
+        cause: Cause | None = None,
+    ) -> int:  # fmt: skip
         """Entries that translate an address in [first, last]: an ASID's and the global ones.
 
         With `asid` None those of every ASID. Only leaf entries are kept, so `leaf` spares nothing.
         """
-        dropped = 0
+        first, last = first & VA_MASK, last & VA_MASK
+        dropped: list[Dropped] = []
         for match in self._matching(vmid):
             spaces = self._stage1.get(match)
             if spaces is None:
@@ -255,23 +267,25 @@ class Tlb:
             for space in list(spaces) if asid is None else (asid, _GLOBAL, _GLOBAL - 1):
                 sizes = spaces.get(space)
                 if sizes is not None:
-                    dropped += self._drop_range(sizes, first & VA_MASK, last & VA_MASK)
+                    dropped += self._drop_range(match, space, sizes, first, last)
                     if not sizes:
                         del spaces[space]
             if not spaces:
                 del self._stage1[match]
-        return self._dropped(dropped)
+        return self._dropped(dropped, TlbScope(vmid, asid, (first, last)), cause)
 
-    def invalidate_ipa(self, vmid: int, first: int, last: int, *, leaf: bool = False) -> int:
+    def invalidate_ipa(
+        self, vmid: int, first: int, last: int, *, leaf: bool = False, cause: Cause | None = None
+    ) -> int:
         """Stage 2 entries in [first, last]. Combined entries stay (§4.4.3)."""
-        dropped = 0
+        dropped: list[Dropped] = []
         for match in self._matching(vmid):
             sizes = self._stage2.get(match)
             if sizes is not None:
-                dropped += self._drop_range(sizes, first, last)
+                dropped += self._drop_range(match, None, sizes, first, last)
                 if not sizes:
                     del self._stage2[match]
-        return self._dropped(dropped)
+        return self._dropped(dropped, TlbScope(vmid, None, (first, last)), cause)
 
     def _tags(self) -> list[int]:
         return list(self._stage1.keys() | self._stage2.keys())
@@ -281,20 +295,22 @@ class Tlb:
             return [vmid]
         return [held for held in self._tags() if held >> self.vmw == vmid >> self.vmw]
 
-    def _drop_tags(self, tags: list[int], *, stage2: bool) -> int:
-        dropped = 0
+    def _drop_tags(self, tags: list[int], *, stage2: bool) -> list[Dropped]:
+        dropped: list[Dropped] = []
         for vmid in tags:
-            spaces = self._stage1.pop(vmid, {})
-            dropped += sum(_count(sizes) for sizes in spaces.values())
+            for space, sizes in self._stage1.pop(vmid, {}).items():
+                dropped += _all_of(vmid, space, sizes)
             if stage2:
-                dropped += _count(self._stage2.pop(vmid, {}))
+                dropped += _all_of(vmid, None, self._stage2.pop(vmid, {}))
         if dropped:
             self._reshaped()
-        return self._dropped(dropped)
+        return dropped
 
-    def _drop_range(self, sizes: Sizes, first: int, last: int) -> int:
+    def _drop_range(
+        self, vmid: int, space: int | None, sizes: Sizes, first: int, last: int
+    ) -> list[Dropped]:
         """Drop the entries that overlap [first, last], whatever their size."""
-        dropped = 0
+        dropped: list[Dropped] = []
         for (shift, block), pages in list(sizes.items()):
             low = (first >> block) << (block - shift)
             high = (((last >> block) + 1) << (block - shift)) - 1
@@ -304,9 +320,11 @@ class Tlb:
                 victims = [page for page in pages if low <= page <= high]
             else:
                 victims = [page for page in range(low, high + 1) if page in pages]
+            if not victims:
+                continue
             for page in victims:
                 del pages[page]
-            dropped += len(victims)
+            dropped.append((vmid, space, shift, victims))
             if not pages:
                 del sizes[shift, block]
                 self._reshaped()
@@ -320,7 +338,11 @@ class Tlb:
         if pages is None:
             pages = sizes[geometry] = {}
             self._reshaped()
-        self.size += page not in pages
+        if page in pages:
+            self._replaced += 1
+        else:
+            self._inserted += 1
+            self.size += 1
         pages[page] = entry
         self._order.append(key)
         while self.size > self.capacity:
@@ -352,11 +374,19 @@ class Tlb:
         sizes = self._stage2.get(vmid) if space is None else self._stage1.get(vmid, {}).get(space)
         return sizes is not None and sizes.get(geometry, {}).get(page) is entry
 
-    def _dropped(self, count: int) -> int:
-        self.size -= count
-        self._counters["tlb.invalidated"] += count
+    def _dropped(self, dropped: list[Dropped], own: TlbScope, cause: Cause | None) -> int:
+        count = 0
+        for _, _, _, pages in dropped:
+            count += len(pages)
+        if count:
+            self.size -= count
+            tally(self._counters, "tlb.invalidated", count, cause)
+            stated = cause is not None and cause.intent is not None
+            # Nothing else makes a command drop more than it names.
+            if stated or self.vmw or self._split:
+                tally(self._counters, "tlb.over", tlb_outside(dropped, own, cause), cause)
         return count
 
 
-def _count(sizes: Sizes) -> int:
-    return sum(len(pages) for pages in sizes.values())
+def _all_of(vmid: int, space: int | None, sizes: Sizes) -> list[Dropped]:
+    return [(vmid, space, shift, pages) for (shift, _), pages in sizes.items()]

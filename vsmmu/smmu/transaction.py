@@ -17,6 +17,8 @@ ANY_WRITE = WRITE | WRITE << PRIV_SHIFT
 IN, TT, CD = int(EventClass.IN), int(EventClass.TT), int(EventClass.CD)
 
 MASK64 = (1 << 64) - 1
+# Input addresses are compared without the tag byte: TBI makes it no part of the address.
+VA_MASK = (1 << 56) - 1
 _ADDR56 = (1 << 56) - 1
 
 

@@ -23,12 +23,13 @@ from vsmmu.arch.registers import Cr0, Cr2, Gbpa
 from vsmmu.arch.stream_table import OVERRIDE, OVERRIDE_VALUE, SteConfig
 from vsmmu.smmu.config import context_index
 from vsmmu.smmu.regime import Route
-from vsmmu.smmu.tlb import VA_MASK, Entry, Tlb
+from vsmmu.smmu.tlb import Entry, Tlb
 from vsmmu.smmu.transaction import (
     EXEC,
     MASK64,
     PRIV_SHIFT,
     READ,
+    VA_MASK,
     WRITE,
     Access,
     Fault,
@@ -327,10 +328,19 @@ class Translator:
         self, access: Access, fault: Fault, stream: Stream | None, context: Context | None
     ) -> Outcome:
         """The outcome of a fault for an access that cannot be held."""
-        outcome = self._fault(access, fault, stream, context)
+        outcome = self._judged(access, fault, stream, context)
         return _terminated(outcome) if outcome.status == STALL else outcome
 
     def _fault(
+        self, access: Access, fault: Fault, stream: Stream | None, context: Context | None
+    ) -> Outcome:
+        outcome = self._judged(access, fault, stream, context)
+        self._counters["fault." + fault.kind.name] += 1
+        if outcome.event is None:
+            self._counters["event.suppressed"] += 1
+        return outcome
+
+    def _judged(
         self, access: Access, fault: Fault, stream: Stream | None, context: Context | None
     ) -> Outcome:
         action = fault_action(fault, stream, context)

@@ -84,7 +84,7 @@ class Walker(PlainWalk):
         memory: where tables are.
         tlb: takes the entries that walks find.
         counters: takes at `settle` `walk.s1` and `walk.s2`, descriptors read; and at once
-            `httu.af` and `httu.dirty`, descriptors updated.
+            `httu.written`, descriptors updated, and `httu.af`, `httu.dirty` by what changed.
         contiguous: keep a contiguous group as one entry, as the architecture allows.
     """
 
@@ -271,7 +271,10 @@ class Walker(PlainWalk):
     def _update(
         self, old: int, new: int, slot: int, at: int, stage2: Stage2 | None, vmid: int
     ) -> Fault | None:
-        """Store a stage 1 descriptor that the walk changed; it was read at `slot`, PA `at`."""
+        """Store a stage 1 descriptor that the walk changed; it was read at `slot`, PA `at`.
+
+        Stage 2 has to allow the write (§3.13.5).
+        """
         if stage2 is not None:
             found = self.through_stage2(stage2, vmid, slot, TT, WRITE)
             if isinstance(found, Fault):
@@ -281,6 +284,7 @@ class Walker(PlainWalk):
     def _store(self, old: int, new: int, at: int, fault: Fault) -> Fault | None:
         if not self._write64(at, new):
             return fault
+        self._counters["httu.written"] += 1
         changed = old ^ new
         if changed & _AF:
             self._counters["httu.af"] += 1

@@ -6,8 +6,8 @@ from __future__ import annotations
 from vsmmu.arch.commands import CmdSync, Command
 from vsmmu.arch.context import Cd
 from vsmmu.arch.events import Event, decode
+from vsmmu.arch.feature_registers import EVERY_REGISTER
 from vsmmu.arch.registers import (
-    BY_NAME,
     Cr0,
     IrqCtrl,
     QueueBase,
@@ -22,6 +22,7 @@ from vsmmu.smmu import Access, Features, Outcome, Smmu
 RAM = 0x8000_0000
 RAM_SIZE = 0x1000_0000
 NOWHERE = 0x4_0000_0000
+_REGISTER = {register.name: register for register in EVERY_REGISTER}
 
 AF, RW_S1, RW_S2 = 1 << 10, 1 << 6, 3 << 6
 PAGE_DESC, TABLE_DESC, BLOCK_DESC = 3, 3, 1
@@ -64,11 +65,11 @@ class Machine:
     # Registers.
 
     def write(self, name: str, value: int) -> None:
-        reg = BY_NAME[name]
+        reg = _REGISTER[name]
         self.smmu.mmio_write(reg.offset, reg.width // 8, value)
 
     def read(self, name: str) -> int:
-        reg = BY_NAME[name]
+        reg = _REGISTER[name]
         return self.smmu.mmio_read(reg.offset, reg.width // 8)
 
     def boot(self) -> None:

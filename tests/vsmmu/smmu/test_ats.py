@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""ATS: completions, Translated transactions, ATC maintenance (IHI 0070 §3.9.1, §4.5.1, §7.3.6).
+"""ATS: completions, Translated transactions, ATC maintenance.
 
-Hand-derived vectors: no second opinion.
+IHI 0070 §3.9.1, §3.13.7, §4.5.1, §7.3.6, §7.3.8 and §13.6. Hand-derived vectors: no second opinion.
 """
 
 from __future__ import annotations
@@ -298,12 +298,15 @@ def test_stage1_skipped(ats: AtsMachine) -> None:
 
 
 def test_stage1_skipped_split_stage(ats: AtsMachine) -> None:
-    """EATS=2: the identity is an IPA, which stage 2 has yet to translate."""
+    """§13.6.5: the identity is an IPA, with the rights and the size of stage 2."""
     root2 = ats.s2_root()
     ats.nested(3, root2, eats=2, s1cdmax=1, s1dss=S1Dss.BYPASS)
-    assert ats.ask(sid=3) == Completion(SUCCESS, IOVA, PAGE, True, True)
-    ats.map(root2, IOVA, DATA, flags=AF | RW_S2)
-    assert ats.smmu.translated(Access(3, IOVA + 8, True)).pa == DATA + 8
+    assert ats.ask(sid=3) == Completion(SUCCESS)
+    ats.map(root2, IOVA, DATA, flags=AF | 1 << 6)
+    assert ats.ask(sid=3) == Completion(SUCCESS, IOVA, PAGE, True, False)
+    ats.map(root2, 1 << 21, DATA & -(1 << 21), size=1 << 21, flags=AF | RW_S2)
+    assert ats.ask((1 << 21) + PAGE, sid=3) == Completion(SUCCESS, 1 << 21, 1 << 21, True, True)
+    assert ats.smmu.translated(Access(3, IOVA + 8, False)).pa == DATA + 8
 
 
 def test_stage1_skipped_nested(ats: AtsMachine) -> None:
@@ -327,11 +330,11 @@ def test_pasid_selects_the_context(ats: AtsMachine) -> None:
 
 
 def test_split_stage(ats: AtsMachine) -> None:
-    """The answer is an IPA with stage 1's rights; stage 2 comes with the transaction."""
+    """§13.6.3: an IPA, with the rights of both stages; stage 2 comes with the transaction too."""
     root2 = ats.s2_root()
     ats.nested(3, root2, eats=2)
     ats.map(ats.root, IOVA, 0x5000, flags=AF | UNPRIV)
-    assert ats.ask(sid=3) == Completion(SUCCESS, 0x5000, PAGE, True, True)
+    assert ats.ask(sid=3) == Completion(SUCCESS)
     outcome = ats.smmu.translated(Access(3, 0x5008, True))
     assert outcome.status == "fault"
     (event,) = ats.events()
@@ -339,10 +342,33 @@ def test_split_stage(ats: AtsMachine) -> None:
     assert event.name == "F_TRANSLATION"
     assert [field(event, n) for n in names] == [1, 2, 0, 0, 0x5008, 0x5000]
     ats.map(root2, 0x5000, DATA, flags=AF | 1 << 6)
+    assert ats.ask(sid=3) == Completion(SUCCESS, 0x5000, PAGE, True, False)
     assert ats.smmu.translated(Access(3, 0x5008, False)).pa == DATA + 8
     assert ats.smmu.translated(Access(3, 0x5008, True)).event is not None
-    assert ats.ask(sid=3).write
     assert ats.ask(IOVA + PAGE, sid=3) == Completion(SUCCESS)
+
+
+@pytest.mark.parametrize(("s1", "s2"), [(1 << 21, PAGE), (PAGE, 1 << 21), (1 << 21, 1 << 21)])
+def test_size_with_split_stage(ats: AtsMachine, s1: int, s2: int) -> None:
+    """§13.6.3: of both stages the smaller one, aligned to it."""
+    root2, ipa = ats.s2_root(), 0x4000_0000
+    ats.nested(3, root2, eats=2)
+    ats.map(ats.root, 1 << 21, ipa, size=s1, flags=AF | UNPRIV)
+    ats.map(root2, ipa, DATA & -(1 << 21), size=s2, flags=AF | RW_S2)
+    assert ats.ask(1 << 21, sid=3) == Completion(SUCCESS, ipa, min(s1, s2), True, True)
+
+
+def test_split_stage_and_a_writable_clean_stage_2(ats: AtsMachine) -> None:
+    """§3.13.7: it counts as writable; without NW=0 nothing is made dirty."""
+    root2 = ats.s2_root()
+    ats.nested(3, root2, eats=2, s2ha=1, s2hd=1)
+    ats.map(ats.root, IOVA, 0x5000, flags=AF | UNPRIV)
+    ats.map(root2, 0x5000, DATA, flags=AF | 1 << 6 | DBM)
+    assert not ats.ask(sid=3, no_write=True).write
+    assert ats.smmu.counters["httu.dirty"] == 0
+    assert ats.ask(sid=3) == Completion(SUCCESS, 0x5000, PAGE, True, True)
+    assert ats.smmu.translated(Access(3, 0x5008, True)).pa == DATA + 8
+    assert ats.smmu.counters["httu.dirty"] == 1
 
 
 def test_split_stage_address_size(ats: AtsMachine) -> None:

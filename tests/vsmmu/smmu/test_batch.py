@@ -18,8 +18,18 @@ from vsmmu.arch.pagetable import G4K, G16K, G64K
 from vsmmu.memory import Memory
 from vsmmu.smmu import batch_walk
 from vsmmu.smmu.batch import Route, translate_many
-from vsmmu.smmu.tlb import VA_MASK, Tlb
-from vsmmu.smmu.transaction import EXEC, PRIV_SHIFT, READ, WRITE, Access, Fault, Outcome, record
+from vsmmu.smmu.tlb import Tlb
+from vsmmu.smmu.transaction import (
+    EXEC,
+    PRIV_SHIFT,
+    READ,
+    VA_MASK,
+    WRITE,
+    Access,
+    Fault,
+    Outcome,
+    record,
+)
 from vsmmu.smmu.walk import Stage1, Stage2, Table, Walker
 
 from .test_oracle import Builder, Regime, oracle

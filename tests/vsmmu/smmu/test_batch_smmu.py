@@ -8,8 +8,10 @@ from random import Random
 import numpy as np
 import pytest
 
+from vsmmu.arch.events import FPermission, FTranslation
 from vsmmu.memory import PAGE
 from vsmmu.smmu import Features
+from vsmmu.smmu.batch import STATUS
 
 from .machine import AF, RW_S1, RW_S2, Machine
 
@@ -62,3 +64,27 @@ def test_same_answers(kind: str, write: bool) -> None:
     again = machine.events()
     assert again == events[: len(again)]
     assert bool(again) == bool(events)
+
+
+def test_razwi() -> None:
+    """CD.A=0: a stage 1 fault reads as zero, a stage 2 fault aborts (§5.5). No second opinion."""
+    machine = Machine(Features.default().replace(term_model=0))
+    root, root2 = machine.alloc(PAGE), machine.s2_root()
+    cd = machine.cd(ttb0=root, a=0)
+    machine.ste(1, config=7, s1ctxptr=cd, **machine.s2_fields(root2))
+    machine.map(root2, 0x8000_0000, 0x8000_0000, size=1 << 30, flags=AF | RW_S2)
+    machine.map(root, 0, 0x8F00_0000)
+    machine.map(root, PAGE, 0x8F00_0000, flags=AF | RW_S1 | 1 << 7)
+    machine.map(root, 2 * PAGE, 0x1_0000_0000)
+    places = [0, PAGE, 2 * PAGE, 3 * PAGE, 0x8]
+    found = machine.smmu.translate_many(1, np.array(places, dtype=np.uint64), write=True)
+    assert [STATUS[s] for s in found.status] == ["ok", "razwi", "fault", "razwi", "ok"]
+    numbers = [0, FPermission.number, FTranslation.number, FTranslation.number, 0]
+    assert found.fault.tolist() == numbers
+    assert found.pa.tolist() == [0x8F00_0000, 0, 0, 0, 0x8F00_0008]
+    outcomes = [found.outcome(lane) for lane in range(5)]
+    assert [o.status for o in outcomes] == ["ok", "razwi", "fault", "razwi", "ok"]
+    assert [o.pa is None for o in outcomes] == [False, True, True, True, False]
+    kinds = [(e.name, e.fields["s2"].of(e.words)) for e in machine.events()]
+    assert kinds == [("F_PERMISSION", 0), ("F_TRANSLATION", 1), ("F_TRANSLATION", 0)]
+    assert (machine.smmu.counters["txn.razwi"], machine.smmu.counters["txn.fault"]) == (2, 1)

@@ -63,7 +63,7 @@ def test_refusals(change: dict[str, int], message: str) -> None:
         Features.default().replace(**change)
 
 
-# What CDs and STEs make of them. No second opinion on 52 bits and HTTU.
+# What CDs and STEs make of them.
 
 VA, PA = 0x5000, 0x8F00_0000
 DBM, READ_ONLY, S2_READ = 1 << 51, 1 << 7, 1 << 6
@@ -76,7 +76,10 @@ def outcome(machine: Machine, *, write: bool = False) -> int | str | None:
 
 @pytest.mark.parametrize(("ips", "expected"), [(5, "F_TRANSLATION"), (6, PA)])
 def test_52_bit_output_aligns_tables_to_64_bytes(ips: int, expected: int | str) -> None:
-    """§5.4 TTB0: four entries are 32 bytes, but with 52-bit outputs bit 5 is ignored too."""
+    """§3.4, §5.4 TTB0: four entries are 32 bytes, but with 52-bit outputs bit 5 is ignored too.
+
+    No second opinion.
+    """
     machine = Machine(Features.default(oas=52))
     root = machine.alloc(PAGE)
     machine.map(root, VA, PA)
@@ -97,7 +100,7 @@ def test_52_bit_output_aligns_tables_to_64_bytes(ips: int, expected: int | str) 
 def test_dirty_state_needs_the_access_flag(
     stage: int, ha: int, hd: int, expected: tuple[int | str, int | str]
 ) -> None:
-    """§5.2 S2HA, §5.4 HA: {HD, HA} = 0b10 is reserved and acts as 0b00."""
+    """§5.2 S2HA, §5.4 HA, no second opinion: {HD, HA} = 0b10 is reserved and acts as 0b00."""
     found: list[int | str | None] = []
     for flags, write in ((0, False), (AF, True)):
         machine = Machine(Features.default().replace(httu=2))

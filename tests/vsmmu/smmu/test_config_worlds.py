@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """StreamWorlds NS-EL1, NS-EL2 and NS-EL2-E2H, VMID wildcards, ASID sets (IHI 0070 §3.17, §5.2).
 
-No second opinion on EL2 worlds and VMID wildcards. Expected outcomes are derived by hand from the
-clauses that each test names.
+No second opinion on EL2 worlds (§3.17.5) and VMID wildcards (§3.17.6). Expected outcomes are
+derived by hand from the clauses that each test names.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Interrupts as messages, and events to PEs (IHI 0070 §3.18, §4.7.3); no second opinion."""
+"""Interrupts as messages, and events to PEs; no second opinion.
+
+IHI 0070 §3.18, §3.18.1, §4.7.3, §6.3.21 to §6.3.23, §6.3.30 to §6.3.32.
+"""
 
 from __future__ import annotations
 

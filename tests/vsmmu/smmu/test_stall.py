@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Stall and terminate models; merging (IHI 0070 §3.12.1, §3.12.2, §4.7.1, §4.7.2, §5.5, §7.3.1).
 
-Hand-derived vectors: no second opinion.
+Also §3.5.5. Hand-derived vectors: no second opinion.
 """
 
 from __future__ import annotations

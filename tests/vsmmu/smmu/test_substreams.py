@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Substreams: S1CDMax, S1DSS, CD tables of one and two levels (IHI 0070 §3.3.2, §5.2, §5.3).
 
-No second opinion: no other model that is compared with has substreams. Expected outcomes are
-derived by hand from the clauses that each test names.
+Also §7.3.7 and §7.3.9. No second opinion: no other model that is compared with has substreams.
+Expected outcomes are derived by hand from the clauses that each test names.
 """
 
 from __future__ import annotations

@@ -369,7 +369,10 @@ def httu(descriptor: int, **regime: bool) -> tuple[Memory, Walker, Stage1, Table
 def test_httu_stage_1(
     descriptor: int, ha: bool, hd: bool, need: int, name: str | None, after: int
 ) -> None:
-    """§3.13: the access flag with HA, AP[2] with HD and DBM, never more than the access needs."""
+    """§3.13.2, §3.13.3: AF with HA, AP[2] with HD and DBM, never more than the access needs.
+
+    No second opinion.
+    """
     memory, walker, regime, table = httu(descriptor, ha=ha, hd=hd)
     got = walker.translate1(regime, table, 0, None, 0, 1, 0, need)
     assert (got.kind.name if isinstance(got, Fault) else None) == name
@@ -377,7 +380,7 @@ def test_httu_stage_1(
 
 
 def test_write_after_a_cached_read_makes_the_page_dirty() -> None:
-    """§3.13: a clean entry in the TLB does not let a write past the descriptor."""
+    """§3.13.3: a clean entry in the TLB lets no write past the descriptor. No second opinion."""
     memory, walker, regime, table = httu(AP_EL0 | DBM | AP_RO | AF, ha=True, hd=True)
     read = walker.translate1(regime, table, 0, None, 0, 1, 0, 1)
     assert not isinstance(read, Fault)
@@ -405,7 +408,10 @@ def test_write_after_a_cached_read_makes_the_page_dirty() -> None:
     ],
 )
 def test_52_bit_descriptors(bits: int, page: int, wide: bool, output: int, descriptor: int) -> None:
-    """Arm ARM D8.3.1: OA[51:50] in [9:8] with LPA2, OA[51:48] in [15:12] with LPA."""
+    """Arm ARM D8.3.1: OA[51:50] in [9:8] with LPA2, OA[51:48] in [15:12] with LPA.
+
+    IHI 0070 §3.4; no second opinion.
+    """
     memory = Memory([(RAM, 1 << 24)])
     granule = GRANULES[page]
     start = granule.start_level(bits)
