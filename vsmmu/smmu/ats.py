@@ -159,11 +159,11 @@ class Ats:
         return stream.eats
 
     def _refused(self, request: TranslationRequest) -> Completion:
-        """UR and F_BAD_ATS_TREQ (§7.3.6)."""
+        """UR and F_BAD_ATS_TREQ (§7.3.6); a request here is for one STU."""
         ssid = request.ssid
         event = FBadAtsTreq.build(
             sid=request.sid & 0xFFFF_FFFF, ssv=int(ssid is not None), ssid=(ssid or 0) & 0xF_FFFF,
-            p=int(request.priv), x=int(request.execute), w=int(not request.no_write), r=1,
+            p=int(request.priv), x=int(request.execute), w=int(not request.no_write), r=1, span=1,
             inputaddr=request.iova & MASK64 & -PAGE,
         )  # fmt: skip
         self._record(event)

@@ -216,7 +216,7 @@ def test_refused(how: str) -> None:
     (event,) = ats.events()
     names = ("sid", "ssv", "ssid", "r", "w", "x", "p", "span", "inputaddr")
     assert event.name == "F_BAD_ATS_TREQ"
-    assert [field(event, n) for n in names] == [1, 1, 5, 1, 0, 0, 1, 0, IOVA]
+    assert [field(event, n) for n in names] == [1, 1, 5, 1, 0, 0, 1, 1, IOVA]
 
 
 def test_aborting_stream(ats: AtsMachine) -> None:
