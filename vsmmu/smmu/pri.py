@@ -85,7 +85,9 @@ class PriQueue:
         return self._features.pri and self._regs["CR0ACK"] & _ENABLED == _ENABLED
 
     def request(self, entry: PriEntry) -> None:
-        """Take a Page Request or a PASID Stop Marker."""
+        """Take a Page Request or a PASID Stop Marker; X, Priv and PASID come with SSV alone."""
+        if not entry.ssv:
+            entry = entry.replace(ssid=0, x=0, priv=0)
         if not self._features.pri:
             self._answer(entry, PrgResponse.FAILURE, None)
         elif len(self._pending) < PENDING_REQUESTS:

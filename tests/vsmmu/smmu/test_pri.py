@@ -74,6 +74,13 @@ def test_entries(pri: PriMachine) -> None:
     assert pri.port.responses == []
 
 
+def test_what_needs_a_pasid_is_0_without_one(pri: PriMachine) -> None:
+    """§8: X, Priv and SubstreamID mean something with SSV=1 only."""
+    pri.ask(ssv=0, ssid=3, priv=1, x=1)
+    found = pri.entry(0)
+    assert (found.ssv, found.ssid, found.priv, found.x, found.r) == (0, 0, 0, 0, 1)
+
+
 def test_interrupt_when_it_stops_being_empty(pri: PriMachine) -> None:
     pri.ask(last=0)
     pri.ask(last=0)
