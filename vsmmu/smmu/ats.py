@@ -5,7 +5,7 @@ This is the SMMU's side; `vsmmu.smmu.atc` has the messages and an endpoint.
 
 Choices where the architecture leaves freedom: a request that bypasses stage 1 gets one 4 KiB page;
 a completion without rights has that size; a Translated transaction to an SMMU without ATS aborts
-and is recorded.
+and is recorded; one with a physical address beyond OAS aborts silently (§3.9.1.1).
 """
 
 from __future__ import annotations
@@ -268,7 +268,7 @@ class Ats:
         if not self._features.ats or not enables & _SMMUEN:
             return _forbidden(access)
         if not enables & _ATSCHK:
-            return Outcome("ok", access.iova, None, READ | WRITE | EXEC)
+            return self._physical(access)
         stream = self._config.stream(access.sid)
         if isinstance(stream, Fault):
             wanted = self._records_config()
@@ -279,15 +279,24 @@ class Ats:
         if stream.eats == Eats.NONE:
             return _forbidden(access)
         if stream.eats == Eats.FULL:
-            return Outcome("ok", access.iova, None, READ | WRITE | EXEC)
-        need = WRITE if access.write else READ
+            return self._physical(access)
+        # Split-stage: the overrides of the STE count (§13.1.4).
+        priv, instr = overridden(access, stream)
+        shift = PRIV_SHIFT if priv else 0
+        need = (WRITE if access.write else EXEC if instr else READ) << shift
         entry = self._translator.stage2_only(stream, access.iova, need)
         if isinstance(entry, Fault):
             quiet = entry.kind.number in TRANSLATION_FAULTS and entry.s2 and not stream.record2
-            event = None if quiet else record(entry, access, priv=False, instr=False)
+            event = None if quiet else record(entry, access, priv=priv, instr=instr)
             return Outcome("fault", None, event)
-        rights = entry.granted & (READ | WRITE | EXEC)
+        rights = entry.granted >> shift & (READ | WRITE | EXEC)
         return Outcome("ok", entry.pa | access.iova & entry.mask, None, rights)
+
+    def _physical(self, access: Access) -> Outcome:
+        """A Translated transaction that passes with the address it has (§3.9.1.1)."""
+        if access.iova >> self._features.oas:
+            return Outcome("abort")
+        return Outcome("ok", access.iova, None, READ | WRITE | EXEC)
 
     # Invalidation.
 
