@@ -38,9 +38,8 @@ from vsmmu.smmu.atc import (
     TranslationRequest,
 )
 from vsmmu.smmu.config import context_index
-from vsmmu.smmu.tlb import CLEAN1, VA_MASK, Entry
+from vsmmu.smmu.tlb import Entry
 from vsmmu.smmu.transaction import (
-    ALL_PERMS,
     EXEC,
     MASK64,
     PRIV_SHIFT,
@@ -62,7 +61,6 @@ if TYPE_CHECKING:
     from vsmmu.smmu.regfile import RegisterFile
     from vsmmu.smmu.ste import Stream
     from vsmmu.smmu.translate import Translator
-    from vsmmu.smmu.walk import Walker
 
 __all__ = [
     "ATC_ENTRIES",
@@ -94,7 +92,6 @@ class Ats:
         features: what is there.
         config: looks STEs and CDs up.
         translator: stage 1 and stage 2.
-        walker: stage 1 alone, for split-stage ATS.
         record: takes the event records.
         counters: takes `ats.request`, `ats.success`, `ats.ur`, `ats.ca`, `ats.translated`,
             `ats.invalidate`, `ats.timeout`.
@@ -105,14 +102,13 @@ class Ats:
 
     def __init__(
         self, regs: RegisterFile, features: Features, config: Config, translator: Translator,
-        walker: Walker, record: Callable[[Event], None], counters: Counter[str],
+        record: Callable[[Event], None], counters: Counter[str],
     ) -> None:  # fmt: skip
         self.endpoints: dict[int, Endpoint] = {}
         self._regs = regs
         self._features = features
         self._config = config
         self._translator = translator
-        self._walker = walker
         self._record = record
         self._counters = counters
         self._sent: list[Invalidation] = []
@@ -142,7 +138,7 @@ class Ats:
         index = context_index(stream, request.ssid)
         if isinstance(index, Fault):
             return self._aborted(request, index, stream)
-        if index is None and (stream.stage2 is None or self._eats(stream) == Eats.SPLIT):
+        if index is None and stream.stage2 is None:
             return self._identity(request)
         context = None
         if index is not None:
@@ -191,7 +187,7 @@ class Ats:
         return self._aborted(request, fault, stream)
 
     def _identity(self, request: TranslationRequest) -> Completion:
-        """Stage 1 is skipped (STE.S1DSS), and stage 2 is not there or comes later."""
+        """Stage 1 is skipped (STE.S1DSS), and there is no stage 2 (§13.6.4)."""
         page = request.iova & MASK64 & -PAGE
         if page >> self._features.oas:
             return Completion(Status.SUCCESS, priv=request.priv)
@@ -228,28 +224,16 @@ class Ats:
         write = bool(rights & WRITE)
         if not read and not write:
             return Completion(Status.SUCCESS, priv=request.priv)
+        # Split-stage: rights and size are those of both stages, the address is the IPA (§13.6.3).
+        address = found.ipa if self._eats(stream) == Eats.SPLIT else found.pa
         return Completion(
-            Status.SUCCESS, found.pa, found.mask + 1, read, write, execute, request.priv
+            Status.SUCCESS, address, found.mask + 1, read, write, execute, request.priv
         )
 
     def _look(self, stream: Stream, context: Context | None, iova: int, need: int) -> Entry | Fault:
         if context is None:
             return self._translator.stage2_only(stream, iova, need)
-        if self._eats(stream) != Eats.SPLIT:
-            return self._translator.stage1(stream, context, iova, need)
-        # Split-stage: the answer is an IPA, stage 2 comes with the Translated transaction.
-        table = self._translator.table(context, iova, need)
-        if table is None:
-            return Fault(FTranslation)
-        leaf = self._walker.stage1(
-            context.stage1, table, iova & VA_MASK, stream.stage2, stream.vmid, need
-        )
-        if isinstance(leaf, Fault):
-            return leaf
-        if not leaf.perms & need:
-            return Fault(FPermission)
-        clean = CLEAN1 if leaf.clean else 0
-        return Entry(leaf.address, (1 << leaf.shift) - 1, leaf.perms, ALL_PERMS, clean=clean)
+        return self._translator.stage1(stream, context, iova, need)
 
     # Translated transactions.
 

@@ -116,7 +116,7 @@ class Smmu:
             f"{name}.stall", features.idr5.stall_max, self.eventq, self.counters
         )
         self.ats: Ats = Ats(
-            self.regs, features, self.config, self._translator, walker, self.eventq.record, counters
+            self.regs, features, self.config, self._translator, self.eventq.record, counters
         )
         self.priq = PriQueue(
             f"{name}.priq", self.regs, memory, features, self.config, self.ats, counters,

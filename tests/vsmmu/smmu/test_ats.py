@@ -298,12 +298,25 @@ def test_stage1_skipped(ats: AtsMachine) -> None:
 
 
 def test_stage1_skipped_split_stage(ats: AtsMachine) -> None:
-    """EATS=2: the identity is an IPA, which stage 2 has yet to translate."""
+    """§13.6.5: the identity is an IPA with the rights of stage 2, which has yet to translate it."""
     root2 = ats.s2_root()
     ats.nested(3, root2, eats=2, s1cdmax=1, s1dss=S1Dss.BYPASS)
-    assert ats.ask(sid=3) == Completion(SUCCESS, IOVA, PAGE, True, True)
-    ats.map(root2, IOVA, DATA, flags=AF | RW_S2)
-    assert ats.smmu.translated(Access(3, IOVA + 8, True)).pa == DATA + 8
+    assert ats.ask(sid=3) == Completion(SUCCESS)
+    ats.map(root2, IOVA, DATA, flags=AF | 1 << 6)
+    assert ats.ask(IOVA + 8, sid=3) == Completion(SUCCESS, IOVA, PAGE, True, False)
+    assert ats.smmu.translated(Access(3, IOVA + 8, False)).pa == DATA + 8
+
+
+def test_split_stage_size_is_the_smaller_of_both_stages(ats: AtsMachine) -> None:
+    """§13.6.3: a block of stage 1 over pages of stage 2 gives one page."""
+    root2 = ats.s2_root()
+    ats.nested(3, root2, eats=2)
+    block = 1 << 21
+    ats.map(ats.root, 5 * block, 7 * block, size=block, flags=AF | UNPRIV)
+    ats.map(root2, 7 * block + PAGE, DATA, flags=AF | RW_S2)
+    found = ats.ask(5 * block + PAGE + 8, sid=3)
+    assert found == Completion(SUCCESS, 7 * block + PAGE, PAGE, True, True)
+    assert ats.ask(5 * block, sid=3) == Completion(SUCCESS)
 
 
 def test_stage1_skipped_nested(ats: AtsMachine) -> None:
@@ -327,11 +340,11 @@ def test_pasid_selects_the_context(ats: AtsMachine) -> None:
 
 
 def test_split_stage(ats: AtsMachine) -> None:
-    """The answer is an IPA with stage 1's rights; stage 2 comes with the transaction."""
+    """§13.6.3: the answer is an IPA with the rights of both stages; it is translated later."""
     root2 = ats.s2_root()
     ats.nested(3, root2, eats=2)
     ats.map(ats.root, IOVA, 0x5000, flags=AF | UNPRIV)
-    assert ats.ask(sid=3) == Completion(SUCCESS, 0x5000, PAGE, True, True)
+    assert ats.ask(sid=3) == Completion(SUCCESS)
     outcome = ats.smmu.translated(Access(3, 0x5008, True))
     assert outcome.status == "fault"
     (event,) = ats.events()
@@ -341,7 +354,7 @@ def test_split_stage(ats: AtsMachine) -> None:
     ats.map(root2, 0x5000, DATA, flags=AF | 1 << 6)
     assert ats.smmu.translated(Access(3, 0x5008, False)).pa == DATA + 8
     assert ats.smmu.translated(Access(3, 0x5008, True)).event is not None
-    assert ats.ask(sid=3).write
+    assert ats.ask(sid=3) == Completion(SUCCESS, 0x5000, PAGE, True, False)
     assert ats.ask(IOVA + PAGE, sid=3) == Completion(SUCCESS)
 
 
