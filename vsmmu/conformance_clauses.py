@@ -183,7 +183,7 @@ CLAUSES = """
 9 | Address translation operations | atos
 10 | Performance monitors | !
 13 | Attribute transformation | | no memory attributes
-13.6 | Attributes of PCIe and ATS | ats
+13.6 | Attributes of PCIe and ATS | ats | no memory attributes
 17 | MPAM | !
 18 | Memory encryption contexts | !
 """

@@ -162,7 +162,7 @@ class Features:
                 st_level=1,
             ),
             Idr1.build(sidsize=sidsize, eventqs=19, cmdqs=19),
-            Idr3.build(had=s1, xnx=s2, fwb=int(s2 and aidr >= 2), ril=1, bbml=2),
+            Idr3.build(had=s1, xnx=int(s2 and aidr >= 1), fwb=int(s2 and aidr >= 2), ril=1, bbml=2),
             Idr5.build(oas=OAS_BITS.index(oas), gran4k=1, gran16k=1, gran64k=1),
             Iidr(),
             Aidr.build(archminrev=aidr),
@@ -274,6 +274,12 @@ class Features:
             (idr0.s2p or not idr3.ptwnnc, "IDR3.PTWNNC=1 needs IDR0.S2P=1"),
             (v >= 1 or (idr5.oas < _OAS_52 and not idr5.vax), "52-bit addresses need SMMUv3.1"),
             (idr5.vax or not idr5.ds, "IDR5.DS=1 needs IDR5.VAX>=1"),
+            (
+                idr5.gran4k or idr5.gran16k or not idr5.ds,
+                "IDR5.DS=1 needs IDR5.GRAN4K=1 or IDR5.GRAN16K=1",
+            ),
+            (idr5.gran64k or idr5.ds or not idr5.vax, "IDR5.VAX=1 needs GRAN64K or DS"),
+            (v >= 1 or not idr3.xnx, "IDR3.XNX=1 needs SMMUv3.1"),
             (idr5.oas < _OAS_52 or idr5.gran64k or idr5.ds, "IDR5.OAS=6 needs GRAN64K or DS"),
             (
                 v < 2 or not (idr0.s1p and idr0.s2p) or idr0.hyp,

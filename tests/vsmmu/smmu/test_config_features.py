@@ -53,6 +53,12 @@ def test_what_can_be_built(change: dict[str, int]) -> None:
         ({"hyp": 1, "s1p": 0, "had": 0}, "IDR0.HYP=1 needs IDR0.S1P=1"),
         ({"vmw": 1, "hyp": 0, "s2p": 0, "xnx": 0, "fwb": 0}, "IDR0.VMW=1 needs IDR0.S2P=1"),
         ({"ds": 1}, "IDR5.DS=1 needs IDR5.VAX>=1"),
+        (
+            {"vax": 1, "ds": 1, "gran4k": 0, "gran16k": 0},
+            "IDR5.DS=1 needs IDR5.GRAN4K=1 or IDR5.GRAN16K=1",
+        ),
+        ({"vax": 1, "gran64k": 0}, "IDR5.VAX=1 needs GRAN64K or DS"),
+        ({"archminrev": 0}, "IDR3.XNX=1 needs SMMUv3.1"),
         ({"oas": 6, "gran64k": 0}, "IDR5.OAS=6 needs GRAN64K or DS"),
         ({"archminrev": 0, "vax": 1, "fwb": 0}, "52-bit addresses need SMMUv3.1"),
         ({"archminrev": 3}, "SMMUv3.3 with stage 1 needs IDR3.E0PD=1"),
