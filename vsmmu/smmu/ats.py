@@ -169,14 +169,19 @@ class Ats:
         self, request: TranslationRequest, fault: Fault, stream: Stream | None
     ) -> Completion:
         """CA; recorded with CR2.REC_CFG_ATS alone (§6.3.12)."""
+        self.configuration_fault(fault, _access(request), stream)
+        return Completion(Status.CA)
+
+    def configuration_fault(
+        self, fault: Fault, access: Access, stream: Stream | None = None
+    ) -> None:
+        """Record what a request or a check of STE.PPAR met, if CR2 asks for it (§3.9.1, §8.1)."""
         wanted = self._records_config()
         if fault.kind is CBadStreamid:
             wanted = wanted and bool(self._regs["CR2"] & _RECINVSID)
         if wanted:
-            access = _access(request)
             priv, instr = overridden(access, stream)
             self._record(record(fault, access, priv=priv, instr=instr))
-        return Completion(Status.CA)
 
     def _records_config(self) -> bool:
         return bool(self._features.idr0.atsrecerr and self._regs["CR2"] & _REC_CFG_ATS)

@@ -24,7 +24,8 @@ def test_everything() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"ssidsize": 20}, {"ssidsize": 1, "cd2l": 1}, {"cd2l": 1}, {"archminrev": 1, "hyp": 0}, {"httu": 1},
+        {"ssidsize": 20}, {"ssidsize": 1, "cd2l": 1}, {"cd2l": 1}, {"httu": 1},
+        {"archminrev": 1, "hyp": 0},
         {"httu": 2}, {"stt": 1}, {"vax": 1}, {"vax": 1, "ds": 1}, {"oas": 6}, {"vmw": 1},
         {"vax": 1, "ds": 1, "oas": 6, "gran64k": 0}, {"e0pd": 1}, {"ptwnnc": 1},
         {"archminrev": 3, "e0pd": 1, "ptwnnc": 1},
