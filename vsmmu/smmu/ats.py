@@ -5,7 +5,7 @@ This is the SMMU's side; `vsmmu.smmu.atc` has the messages and an endpoint.
 
 Choices where the architecture leaves freedom: a request that bypasses stage 1 gets one 4 KiB page;
 a completion without rights has that size; a Translated transaction to an SMMU without ATS aborts
-and is recorded.
+and is recorded; one with a physical address beyond OAS aborts silently (§3.9.1.1).
 """
 
 from __future__ import annotations
@@ -158,11 +158,11 @@ class Ats:
         return stream.eats
 
     def _refused(self, request: TranslationRequest) -> Completion:
-        """UR and F_BAD_ATS_TREQ (§7.3.6)."""
+        """UR and F_BAD_ATS_TREQ (§7.3.6); a request here is for one STU."""
         ssid = request.ssid
         event = FBadAtsTreq.build(
             sid=request.sid & 0xFFFF_FFFF, ssv=int(ssid is not None), ssid=(ssid or 0) & 0xF_FFFF,
-            p=int(request.priv), x=int(request.execute), w=int(not request.no_write), r=1,
+            p=int(request.priv), x=int(request.execute), w=int(not request.no_write), r=1, span=1,
             inputaddr=request.iova & MASK64 & -PAGE,
         )  # fmt: skip
         self._faulted(FBadAtsTreq, event)
@@ -173,17 +173,22 @@ class Ats:
         self, request: TranslationRequest, fault: Fault, stream: Stream | None
     ) -> Completion:
         """CA; recorded with CR2.REC_CFG_ATS alone (§6.3.12)."""
+        self.configuration_fault(fault, _access(request), stream)
+        return Completion(Status.CA)
+
+    def configuration_fault(
+        self, fault: Fault, access: Access, stream: Stream | None = None
+    ) -> None:
+        """Record what a request or a check of STE.PPAR met, if CR2 asks for it (§3.9.1, §8.1)."""
         wanted = self._records_config()
         if fault.kind is CBadStreamid:
             wanted = wanted and bool(self._regs["CR2"] & _RECINVSID)
         event = None
         if wanted:
-            access = _access(request)
             priv, instr = overridden(access, stream)
             event = record(fault, access, priv=priv, instr=instr)
             self._record(event)
         self._faulted(fault.kind, event)
-        return Completion(Status.CA)
 
     def _faulted(self, kind: type[Event], event: Event | None) -> None:
         self._counters["fault." + kind.name] += 1
@@ -199,7 +204,7 @@ class Ats:
         return self._aborted(request, fault, stream)
 
     def _identity(self, request: TranslationRequest) -> Completion:
-        """Stage 1 is skipped (STE.S1DSS), and stage 2 is not there (§13.6.4)."""
+        """Stage 1 is skipped (STE.S1DSS), and there is no stage 2 (§13.6.4)."""
         page = request.iova & MASK64 & -PAGE
         if page >> self._features.oas:
             return Completion(Status.SUCCESS, priv=request.priv)
@@ -236,23 +241,17 @@ class Ats:
         write = bool(rights & WRITE)
         if not read and not write:
             return Completion(Status.SUCCESS, priv=request.priv)
+        # Split-stage: rights and size are those of both stages, the address is the IPA (§13.6.3).
+        address = found.ipa if self._eats(stream) == Eats.SPLIT else found.pa
         return Completion(
-            Status.SUCCESS, found.pa, found.mask + 1, read, write, execute, request.priv
+            Status.SUCCESS, address, found.mask + 1, read, write, execute, request.priv
         )
 
     def _look(self, stream: Stream, context: Context | None, iova: int, need: int) -> Entry | Fault:
-        """What both stages say; with split-stage ATS the address is the IPA (§13.6.3, §13.6.5).
-
-        Rights and size are those of both stages even then, where the Translated transaction has
-        stage 2 to come.
-        """
+        """What both stages say; with split-stage ATS too, which has stage 2 to come (§13.6.5)."""
         if context is None:
-            found = self._translator.stage2_only(stream, iova, need)
-        else:
-            found = self._translator.stage1(stream, context, iova, need)
-        if isinstance(found, Fault) or self._eats(stream) != Eats.SPLIT:
-            return found
-        return found._replace(pa=found.ipa)
+            return self._translator.stage2_only(stream, iova, need)
+        return self._translator.stage1(stream, context, iova, need)
 
     # Translated transactions.
 
@@ -273,7 +272,7 @@ class Ats:
         if not self._features.ats or not enables & _SMMUEN:
             return self._forbidden(access)
         if not enables & _ATSCHK:
-            return Outcome("ok", access.iova, None, READ | WRITE | EXEC)
+            return self._physical(access)
         stream = self._config.stream(access.sid)
         if isinstance(stream, Fault):
             wanted = self._records_config()
@@ -285,15 +284,18 @@ class Ats:
         if stream.eats == Eats.NONE:
             return self._forbidden(access)
         if stream.eats == Eats.FULL:
-            return Outcome("ok", access.iova, None, READ | WRITE | EXEC)
-        need = WRITE if access.write else READ
+            return self._physical(access)
+        # Split-stage: the overrides of the STE count (§13.1.4).
+        priv, instr = overridden(access, stream)
+        shift = PRIV_SHIFT if priv else 0
+        need = (WRITE if access.write else EXEC if instr else READ) << shift
         entry = self._translator.stage2_only(stream, access.iova, need)
         if isinstance(entry, Fault):
             quiet = entry.kind.number in TRANSLATION_FAULTS and entry.s2 and not stream.record2
-            event = None if quiet else record(entry, access, priv=False, instr=False)
+            event = None if quiet else record(entry, access, priv=priv, instr=instr)
             self._faulted(entry.kind, event)
             return Outcome("fault", None, event)
-        rights = entry.granted & (READ | WRITE | EXEC)
+        rights = entry.granted >> shift & (READ | WRITE | EXEC)
         return Outcome("ok", entry.pa | access.iova & entry.mask, None, rights)
 
     def _forbidden(self, access: Access) -> Outcome:
@@ -302,6 +304,12 @@ class Ats:
         )
         self._faulted(FTranslForbidden, event)
         return Outcome("fault", None, event)
+
+    def _physical(self, access: Access) -> Outcome:
+        """A Translated transaction that passes with the address it has (§3.9.1.1)."""
+        if access.iova >> self._features.oas:
+            return Outcome("abort")
+        return Outcome("ok", access.iova, None, READ | WRITE | EXEC)
 
     # Invalidation.
 

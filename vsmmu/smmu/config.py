@@ -251,7 +251,7 @@ class Config:
             self._counters["walk.ste"] += 1
             found = self._fetch(address, Ste.dwords)
             if found is None:
-                return Fault(FSteFetch, fetch=address)
+                return self._no_ste(address)
             words = self._mixed(words, found)
         stream = self._decoded(words)
         self._keep(self._streams, sid, stream)
@@ -289,7 +289,7 @@ class Config:
             self._counters["walk.l1std"] += 1
             words = self._fetch(address, L1Std.dwords)
             if words is None:
-                return Fault(FSteFetch, fetch=address)
+                return self._no_ste(address)
             descriptor = L1Std(words)
             if table.span_valid(descriptor) or self.caching.hostile:
                 self._keep(self._l1, key, descriptor)
@@ -323,12 +323,17 @@ class Config:
             return None
         return self._memory.read_words(address, count)
 
+    def _no_ste(self, address: int) -> Fault:
+        """F_STE_FETCH; FetchAddr[55:OAS] is RES0 (§7.3.4)."""
+        return Fault(FSteFetch, fetch=address & (1 << self._features.oas) - 1)
+
     def _fetch_context(self, stream: Stream, address: int, count: int) -> _Words | Fault:
         """Words of a CD or L1CD, through stage 2 where the stream has it: CLASS=CD (§7.3)."""
         if stream.stage2 is not None:
             found = self._walker.through_stage2(stream.stage2, stream.vmid, address, CD, READ)
             if isinstance(found, Fault):
-                return found
+                # An L1CD can name more bits than IPA[55:OAS], which is RES0 (§7.3.13).
+                return found._replace(ipa=found.ipa & (1 << self._features.oas) - 1)
             address = found
         words = self._memory.read_words(address, count)
         return Fault(FCdFetch, fetch=address) if words is None else words

@@ -5,9 +5,9 @@ Advertise little: a feature that this model lacks is refused here, with its name
 absent from the ID registers and everything that depends on it is illegal to use.
 
 Not modelled, hence refused: AArch32 tables, ATOS, MPAM, ECMDQ, preset bases, memory type
-overrides, and what SMMUv3.4 brought. `Features.default` offers neither substreams nor EL2 contexts,
-HTTU, 52-bit addresses, small translation tables, stalling, ATS, PRI, BTM, MSI nor SEV; `replace`
-adds them.
+overrides, and what SMMUv3.4 brought. `Features.default` offers neither substreams nor HTTU, 52-bit
+addresses, small translation tables, stalling, ATS, PRI, BTM, MSI nor SEV, and EL2 contexts only
+where they are mandatory; `replace` adds them.
 """
 
 from __future__ import annotations
@@ -146,7 +146,8 @@ class Features:
             stages: "1", "2" or "nested".
             sidsize: StreamID bits, 0 to 32.
             oas: output address bits: 32, 36, 40, 42, 44, 48 or 52.
-            aidr: architecture minor revision: 2 is SMMUv3.2, with IDR3.FWB if there is stage 2.
+            aidr: architecture minor revision: 2 is SMMUv3.2, with IDR3.FWB if there is stage 2 and
+                IDR0.HYP if there are both.
         """
         if stages not in ("1", "2", "nested"):
             raise ValueError(f'stages are "1", "2" or "nested", not {stages!r}')
@@ -156,11 +157,12 @@ class Features:
         return cls(
             Idr0.build(
                 s1p=s1, s2p=s2, ttf=Ttf.AARCH64, cohacc=1, asid16=1, vmid16=1,
+                hyp=int(s1 and s2 and aidr >= 2),
                 ttendian=TtEndian.LITTLE, stall_model=StallModel.TERMINATE_ONLY, term_model=1,
                 st_level=1,
             ),
             Idr1.build(sidsize=sidsize, eventqs=19, cmdqs=19),
-            Idr3.build(had=s1, xnx=s2, fwb=int(s2 and aidr >= 2), ril=1, bbml=2),
+            Idr3.build(had=s1, xnx=int(s2 and aidr >= 1), fwb=int(s2 and aidr >= 2), ril=1, bbml=2),
             Idr5.build(oas=OAS_BITS.index(oas), gran4k=1, gran16k=1, gran64k=1),
             Iidr(),
             Aidr.build(archminrev=aidr),
@@ -272,7 +274,17 @@ class Features:
             (idr0.s2p or not idr3.ptwnnc, "IDR3.PTWNNC=1 needs IDR0.S2P=1"),
             (v >= 1 or (idr5.oas < _OAS_52 and not idr5.vax), "52-bit addresses need SMMUv3.1"),
             (idr5.vax or not idr5.ds, "IDR5.DS=1 needs IDR5.VAX>=1"),
+            (
+                idr5.gran4k or idr5.gran16k or not idr5.ds,
+                "IDR5.DS=1 needs IDR5.GRAN4K=1 or IDR5.GRAN16K=1",
+            ),
+            (idr5.gran64k or idr5.ds or not idr5.vax, "IDR5.VAX=1 needs GRAN64K or DS"),
+            (v >= 1 or not idr3.xnx, "IDR3.XNX=1 needs SMMUv3.1"),
             (idr5.oas < _OAS_52 or idr5.gran64k or idr5.ds, "IDR5.OAS=6 needs GRAN64K or DS"),
+            (
+                v < 2 or not (idr0.s1p and idr0.s2p) or idr0.hyp,
+                "SMMUv3.2 with both stages needs IDR0.HYP=1",
+            ),
             (v < 2 or idr3.ril, "SMMUv3.2 needs IDR3.RIL=1"),
             (v < 2 or idr3.bbml, "SMMUv3.2 needs IDR3.BBML>=1"),
             (v < 2 or not idr0.s2p or idr3.fwb, "SMMUv3.2 with stage 2 needs IDR3.FWB=1"),

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The PRI queue: Page Requests of endpoints, and their answers (IHI 0070 §8, §8.3, §4.5.2).
 
-A Page Request that cannot be queued is answered by the SMMU itself, once for its group: where it
-is the group's last (§8.1). A PASID Stop Marker has no answer.
+A Page Request that finds no room is answered by the SMMU itself, once for its group: where it is
+the group's last (§8.1). Each one that comes while the queue is disabled or in error is answered
+(§8.2). A PASID Stop Marker has no answer.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from vsmmu.arch.registers import (
 )
 from vsmmu.queue import Ring
 from vsmmu.smmu.msi import Messages
-from vsmmu.smmu.transaction import Fault
+from vsmmu.smmu.transaction import Access, Fault
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -86,10 +87,12 @@ class PriQueue:
         return self._features.pri and self._regs["CR0ACK"] & _ENABLED == _ENABLED
 
     def request(self, entry: PriEntry) -> None:
-        """Take a Page Request or a PASID Stop Marker."""
+        """Take a Page Request or a PASID Stop Marker; X, Priv and PASID come with SSV alone."""
         self._counters["pri.request"] += 1
+        if not (entry.ssv and self._features.idr1.ssidsize):
+            entry = entry.replace(ssv=0, ssid=0, x=0, priv=0)
         if not self._features.pri:
-            self._answer(entry, PrgResponse.FAILURE, None)
+            self._fail(entry)
         elif len(self._pending) < PENDING_REQUESTS:
             self._pending.append(entry)
         else:
@@ -113,7 +116,7 @@ class PriQueue:
     def _take(self, entry: PriEntry) -> None:
         regs = self._regs
         if not self.enabled or regs.gerror_active & _ABT_ERR:
-            self._answer(entry, PrgResponse.FAILURE, None)
+            self._fail(entry)
             return
         base = QueueBase(regs["PRIQ_BASE"])
         address = base.addr & (1 << self._features.oas) - 1
@@ -130,7 +133,7 @@ class PriQueue:
         used = ring.used(prod & _WR, cons & _RD)
         if not self._memory.write(ring.address(prod & _WR), bytes(entry)):
             self._gerror("priq_abt_err")
-            self._answer(entry, PrgResponse.FAILURE, None)
+            self._fail(entry)
             return
         regs["PRIQ_PROD"] = prod & _OVFLG | ring.advance(prod & _WR)
         self._counters["pri.recorded"] += 1
@@ -158,11 +161,16 @@ class PriQueue:
             stream = self._config.stream(entry.sid)
             if isinstance(stream, Fault):
                 code = PrgResponse.FAILURE
+                access = Access(entry.sid, entry.addr, False, ssid=entry.ssid)
+                self._ats.configuration_fault(stream, access)
             elif stream.ppar:
                 ssid = entry.ssid
-        self._answer(entry, code, ssid)
-
-    def _answer(self, entry: PriEntry, code: PrgResponse, ssid: int | None) -> None:
         self._counters["pri.discarded"] += 1
         if entry.last and not entry.stop_marker:
             self.respond(entry.sid, ssid, entry.prgindex, code)
+
+    def _fail(self, entry: PriEntry) -> None:
+        """No queue: every request is answered, whether it is its group's last or not (§8.2)."""
+        self._counters["pri.discarded"] += 1
+        if not entry.stop_marker:
+            self.respond(entry.sid, None, entry.prgindex, PrgResponse.FAILURE)

@@ -309,7 +309,9 @@ class _Player:
         """Records written since EVENTQ_PROD was `before`; equal ones are merged."""
         regs = self._smmu.regs
         base = QueueBase(regs["EVENTQ_BASE"])
-        ring = Ring.of(base.addr, base.log2size, Idr1.eventqs.of((regs["IDR1"],)), Event.size)
+        # Queue addresses are truncated to OAS (§3.4.3).
+        address = base.addr & (1 << self._smmu.features.oas) - 1
+        ring = Ring.of(address, base.log2size, Idr1.eventqs.of((regs["IDR1"],)), Event.size)
         wr = EventqProd.mask("wr")[0]
         pointer, found = before & wr, []
         for _ in range(ring.used(regs["EVENTQ_PROD"] & wr, pointer)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from vsmmu.arch.events import Event, EventClass
+from vsmmu.arch.events import CBadSubstreamid, Event, EventClass
 
 # What an access needs and what a translation grants.
 READ, WRITE, EXEC = 1, 2, 4
@@ -77,7 +77,8 @@ def record(fault: Fault, access: Access, *, priv: bool, instr: bool) -> Event:
     fields = fault.kind.fields
     values = {
         "sid": access.sid & 0xFFFF_FFFF,
-        "ssv": int(access.ssid is not None),
+        # C_BAD_SUBSTREAMID has no such bit: its SubstreamID is always valid (§7.3.9).
+        "ssv": int(access.ssid is not None and fault.kind is not CBadSubstreamid),
         "ssid": (access.ssid or 0) & 0xF_FFFF,
         "pnu": int(priv),
         "ind": int(instr and not access.write),

@@ -188,7 +188,7 @@ class Translator:
                 return self._fault(access, selected, None, None)
             index = selected
         if index is None and stream.stage2 is None:
-            return self._bypass(access, iova)
+            return self._bypass(access, iova, stream)
         priv, instr = overridden(access, stream)
         shift = PRIV_SHIFT if priv else 0
         need = (WRITE if access.write else EXEC if instr else READ) << shift
@@ -263,9 +263,9 @@ class Translator:
         if isinstance(index, Fault):
             return Route(finish, index)
         too_large = Fault(FAddrSize)
-        if index is None and found.stage2 is None:
-            return Route(finish, "bypass", self._address_bits, too_large)
         stream = found
+        if index is None and stream.stage2 is None:
+            return Route(finish, "bypass", self._address_bits, too_large)
         priv, instr = overridden(access, stream)
         need = (WRITE if access.write else EXEC if instr else READ) << (PRIV_SHIFT if priv else 0)
         if index is None:
@@ -287,9 +287,9 @@ class Translator:
             return _SILENT_ABORT
         return Outcome("bypass", iova, None, _RIGHTS)
 
-    def _bypass(self, access: Access, iova: int) -> Outcome:
+    def _bypass(self, access: Access, iova: int, stream: Stream) -> Outcome:
         if iova >> self._address_bits:
-            return self._fault(access, Fault(FAddrSize), None, None)
+            return self._fault(access, Fault(FAddrSize), stream, None)
         return Outcome("bypass", iova, None, _RIGHTS)
 
     def stage2_only(self, stream: Stream, iova: int, need: int) -> Entry | Fault:

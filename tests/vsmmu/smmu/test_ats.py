@@ -216,7 +216,7 @@ def test_refused(how: str) -> None:
     (event,) = ats.events()
     names = ("sid", "ssv", "ssid", "r", "w", "x", "p", "span", "inputaddr")
     assert event.name == "F_BAD_ATS_TREQ"
-    assert [field(event, n) for n in names] == [1, 1, 5, 1, 0, 0, 1, 0, IOVA]
+    assert [field(event, n) for n in names] == [1, 1, 5, 1, 0, 0, 1, 1, IOVA]
 
 
 def test_aborting_stream(ats: AtsMachine) -> None:
@@ -298,15 +298,27 @@ def test_stage1_skipped(ats: AtsMachine) -> None:
 
 
 def test_stage1_skipped_split_stage(ats: AtsMachine) -> None:
-    """§13.6.5: the identity is an IPA, with the rights and the size of stage 2."""
+    """§13.6.5: the identity is an IPA with the rights of stage 2, which has yet to translate it."""
     root2 = ats.s2_root()
     ats.nested(3, root2, eats=2, s1cdmax=1, s1dss=S1Dss.BYPASS)
     assert ats.ask(sid=3) == Completion(SUCCESS)
     ats.map(root2, IOVA, DATA, flags=AF | 1 << 6)
-    assert ats.ask(sid=3) == Completion(SUCCESS, IOVA, PAGE, True, False)
+    assert ats.ask(IOVA + 8, sid=3) == Completion(SUCCESS, IOVA, PAGE, True, False)
     ats.map(root2, 1 << 21, DATA & -(1 << 21), size=1 << 21, flags=AF | RW_S2)
     assert ats.ask((1 << 21) + PAGE, sid=3) == Completion(SUCCESS, 1 << 21, 1 << 21, True, True)
     assert ats.smmu.translated(Access(3, IOVA + 8, False)).pa == DATA + 8
+
+
+def test_split_stage_size_is_the_smaller_of_both_stages(ats: AtsMachine) -> None:
+    """§13.6.3: a block of stage 1 over pages of stage 2 gives one page."""
+    root2 = ats.s2_root()
+    ats.nested(3, root2, eats=2)
+    block = 1 << 21
+    ats.map(ats.root, 5 * block, 7 * block, size=block, flags=AF | UNPRIV)
+    ats.map(root2, 7 * block + PAGE, DATA, flags=AF | RW_S2)
+    found = ats.ask(5 * block + PAGE + 8, sid=3)
+    assert found == Completion(SUCCESS, 7 * block + PAGE, PAGE, True, True)
+    assert ats.ask(5 * block, sid=3) == Completion(SUCCESS)
 
 
 def test_stage1_skipped_nested(ats: AtsMachine) -> None:

@@ -24,7 +24,8 @@ def test_everything() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"ssidsize": 20}, {"ssidsize": 1, "cd2l": 1}, {"cd2l": 1}, {"hyp": 1}, {"httu": 1},
+        {"ssidsize": 20}, {"ssidsize": 1, "cd2l": 1}, {"cd2l": 1}, {"httu": 1},
+        {"archminrev": 1, "hyp": 0},
         {"httu": 2}, {"stt": 1}, {"vax": 1}, {"vax": 1, "ds": 1}, {"oas": 6}, {"vmw": 1},
         {"vax": 1, "ds": 1, "oas": 6, "gran64k": 0}, {"e0pd": 1}, {"ptwnnc": 1},
         {"archminrev": 3, "e0pd": 1, "ptwnnc": 1},
@@ -48,10 +49,17 @@ def test_what_can_be_built(change: dict[str, int]) -> None:
         ({"dpt": 1}, "IDR3.DPT=1: not modelled (DPT)"),
         ({"vatos": 1}, "IDR0.VATOS=1: not modelled (VATOS)"),
         ({"rme_impl": 1}, "IDR0.RME_IMPL=1: not modelled (RME_IMPL)"),
+        ({"hyp": 0}, "SMMUv3.2 with both stages needs IDR0.HYP=1"),
         ({"hyp": 1, "s2p": 0, "xnx": 0, "fwb": 0}, "IDR0.HYP=1 needs IDR0.S2P=1"),
         ({"hyp": 1, "s1p": 0, "had": 0}, "IDR0.HYP=1 needs IDR0.S1P=1"),
-        ({"vmw": 1, "s2p": 0, "xnx": 0, "fwb": 0}, "IDR0.VMW=1 needs IDR0.S2P=1"),
+        ({"vmw": 1, "hyp": 0, "s2p": 0, "xnx": 0, "fwb": 0}, "IDR0.VMW=1 needs IDR0.S2P=1"),
         ({"ds": 1}, "IDR5.DS=1 needs IDR5.VAX>=1"),
+        (
+            {"vax": 1, "ds": 1, "gran4k": 0, "gran16k": 0},
+            "IDR5.DS=1 needs IDR5.GRAN4K=1 or IDR5.GRAN16K=1",
+        ),
+        ({"vax": 1, "gran64k": 0}, "IDR5.VAX=1 needs GRAN64K or DS"),
+        ({"archminrev": 0}, "IDR3.XNX=1 needs SMMUv3.1"),
         ({"oas": 6, "gran64k": 0}, "IDR5.OAS=6 needs GRAN64K or DS"),
         ({"archminrev": 0, "vax": 1, "fwb": 0}, "52-bit addresses need SMMUv3.1"),
         ({"archminrev": 3}, "SMMUv3.3 with stage 1 needs IDR3.E0PD=1"),

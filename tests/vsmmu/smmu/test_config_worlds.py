@@ -80,7 +80,7 @@ def test_reserved_strw(strw: int) -> None:
     machine.ste(2, config=4, strw=strw)
     machine.ste(3, config=6, strw=strw, **machine.s2_fields(machine.s2_root()))
     assert [verdict(machine, sid) for sid in (1, 2, 3)] == ["C_BAD_STE", VA, "F_TRANSLATION"]
-    machine = Machine()
+    machine = Machine(Features.default(aidr=1))
     stream(machine, 1, PA, strw=strw)
     assert verdict(machine, 1) == PA
 

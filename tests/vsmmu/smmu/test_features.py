@@ -13,7 +13,7 @@ from vsmmu.smmu import Features
 def test_default_register_values() -> None:
     features = Features.default()
     assert features.ids == {
-        "IDR0": 0x0D44_101B,
+        "IDR0": 0x0D44_121B,
         "IDR1": 0x0273_0014,
         "IDR3": 0x1514,
         "IDR5": 0x75,

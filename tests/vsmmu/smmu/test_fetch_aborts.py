@@ -67,6 +67,16 @@ class Failing(Machine):
         walker._page = {}
         walker._read64 = self.observed
         self.memory.read64 = self.observed  # type: ignore[method-assign]
+        self.memory.read_words = self._words  # type: ignore[method-assign]
+
+    def _words(self, pa: int, count: int) -> tuple[int, ...] | None:
+        found = []
+        for i in range(count):
+            word = self.observed(pa + 8 * i)
+            if word is None:
+                return None
+            found.append(word)
+        return tuple(found)
 
     def _tables(self, ste: int) -> None:
         s2root = self.s2_root()

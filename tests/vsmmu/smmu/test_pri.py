@@ -10,7 +10,7 @@ import pytest
 
 from vsmmu.arch.commands import CmdPriResp
 from vsmmu.arch.pri import PrgResponse, PriEntry
-from vsmmu.arch.registers import Cr0, IrqCtrl, QueueBase
+from vsmmu.arch.registers import Cr0, Cr2, IrqCtrl, QueueBase
 from vsmmu.memory import PAGE
 from vsmmu.smmu import Features
 from vsmmu.smmu.ats import AtsPort
@@ -72,6 +72,16 @@ def test_entries(pri: PriMachine) -> None:
     second = pri.ask(r=0, w=1)
     assert (pri.entry(0), pri.entry(1), pri.prod) == (first, second, 2)
     assert pri.port.responses == []
+
+
+def test_what_needs_a_pasid_is_0_without_one(pri: PriMachine) -> None:
+    """§8: X, Priv and SubstreamID mean something with SSV=1 only."""
+    pri.ask(ssv=0, ssid=3, priv=1, x=1)
+    found = pri.entry(0)
+    assert (found.ssv, found.ssid, found.priv, found.x, found.r) == (0, 0, 0, 0, 1)
+    pri = PriMachine(PRI.replace(ssidsize=0))
+    pri.ask(ssv=1, ssid=3)
+    assert (pri.entry(0).ssv, pri.entry(0).ssid) == (0, 0)
 
 
 def test_interrupt_when_it_stops_being_empty(pri: PriMachine) -> None:
@@ -148,15 +158,39 @@ def test_an_unreadable_ste_is_a_failure(pri: PriMachine) -> None:
     pri.ask()
     pri.ask(ssv=1, ssid=3)
     assert pri.port.responses == [(None, 5, FAILURE)]
+    assert pri.events() == []
+
+
+@pytest.mark.parametrize(
+    ("sid", "cr2", "expected"),
+    [
+        (9, {"rec_cfg_ats": 1}, [(0x04, 9)]), (9, {"recinvsid": 1}, []),
+        (1 << 9, {"rec_cfg_ats": 1}, []),
+        (1 << 9, {"rec_cfg_ats": 1, "recinvsid": 1}, [(0x02, 1 << 9)]),
+    ],
+)  # fmt: skip
+def test_what_the_check_of_ppar_meets_is_recorded(
+    sid: int, cr2: dict[str, int], expected: list[tuple[int, int]]
+) -> None:
+    """§8.1: with CR2.REC_CFG_ATS, C_BAD_STREAMID with RECINVSID too."""
+    pri = PriMachine(PRI.replace(atsrecerr=1), log2=0)
+    pri.write("CR0", 0)
+    pri.write("CR2", Cr2.build(**cr2).raw)
+    pri.write("CR0", ON)
+    pri.ask()
+    pri.ask(sid=sid, ssv=1, ssid=3)
+    pri.ask(sid=sid)
+    assert [(event.type, event.sid) for event in pri.events()] == expected
 
 
 @pytest.mark.parametrize("enables", [ON & ~2, ON & ~1])
 def test_disabled(pri: PriMachine, enables: int) -> None:
-    """Effective PRIQEN is PRIQEN and SMMUEN: Failure without PASID (§8.1)."""
+    """§8.2: effective PRIQEN is PRIQEN and SMMUEN; every request fails, not the last alone."""
     pri.write("CR0", enables)
     pri.ask(ssv=1, ssid=3)
     pri.ask(last=0)
-    assert pri.port.responses == [(None, 5, FAILURE)]
+    pri.ask(ssv=1, ssid=3, r=0, w=0)
+    assert pri.port.responses == [(None, 5, FAILURE)] * 2
     assert pri.prod == 0
 
 

@@ -23,7 +23,7 @@ def at(name: str) -> int:
 
 def test_identification_is_read_only(regs: RegisterFile) -> None:
     regs.write(0, 4, 0)
-    assert regs.read(0, 4) == 0x0D44_101B
+    assert regs.read(0, 4) == 0x0D44_121B
 
 
 def test_both_halves_of_a_64_bit_register(regs: RegisterFile) -> None:

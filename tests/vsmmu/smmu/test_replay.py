@@ -78,6 +78,18 @@ def test_interrupts_belong_to_their_step() -> None:
     assert play({"stage": "2", "steps": steps})["results"] == [{"i": 3, "op": "w", "irq": [3]}]
 
 
+def test_records_are_read_where_the_event_queue_is() -> None:
+    """§3.4.3: address bits of EVENTQ_BASE above OAS are truncated."""
+    steps = [
+        {"op": "w", "off": "0x2c", "val": "0x2", "size": 4},
+        {"op": "w", "off": "0xa0", "val": "0x400040100007", "size": 8},
+        {"op": "w", "off": "0x20", "val": "0x5", "size": 4},
+        {"op": "dma", "sid": "0x1", "iova": "0x0", "rw": "r", "size": 4},
+    ]
+    (result,) = play({"stage": "1", "steps": steps})["results"]
+    assert result["events"] == [{"type": "C_BAD_STREAMID", "sid": 1}]
+
+
 def test_tagged_memory_is_there_before_it_is_written() -> None:
     """A level 1 descriptor there is invalid by its tag; an STE there has V=0."""
     steps = [

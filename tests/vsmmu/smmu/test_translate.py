@@ -405,7 +405,7 @@ def test_counters_and_trace_by_fate() -> None:
     smmu.mmio_write(0x20, 4, 1)
     smmu.translate(Access(1 << 20, 0x1000, False))
     assert [str(r) for r in trace.records] == [
-        "smmu_mmio_read smmu smmu9 reg IDR0 value 0xd44101b",
+        "smmu_mmio_read smmu smmu9 reg IDR0 value 0xd44121b",
         "smmu_mmio_write smmu smmu9 reg CR2 value 0x2",
         "smmu_mmio_write smmu smmu9 reg CR0 value 0x1",
         "smmuv3_translate_fault smmu smmu9 sid 0x100000 iova 0x1000 event C_BAD_STREAMID",
