@@ -88,6 +88,18 @@ class DomainMachine(RuleBasedStateMachine):
             low, high = min(spans)[0], max(spans)[1]
             self.driver.tlbi(domain, low, high, ttl=ttl, sync=how == "synced")
 
+    @rule(d=DOMAINS)
+    def clear(self, d: int) -> None:
+        """A batch: an invalidation for each leaf of a domain, and one CMD_SYNC."""
+        domain = self.domains[d]
+        for page in PAGES:
+            span = self.driver.unmap(domain, page)
+            if span is not None:
+                self.driver.tlbi(domain, *span, sync=False)
+        for smmu in sorted(domain.smmus):
+            self.driver.sync(smmu)
+        self.access_all()
+
     @rule(d=DOMAINS, page=PAGE_OF, goal=st.integers(0, 7), block=FLAGS, writable=FLAGS)
     def remap(self, d: int, page: int, goal: int, block: bool, writable: bool) -> None:
         """Break before make."""
@@ -122,10 +134,10 @@ class DomainMachine(RuleBasedStateMachine):
 
     @rule(m=MASTERS, d=DOMAINS, finish=FLAGS, probing=FLAGS)
     def attach(self, m: int, d: int, finish: bool, probing: bool) -> None:
-        master, domain = self.masters[m], self.domains[d]
-        if master.smmu in domain.smmus:
-            self.probe(probing)
-            self.attach_all(master, domain, {}, finish=finish)
+        master = self.masters[m]
+        fitting = [domain for domain in self.domains if master.smmu in domain.smmus]
+        self.probe(probing)
+        self.attach_all(master, fitting[d % len(fitting)], {}, finish=finish)
 
     @rule(m=MASTERS, to=st.sampled_from([INVALID, ABORT, BYPASS]), finish=FLAGS, probing=FLAGS)
     def detach(self, m: int, to: SteValue, finish: bool, probing: bool) -> None:
@@ -141,15 +153,11 @@ class DomainMachine(RuleBasedStateMachine):
     @rule(m=MASTERS, ssid=st.integers(0, 2), d=st.none() | DOMAINS, finish=FLAGS, probing=FLAGS)
     def bind(self, m: int, ssid: int, d: int | None, finish: bool, probing: bool) -> None:
         master = self.masters[m]
-        domain = None if d is None else self.domains[d]
         if master.ste.kind != "cds":
             return
-        if domain is not None and (
-            domain.stage == 2
-            or domain.parent is not master.ste.domain
-            or master.smmu not in domain.smmus
-        ):
-            return
+        fitting = [x for x in self.domains if x.stage == 1 and x.parent is master.ste.domain]
+        fitting = [x for x in fitting if master.smmu in x.smmus]
+        domain = None if d is None else fitting[d % len(fitting)]
         self.probe(probing)
         self.driver.bind(master, ssid, domain, finish=finish)
 
@@ -250,7 +258,7 @@ class HostileMachine(DomainMachine):
 
 
 MACHINES = {"none": UncachedMachine, "normal": DomainMachine, "hostile": HostileMachine}
-QUICK = {"none": 2, "normal": 12, "hostile": 12}
+QUICK = {"none": 2, "normal": 10, "hostile": 10}
 
 
 def run(caching: str, examples: int, steps: int, *, derandomize: bool) -> None:
