@@ -26,7 +26,7 @@ MASTERS = st.integers(0, 3)
 PAGE_OF = st.integers(0, len(PAGES) - 1)
 FLAGS = st.booleans()
 # What follows an unmap.
-HOW = ("none", "posted", "synced", "all", "ends")
+HOW = ("posted", "synced", "all", "ends", "none")
 
 
 class DomainMachine(RuleBasedStateMachine):
@@ -293,6 +293,11 @@ def test_every_domain_in_turn(caching: str) -> None:
         for master in machine.masters:
             if master.smmu in domain.smmus:
                 machine.attach_all(master, domain, {})
+        for config in range(3):
+            machine.prefer(config)
+            for m in range(4):
+                machine.bind(m, 1, d, True, True)
+                machine.bind(m, 1, None, True, True)
         machine.clear(d)
         for how in HOW:
             for block in (True, False):
