@@ -60,6 +60,8 @@ _ABORT = Ste.build(v=1, config=SteConfig.ABORT)
 # Index 0 normal non-cacheable, 1 normal write-back, 2 Device-nGnRE.
 _MAIR = 0x04FF44
 _POLLS = 100_000
+# Linux cuts a range into chunks of five bits of its page count.
+_NUM_MAX = 31
 # Linux caps its queues too; 256 commands and 128 events are plenty for a model.
 _CMDQ_LOG2, _EVENTQ_LOG2 = 8, 7
 
@@ -315,7 +317,7 @@ class SmmuDriver:
         out = []
         while pages:
             scale = (pages & -pages).bit_length() - 1
-            num = min(pages >> scale, 32)
+            num = pages >> scale & _NUM_MAX
             # TTL 3 only for single pages: 2 MiB blocks of a larger range are at level 2.
             ttl = 3 if size < 0x20_0000 else 0
             if not ttl and num == 1 and not scale:

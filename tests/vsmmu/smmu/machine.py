@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from vsmmu.arch.commands import CmdSync, Command
 from vsmmu.arch.context import Cd
 from vsmmu.arch.events import Event, decode
@@ -29,7 +31,10 @@ PAGE_DESC, TABLE_DESC, BLOCK_DESC = 3, 3, 1
 
 
 class Machine:
-    """One SMMU behind a linear stream table of 256 entries, booted and idle."""
+    """One SMMU behind a linear stream table of 256 entries, booted and idle.
+
+    With `beside` it is in the memory of that machine, and allocates from the upper half.
+    """
 
     def __init__(
         self,
@@ -39,15 +44,17 @@ class Machine:
         cmdq_log2: int = 8,
         eventq_log2: int = 7,
         boot: bool = True,
+        beside: Machine | None = None,
+        regions: Iterable[tuple[int, int]] = ((RAM, RAM_SIZE),),
     ) -> None:
         self.irqs: list[str] = []
-        self.memory = Memory([(RAM, RAM_SIZE)])
+        self.memory: Memory = Memory(regions) if beside is None else beside.memory
         self.features = features or Features.default()
         self.smmu = Smmu("smmu0", self.memory, self.features, irq=self.irqs.append, caching=caching)
         self.scheduler = Scheduler()
         for engine in self.smmu.engines:
             self.scheduler.add(engine)
-        self._next = RAM
+        self._next = RAM if beside is None else RAM + RAM_SIZE // 2
         self.cmdq = self.alloc(16 << cmdq_log2)
         self.eventq = self.alloc(32 << eventq_log2)
         self.strtab = self.alloc(64 * 256)
