@@ -271,7 +271,7 @@ def test_execution_follows_write_permission() -> None:
 
 
 def test_stage_2_execution_without_read() -> None:
-    """Arm ARM D8.4: of an AArch64 stage 2, XN alone decides execution; AArch32 needs read too."""
+    """§5.2 S2AA64: VMSAv8-64 has execute-only pages in stage 2; XN alone decides."""
     assert stage2_perms(0, xnx=True) == 0b100_100
     assert stage2_perms(1 << 7, xnx=True) == 0b110_110
     assert stage2_perms(1 << 53, xnx=True) == 0b000_100
