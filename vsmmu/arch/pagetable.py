@@ -64,7 +64,7 @@ S2_START_DS = {
 # Tables that may be concatenated at the first level of stage 2, as address bits, and the output
 # size that a first level asks for (Arm ARM D8.2.2).
 S2_CONCATENATION = 4
-S2_START_NEEDS_OAS = {("4K", -1): 52, ("4K", 0): 44, ("16K", 0): 52, ("16K", 1): 42, ("64K", 1): 44}
+S2_START_NEEDS_OAS = {("4K", -1): 52, ("4K", 0): 44, ("16K", 1): 42, ("64K", 1): 44}
 
 # Levels that have blocks where output addresses are 52 bits (4K and 16K: with DS).
 BLOCK_LEVELS_52 = {"4K": (0, 1, 2), "16K": (1, 2), "64K": (1, 2)}

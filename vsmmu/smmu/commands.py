@@ -199,7 +199,11 @@ def _vmid(unit: Unit, vmid: int) -> int:
     if not unit.features.s2p:
         return 0
     vmw = _VMW.of((unit.regs["CR0ACK"],)) if unit.features.idr0.vmw else 0
-    unit.tlb.vmw = vmw if vmw <= _VMW_MAX else 0
+    vmw = vmw if vmw <= _VMW_MAX else 0
+    if vmw != unit.tlb.vmw:
+        # What is held back was asked for with the old value.
+        unit.config.synchronise()
+        unit.tlb.vmw = vmw
     return vmid
 
 
@@ -314,13 +318,20 @@ _PRIVATE = 8192
 _Broadcast = Callable[[Unit, int, int, int, int, Cause], int]
 
 
+def _is_private(unit: Unit, tag: int, asid: int) -> bool:
+    """Whether an ASID is spared. With CR0.VMW the tag stands for others that may be shared."""
+    return not unit.tlb.vmw and (tag, asid) in unit.private
+
+
 def _bc_va(unit: Unit, tag: int, asid: int, first: int, last: int, cause: Cause) -> int:
-    named = _NO_ASID if (tag, asid) in unit.private else asid
+    named = _NO_ASID if _is_private(unit, tag, asid) else asid
     return unit.tlb.invalidate_va(tag, named, first, last, cause=cause)
 
 
 def _bc_asid(unit: Unit, tag: int, asid: int, first: int, last: int, cause: Cause) -> int:
-    return 0 if (tag, asid) in unit.private else unit.tlb.invalidate_asid(tag, asid, cause=cause)
+    if _is_private(unit, tag, asid):
+        return 0
+    return unit.tlb.invalidate_asid(tag, asid, cause=cause)
 
 
 def _bc_vaa(unit: Unit, tag: int, asid: int, first: int, last: int, cause: Cause) -> int:
@@ -351,6 +362,7 @@ _EL2: dict[str, _Broadcast] = {"VAE2": _bc_va, "VALE2": _bc_va, "ALLE2": _bc_vma
 _STAGE2: dict[str, _Broadcast] = {
     "VMALLS12E1": _bc_vmalls12, "ALLE1": _bc_all, "IPAS2E1": _bc_ipa, "IPAS2LE1": _bc_ipa,
 }  # fmt: skip
+_EVERY_VMID = frozenset({"ALLE1"})
 
 
 def broadcast(
@@ -371,6 +383,8 @@ def broadcast(
     first, last = address & VA_MASK, min((address & VA_MASK) + max(size, 1) - 1, VA_MASK)
     if op in _EL2 or (e2h and op in _EL1):
         return effect(unit, WORLD_E2H if e2h else WORLD_EL2, asid if e2h else 0, first, last, cause)
+    if op in _EVERY_VMID:
+        return effect(unit, 0, asid, first, last, cause)
     # Without stage 2 entries have VMID 0; with 8-bit VMIDs a wider one matches nothing.
     if vmid >> (16 if features.idr0.vmid16 else 8) or (vmid and not features.s2p):
         return 0

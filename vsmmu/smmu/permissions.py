@@ -43,12 +43,12 @@ def stage1_perms(leaf: int, attributes: int, *, wxn: bool, pan: bool, el2: bool 
 
 
 def stage2_perms(leaf: int, *, xnx: bool) -> int:
-    """Permissions of a stage 2 leaf. Execution needs read permission too."""
+    """Permissions of a stage 2 leaf. Execution does not need read permission: XN alone decides."""
     rights = (READ if leaf & _S2_READ else 0) | (WRITE if leaf & _S2_WRITE else 0)
     xn1, xn0 = bool(leaf & _S2_XN1), xnx and bool(leaf & _S2_XN0)
     # XN[1:0]: 00 all, 01 unprivileged only, 10 none, 11 privileged only.
-    low = rights | (EXEC if rights & READ and not xn1 else 0)
-    high = rights | (EXEC if rights & READ and xn1 == xn0 else 0)
+    low = rights | (EXEC if not xn1 else 0)
+    high = rights | (EXEC if xn1 == xn0 else 0)
     return low | high << PRIV_SHIFT
 
 

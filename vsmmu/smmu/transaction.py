@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from vsmmu.arch.events import CBadSubstreamid, Event, EventClass
+from vsmmu.arch.events import CBadSubstreamid, Event, EventClass, FStreamDisabled
 
 # What an access needs and what a translation grants.
 READ, WRITE, EXEC = 1, 2, 4
@@ -75,11 +75,13 @@ def record(fault: Fault, access: Access, *, priv: bool, instr: bool) -> Event:
         instr: instruction after STE.INSTCFG; a write is data.
     """
     fields = fault.kind.fields
+    # F_STREAM_DISABLED has the StreamID alone (§7.3.7).
+    ssid = None if fault.kind is FStreamDisabled else access.ssid
     values = {
         "sid": access.sid & 0xFFFF_FFFF,
         # C_BAD_SUBSTREAMID has no such bit: its SubstreamID is always valid (§7.3.9).
-        "ssv": int(access.ssid is not None and fault.kind is not CBadSubstreamid),
-        "ssid": (access.ssid or 0) & 0xF_FFFF,
+        "ssv": int(ssid is not None and fault.kind is not CBadSubstreamid),
+        "ssid": (ssid or 0) & 0xF_FFFF,
         "pnu": int(priv),
         "ind": int(instr and not access.write),
         "rnw": int(not access.write),

@@ -306,8 +306,13 @@ class Translator:
         if table is None:
             return Fault(FTranslation)
         if self._private is not None:
-            note = self._private.add if context.aset else self._private.discard
-            note((stream.vmid, context.asid))
+            context_tag = (stream.vmid, context.asid)
+            if not context.aset:
+                self._private.discard(context_tag)
+            elif context_tag not in self._private:
+                # Entries from before ASET changed are not to be spared (§5.4 ASET).
+                self._tlb.invalidate_asid(*context_tag)
+                self._private.add(context_tag)
         va = iova & VA_MASK
         return self._walker.translate1(
             context.stage1, table, va, stream.stage2, stream.vmid, context.asid, context.aset, need

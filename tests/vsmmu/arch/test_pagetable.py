@@ -79,9 +79,7 @@ def test_first_levels_of_stage_2() -> None:
     assert S2_START["16K"] == S2_START["64K"] == {0: 3, 1: 2, 2: 1}
     assert S2_START_DS["4K"] == {0: 2, 1: 1, 2: 0, 3: 3, 4: -1}
     assert S2_START_DS["16K"] == {0: 3, 1: 2, 2: 1, 3: 0}
-    assert S2_START_NEEDS_OAS == {
-        ("4K", -1): 52, ("4K", 0): 44, ("16K", 0): 52, ("16K", 1): 42, ("64K", 1): 44,
-    }  # fmt: skip
+    assert S2_START_NEEDS_OAS == {("4K", -1): 52, ("4K", 0): 44, ("16K", 1): 42, ("64K", 1): 44}
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pytest
 
+from vsmmu.arch.commands import CmdCfgiCd
 from vsmmu.arch.registers import Cr0, Cr2
 from vsmmu.memory import PAGE
 from vsmmu.smmu import Features
@@ -175,6 +176,29 @@ def test_8_bit_vmids() -> None:
     assert machine.smmu.broadcast_tlbi("VMALLE1", vmid=5) > 0
 
 
+@pytest.mark.parametrize(
+    "features",
+    [BTM, BTM.replace(vmid16=0), Features.default(stages="1").replace(btm=1)],
+)
+def test_alle1_takes_every_vmid(features: Features) -> None:
+    """§3.17.2: ALLE1 has no VMID to match; the PE's own does not matter."""
+    machine = Broadcast(features)
+    assert machine.smmu.broadcast_tlbi("ALLE1", vmid=0x105) > 0
+    assert machine.left() <= {(WORLD_EL2, "global")}
+
+
+@pytest.mark.parametrize(("op", "vmid"), [("ASIDE1", 1), ("VAE1", 1), ("ASIDE1", 0)])
+def test_vmw_reaches_what_is_not_private(op: str, vmid: int) -> None:
+    """§3.17.2, §6.3.9 VMW: a VMID that stands for another one does not spare that one's ASIDs."""
+    machine = Broadcast(BTM.replace(vmw=1))
+    root = machine.pages()
+    machine.ste(20, config=5, s1ctxptr=machine.cd(ttb0=root, asid=1, aset=1), s2vmid=1)
+    machine.touch(20)
+    machine.write("CR0", BASE | 1 << 6)
+    machine.smmu.broadcast_tlbi(op, vmid=vmid, asid=1)
+    assert (0, "a1") not in machine.left()
+
+
 def test_vmw_applies() -> None:
     machine = Broadcast(BTM.replace(vmw=1))
     machine.write("CR0", BASE | 1 << 6)
@@ -189,6 +213,20 @@ def test_an_asid_that_stops_being_private_is_dropped() -> None:
     machine.ste(20, config=5, s1ctxptr=machine.cd(ttb0=root, asid=2, aset=0))
     machine.touch(20)
     assert machine.smmu.broadcast_tlbi("ASIDE1", asid=2) > 0
+
+
+def test_entries_from_before_an_asid_was_private() -> None:
+    """§5.4 ASET: a change does not reach what is cached; the shared entries still react."""
+    machine = Broadcast()
+    cd = machine.cd(ttb0=machine.pages(), asid=7, aset=0)
+    machine.ste(20, config=5, s1ctxptr=cd)
+    machine.touch(20)
+    root = machine.pages()
+    machine.cd(cd, ttb0=root, asid=7, aset=1)
+    machine.command(CmdCfgiCd.build(sid=20, leaf=1))
+    assert machine.go(20, PAGE).status == "ok"
+    machine.smmu.broadcast_tlbi("ASIDE1", asid=7)
+    assert (0, "a7") not in machine.left()
 
 
 def test_unknown_operation() -> None:

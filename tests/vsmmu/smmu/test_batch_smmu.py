@@ -88,3 +88,30 @@ def test_razwi() -> None:
     kinds = [(e.name, e.fields["s2"].of(e.words)) for e in machine.events()]
     assert kinds == [("F_PERMISSION", 0), ("F_TRANSLATION", 1), ("F_TRANSLATION", 0)]
     assert (machine.smmu.counters["txn.razwi"], machine.smmu.counters["txn.fault"]) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    "ste",
+    [{"config": 4}, {"config": 5, "s1cdmax": 1, "s1dss": 1}, {"config": 6}],
+)
+def test_overrides_in_the_record_of_an_oversized_address(ste: dict[str, int]) -> None:
+    """§7.3.14: PnU and InD are those after PRIVCFG and INSTCFG, where stage 1 is bypassed too."""
+    machine = Machine(
+        Features.default().replace(attr_perms_ovr=1, ssidsize=1, cd2l=1), caching="none"
+    )
+    root = machine.s2_root()
+    size = 1 << 52
+    for privileged, instruction in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        machine.ste(
+            1, **machine.s2_fields(root), **ste, privcfg=2 | privileged, instcfg=2 | instruction
+        )
+        outcome = machine.go(1, size, priv=not privileged, instr=not instruction)
+        (event,) = machine.events()
+        assert outcome.event == event
+        assert event.name == "F_ADDR_SIZE"
+        assert (event.pnu, event.ind) == (privileged, instruction)
+        found = machine.smmu.translate_many(
+            1, np.array([size], dtype=np.uint64), priv=not privileged, instr=not instruction
+        )
+        assert machine.events() == [event]
+        assert found.outcome(0) == outcome

@@ -129,7 +129,7 @@ def test_fetch_aborts(machine: Machine) -> None:
 
 
 def test_stream_tables_beyond_oas_abort() -> None:
-    """§3.4.3: even if something answers there."""
+    """§3.4.3: even if something answers there. FetchAddr above OAS is RES0 (§7.3.4)."""
     memory = Memory([(1 << 40, 1 << 20)])
     memory.write(1 << 40, bytes(Ste.build(v=1, config=4)))
     for oas, expected in ((48, "bypass"), (36, "F_STE_FETCH")):
@@ -138,6 +138,8 @@ def test_stream_tables_beyond_oas_abort() -> None:
             smmu.mmio_write(BY_NAME[name].offset, BY_NAME[name].width // 8, value)
         outcome = smmu.translate(Access(0, 0, False))
         assert (outcome.event.name if outcome.event else outcome.status) == expected
+        if outcome.event is not None:
+            assert outcome.event.fields["fetchaddr"].of(outcome.event.words) == 0
 
 
 # STE validity (§5.2.2).

@@ -20,7 +20,7 @@ from vsmmu.arch.commands import (
     Command,
 )
 from vsmmu.arch.context import L1Cd
-from vsmmu.arch.registers import StrtabBase, StrtabBaseCfg
+from vsmmu.arch.registers import Cr0, StrtabBase, StrtabBaseCfg
 from vsmmu.arch.stream_table import Ste
 from vsmmu.memory import PAGE
 from vsmmu.smmu import Features
@@ -273,6 +273,21 @@ def test_a_contiguous_ste_stands_for_its_span(machine: Hostile) -> None:
 
 
 # CMD_PREFETCH_CONFIG, CMD_PREFETCH_ADDR (§4.2).
+
+
+def test_what_is_held_back_keeps_its_wildcard() -> None:
+    """§6.3.9 VMW: a command means the value that CR0.VMW has when it is consumed."""
+    machine = Hostile(Features.default().replace(vmw=1))
+    enabled = Cr0.build(smmuen=1, eventqen=1, cmdqen=1).raw
+    root = mapped(machine, PA)
+    machine.ste(1, config=5, s1ctxptr=machine.cd(ttb0=root), s2vmid=5)
+    machine.write("CR0", enabled | Cr0.build(vmw=1).raw)
+    assert verdict(machine, 1) == PA
+    machine.map(root, VA, PA + PAGE, flags=AF | RW_S1 | 1 << 11)
+    consume(machine, CmdTlbiNhAll.build(vmid=4))
+    machine.write("CR0", enabled)
+    machine.command(CmdTlbiNhAll.build(vmid=9))
+    assert verdict(machine, 1) == PA + PAGE
 
 
 @pytest.mark.parametrize("build", [CmdPrefetchConfig.build, CmdPrefetchAddr.build])

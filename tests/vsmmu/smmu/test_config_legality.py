@@ -112,6 +112,22 @@ def test_every_shape_of_stage_2(fields: dict[str, int]) -> None:
     assert legal
 
 
+@pytest.mark.parametrize(("s2t0sz", "legal"), [(15, False), (16, True), (17, False)])
+def test_16k_starts_at_level_0_with_48_bits(s2t0sz: int, legal: bool) -> None:
+    """§5.2 S2DS, Arm ARM D8.2.2: level 0 asks for DS and 48 bits of input, not for a 52-bit OAS."""
+    features = replaced(ds=1, vax=1)
+    assert features.oas == 48
+    ste = Ste.build(
+        v=1, config=6, s2aa64=1, s2ps=5, s2tg=2, s2sl0=3, s2ds=1, s2t0sz=s2t0sz, s2ttb=0x8000_0000
+    )
+    decoded = decode_ste(ste, features)
+    assert (decoded is not None) == legal == (not ste_reasons(ste, features))
+    if decoded is not None:
+        assert decoded.stage2 is not None
+        table = decoded.stage2.table
+        assert (table.start_level, table.input_bits, table.wide) == (0, 48, True)
+
+
 def test_a_cd_decodes_unless_there_is_a_reason() -> None:
     """IHI 0070 §5.4.2, in the StreamWorld of the STE."""
     verdicts = Counter()

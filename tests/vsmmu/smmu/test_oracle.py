@@ -117,8 +117,7 @@ def rights2(regime: Regime, leaf: int, *, write_ok: bool) -> dict[str, bool]:
     reads = bool(bit(leaf, 6))
     xn = leaf >> 53 & 3 if regime.xnx else leaf >> 53 & 2
     return {
-        "r": reads, "w": write_ok, "x": reads and xn in (0, 1),
-        "R": reads, "W": write_ok, "X": reads and xn in (0, 3),
+        "r": reads, "w": write_ok, "x": xn in (0, 1), "R": reads, "W": write_ok, "X": xn in (0, 3),
     }  # fmt: skip
 
 

@@ -170,13 +170,17 @@ def test_bypass_of_stage_1_meets_stage_2(machine: Machine) -> None:
 
 
 def test_events_say_which_substream(machine: Machine) -> None:
-    """§7.3: SSV and SubstreamID of the transaction; without one both are 0."""
+    """§7.3: SSV and SubstreamID of the transaction; without one both are 0.
+
+    F_STREAM_DISABLED (§7.3.7) has neither; SSV is RES0 in C_BAD_SUBSTREAMID (§7.3.9).
+    """
     linear(machine, 4, s1dss=2)
     with_ssid = machine.go(1, 0x9000, ssid=3).event
     without = machine.go(1, 0x9000).event
     disabled = machine.go(1, 0x9000, ssid=0).event
+    unknown = machine.go(1, 0x9000, ssid=0x21).event
     for event, expected in ((with_ssid, (0x10, 1, 3)), (without, (0x10, 0, 0)),
-                            (disabled, (0x06, 1, 0))):  # fmt: skip
+                            (disabled, (0x06, 0, 0)), (unknown, (0x08, 0, 0x21))):  # fmt: skip
         assert (field(event, "type"), field(event, "ssv"), field(event, "ssid")) == expected
 
 

@@ -233,8 +233,7 @@ def test_stage_2_against_the_oracle(block: int) -> None:
                 xn &= 2
             allowed = {0: (True, True), 1: (True, False), 2: (False, False), 3: (False, True)}[xn]
             for priv in (False, True):
-                executes = allowed[priv] and bool(leaf >> 6 & 1)
-                assert granted(got.perms, "x", priv=priv) == executes
+                assert granted(got.perms, "x", priv=priv) == allowed[priv]
     assert concatenated > 3
     assert min(outcomes["leaf"], outcomes["F_TRANSLATION"], outcomes["F_ADDR_SIZE"]) > 20
 
@@ -271,9 +270,14 @@ def test_execution_follows_write_permission() -> None:
     assert stage1_perms(user_rw, 0, wxn=False, pan=True) == 0b000_111
 
 
-def test_stage_2_execution_needs_read() -> None:
-    assert stage2_perms(0, xnx=True) == 0
-    assert stage2_perms(1 << 7, xnx=True) == 0b010_010
+def test_stage_2_execution_without_read() -> None:
+    """§5.2 S2AA64: VMSAv8-64 has execute-only pages in stage 2; XN alone decides."""
+    assert stage2_perms(0, xnx=True) == 0b100_100
+    assert stage2_perms(1 << 7, xnx=True) == 0b110_110
+    assert stage2_perms(1 << 53, xnx=True) == 0b000_100
+    assert stage2_perms(2 << 53, xnx=True) == 0
+    assert stage2_perms(3 << 53, xnx=True) == 0b100_000
+    assert stage2_perms(3 << 53, xnx=False) == 0
 
 
 @pytest.mark.parametrize(
