@@ -291,8 +291,6 @@ def _tlbi_nsnh_all(unit: Unit, command: CmdTlbiNsnhAll) -> int:
 
 # No CD has this ASID: what is left are the global entries.
 _NO_ASID = 1 << 16
-# Pairs that are remembered as private; when there are more all are forgotten, which drops more.
-_PRIVATE = 8192
 _Broadcast = Callable[[Unit, int, int, int, int], int]
 
 
@@ -345,8 +343,6 @@ def broadcast(
     features = unit.features
     if not features.idr0.btm or unit.regs["CR2"] & _PTM:
         return 0
-    if len(unit.private) > _PRIVATE:
-        unit.private.clear()
     first, last = address & VA_MASK, min((address & VA_MASK) + max(size, 1) - 1, VA_MASK)
     if op in _EL2 or (e2h and op in _EL1):
         return effect(unit, WORLD_E2H if e2h else WORLD_EL2, asid if e2h else 0, first, last)

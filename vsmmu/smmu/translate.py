@@ -58,6 +58,9 @@ _RIGHTS = READ | WRITE | EXEC
 # Status of a fault's outcome.
 ABORT, RAZWI, STALL = "fault", "razwi", "stall"
 
+# Pairs that are remembered as private; before there are more all are forgotten, which drops more.
+PRIVATE = 8192
+
 _FATE = {s: f"txn.{s}" for s in ("ok", "bypass", "abort", "fault", "razwi", "stall")}
 _SILENT_ABORT = Outcome("abort")
 
@@ -200,9 +203,14 @@ class Translator:
         table = self.table(context, iova, need)
         if table is None:
             return Fault(FTranslation)
-        if self._private is not None:
-            note = self._private.add if context.aset else self._private.discard
-            note((stream.vmid, context.asid))
+        private = self._private
+        if private is not None:
+            if not context.aset:
+                private.discard((stream.vmid, context.asid))
+            else:
+                if len(private) >= PRIVATE:
+                    private.clear()
+                private.add((stream.vmid, context.asid))
         va = iova & VA_MASK
         return self._walker.translate1(
             context.stage1, table, va, stream.stage2, stream.vmid, context.asid, context.aset, need
