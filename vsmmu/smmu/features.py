@@ -44,6 +44,8 @@ _REGISTER_OF = {field: reg for reg, layout in _LAYOUTS.items() for field in layo
 
 # IDR5.OAS of 52 bits.
 _OAS_52 = 6
+# IDR5.OAS of 40 bits: a level 0 block of the 4K granule, which DS brings, has 39 (Arm ARM D8.2).
+_OAS_40 = 2
 
 # The values this model can act on; a field that is not listed must be 0.
 _MODELLED: dict[str, range] = {
@@ -273,6 +275,7 @@ class Features:
             (v >= 1 or (idr5.oas < _OAS_52 and not idr5.vax), "52-bit addresses need SMMUv3.1"),
             (idr5.vax or not idr5.ds, "IDR5.DS=1 needs IDR5.VAX>=1"),
             (idr5.oas < _OAS_52 or idr5.gran64k or idr5.ds, "IDR5.OAS=6 needs GRAN64K or DS"),
+            (idr5.oas >= _OAS_40 or not idr5.ds, "IDR5.DS=1 needs IDR5.OAS>=2"),
             (v < 2 or idr3.ril, "SMMUv3.2 needs IDR3.RIL=1"),
             (v < 2 or idr3.bbml, "SMMUv3.2 needs IDR3.BBML>=1"),
             (v < 2 or not idr0.s2p or idr3.fwb, "SMMUv3.2 with stage 2 needs IDR3.FWB=1"),
