@@ -107,6 +107,8 @@ def test_everything_is_there() -> None:
         ("VAAE1", {}, {(0, "a1"), (0, "a2")}),
         ("VAALE1", {"address": PAGE}, {(0, "global")}),
         ("VMALLE1", {}, {(0, "a1"), (0, "a2"), (0, "global")}),
+        # A VMID has 16 bits: more names no EL2 regime.
+        ("VMALLE1", {"vmid": WORLD_EL2}, set()),
         ("VMALLE1", {"vmid": 9}, {(9, "a1"), (9, "global")}),
         ("VMALLS12E1", {"vmid": 9}, {(9, "a1"), (9, "global"), (9, "s2")}),
         ("ALLE1", {}, ALL - {(WORLD_EL2, "global")}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from vsmmu.arch.commands import CmdPriResp
+from vsmmu.arch.commands import CmdAtcInv, CmdPriResp
 from vsmmu.arch.pri import PrgResponse
 from vsmmu.arch.registers import Cr0, QueueBase
 from vsmmu.memory import PAGE
@@ -127,3 +127,14 @@ def test_the_oldest_completion_makes_room() -> None:
     assert len(atc) == 2
     assert atc.drop(Invalidation(0, 1 << 64, None, False)) == 2
     assert (len(atc), atc.find(None, False, 0), atc._sizes) == (0, None, {})
+
+
+@pytest.mark.parametrize(("ssv", "globl"), [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_what_an_invalidate_request_says(pri: PriMachine, ssv: int, globl: int) -> None:
+    """§4.5.1: Global and the SubstreamID mean nothing without SSV."""
+    command = CmdAtcInv.build(sid=1, addr=0x5000, size_lg2=2, ssv=ssv, ssid=3, globl=globl)
+    pri.post(command)
+    assert pri.smmu.cmdq.step(1) == 1
+    (request,) = pri.port._invalidations
+    assert (request.address, request.size) == (0x4000, 4 * PAGE)
+    assert (request.ssid, request.globl) == (3 if ssv else None, bool(ssv and globl))
