@@ -95,6 +95,8 @@ def test_everything_is_there() -> None:
         ("VAE1", {"asid": 1}, {(0, "a1")}),
         ("VALE1", {"asid": 1}, {(0, "a1")}),
         ("VAE1", {"asid": 1, "address": PAGE}, {(0, "global")}),
+        ("VAE1", {"asid": 1, "size": PAGE}, {(0, "a1")}),
+        ("VAE1", {"asid": 1, "size": PAGE + 1}, {(0, "a1"), (0, "global")}),
         ("VAE1", {"asid": 1, "size": 2 * PAGE}, {(0, "a1"), (0, "global")}),
         ("VAE1", {"asid": 1, "vmid": 5}, {(5, "a1")}),
         ("VAE1", {"asid": 1, "vmid": 6}, set()),
