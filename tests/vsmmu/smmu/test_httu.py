@@ -54,6 +54,7 @@ def test_a_write_without_permission_leaves_it_clean(
     assert outcome.status == ("ok" if dirty else "fault")
     assert machine.memory.read64(place) == (before & ~READ_ONLY if dirty else before)
     assert machine.smmu.counters["httu.dirty"] == int(dirty)
+    assert machine.smmu.counters["httu.af"] == 0
 
 
 @pytest.mark.parametrize("read_first", [False, True])
@@ -75,3 +76,40 @@ def test_stage_2(caching: str, read_first: bool) -> None:
     assert machine.memory.read64(place) == before | writable
     assert machine.go(1, IOVA, write=True).status == "ok"
     assert machine.smmu.counters["httu.dirty"] == 1
+
+
+@pytest.mark.parametrize("caching", ["none", "normal"])
+def test_stage_2_below_a_stage_1(caching: str) -> None:
+    """A write through a translation that a read left behind makes stage 2's descriptor dirty."""
+    machine = Machine(HTTU, caching=caching)
+    root2, root1 = machine.s2_root(), machine.alloc(PAGE)
+    context = machine.cd(ttb0=root1)
+    machine.map(root1, IOVA, IOVA, flags=AF | UNPRIV)
+    for page in range(root2, machine._next, PAGE):
+        machine.map(root2, page, page, flags=AF | 3 << 6)
+    machine.map(root2, IOVA, DATA, flags=AF | DBM | 1 << 6)
+    machine.ste(1, config=7, s1ctxptr=context, **machine.s2_fields(root2, s2ha=1, s2hd=1))
+    place = leaf(machine, root2)
+    before = machine.memory.read64(place)
+    assert before is not None
+    assert machine.go(1, IOVA).status == "ok"
+    assert machine.memory.read64(place) == before
+    assert machine.go(1, IOVA, write=True).pa == DATA
+    assert machine.memory.read64(place) == before | 1 << 7
+
+
+@pytest.mark.parametrize("caching", ["none", "normal"])
+def test_an_update_that_stage_2_forbids(caching: str) -> None:
+    """§7.3.16: CLASS=TT, and TTRnW=0 for the write of the descriptor, not for its read."""
+    machine = Machine(HTTU, caching=caching)
+    root2, root1 = machine.s2_root(), machine.alloc(PAGE)
+    context = machine.cd(ttb0=root1, ha=1)
+    machine.map(root1, IOVA, IOVA, flags=UNPRIV)
+    for page in range(root2, machine._next, PAGE):
+        machine.map(root2, page, page, flags=AF | 1 << 6)
+    machine.ste(1, config=7, s1ctxptr=context, **machine.s2_fields(root2))
+    event = machine.go(1, IOVA).event
+    assert event is not None
+    fields = {name: event.fields[name].of(event.words) for name in ("s2", "cls", "ttrnw", "ipa")}
+    assert event.name == "F_PERMISSION"
+    assert fields == {"s2": 1, "cls": 1, "ttrnw": 0, "ipa": leaf(machine, root1) & -PAGE}
