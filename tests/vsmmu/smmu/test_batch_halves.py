@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Both halves of stage 1 in a batch: ranges, tags, E0PD, hierarchical permissions (§3.4.1, §5.4)."""
+"""Both halves of stage 1 in a batch, and the range of stage 2 (IHI 0070 §3.4.1, §5.2, §5.4)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from vsmmu.memory import PAGE
 from vsmmu.smmu import Access, Features
 
-from .machine import AF, RW_S1, Machine
+from .machine import AF, RW_S1, RW_S2, Machine
 
 TOP = (1 << 64) - (1 << 39)
 PA = 0x8C00_0000
@@ -59,3 +59,26 @@ def test_halves(cd: dict[str, int], priv: bool, ok: dict[int, int]) -> None:
     assert {i: o.pa for i, o in zip(IOVAS, outcomes, strict=True) if o.pa is not None} == ok
     for iova, outcome in zip(IOVAS, outcomes, strict=True):
         assert outcome == machine.smmu.translate(Access(1, iova, False, False, priv)), hex(iova)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_beyond_the_range_of_stage_2(nested: bool) -> None:
+    """§5.2 S2T0SZ: 40 bits. A larger IPA has no translation, whatever its low bits would find."""
+    machine = Machine()
+    root2, root1 = machine.s2_root(), machine.alloc(PAGE)
+    context = machine.cd(ttb0=root1)
+    beyond = 1 << 40
+    machine.map(root1, 0, 0, flags=AF | RW_S1)
+    machine.map(root1, PAGE, beyond, flags=AF | RW_S1)
+    for page in range(root2, machine._next, PAGE):
+        machine.map(root2, page, page, flags=AF | RW_S2)
+    machine.map(root2, 0, PA, flags=AF | RW_S2)
+    config = 7 if nested else 6
+    machine.ste(1, config=config, s1ctxptr=context, **machine.s2_fields(root2))
+    iovas = [0, PAGE] if nested else [0, beyond]
+    found = machine.smmu.translate_many(1, iovas)
+    assert [found.outcome(lane).pa for lane in range(2)] == [PA, None]
+    event = found.outcome(1).event
+    assert event is not None
+    fields = [event.fields[name].of(event.words) for name in ("s2", "cls", "ipa")]
+    assert (event.name, fields) == ("F_TRANSLATION", [1, 2, beyond])
