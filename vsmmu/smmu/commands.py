@@ -313,8 +313,6 @@ def _tlbi_nsnh_all(unit: Unit, command: CmdTlbiNsnhAll) -> int:
 
 # No CD has this ASID: what is left are the global entries.
 _NO_ASID = 1 << 16
-# Pairs that are remembered as private; when there are more all are forgotten, which drops more.
-_PRIVATE = 8192
 _Broadcast = Callable[[Unit, int, int, int, int, Cause], int]
 
 
@@ -376,8 +374,6 @@ def broadcast(
     features = unit.features
     if not features.idr0.btm or unit.regs["CR2"] & _PTM:
         return 0
-    if len(unit.private) > _PRIVATE:
-        unit.private.clear()
     unit.count("btm." + op)
     cause = Cause(op, intent)
     first, last = address & VA_MASK, min((address & VA_MASK) + max(size, 1) - 1, VA_MASK)

@@ -44,6 +44,8 @@ _REGISTER_OF = {field: reg for reg, layout in _LAYOUTS.items() for field in layo
 
 # IDR5.OAS of 52 bits.
 _OAS_52 = 6
+# IDR5.OAS of 40 bits: a level 0 block of the 4K granule, which DS brings, has 39 (Arm ARM D8.2).
+_OAS_40 = 2
 
 # The values this model can act on; a field that is not listed must be 0.
 _MODELLED: dict[str, range] = {
@@ -281,6 +283,7 @@ class Features:
             (idr5.gran64k or idr5.ds or not idr5.vax, "IDR5.VAX=1 needs GRAN64K or DS"),
             (v >= 1 or not idr3.xnx, "IDR3.XNX=1 needs SMMUv3.1"),
             (idr5.oas < _OAS_52 or idr5.gran64k or idr5.ds, "IDR5.OAS=6 needs GRAN64K or DS"),
+            (idr5.oas >= _OAS_40 or not idr5.ds, "IDR5.DS=1 needs IDR5.OAS>=2"),
             (
                 v < 2 or not (idr0.s1p and idr0.s2p) or idr0.hyp,
                 "SMMUv3.2 with both stages needs IDR0.HYP=1",

@@ -22,6 +22,7 @@ from vsmmu.arch.events import (
 from vsmmu.arch.registers import Cr0, Cr2, Gbpa
 from vsmmu.arch.stream_table import OVERRIDE, OVERRIDE_VALUE, SteConfig
 from vsmmu.smmu.config import context_index
+from vsmmu.smmu.intent import Cause
 from vsmmu.smmu.regime import Route
 from vsmmu.smmu.tlb import Entry, Tlb
 from vsmmu.smmu.transaction import (
@@ -60,10 +61,15 @@ _RIGHTS = READ | WRITE | EXEC
 # Status of a fault's outcome.
 ABORT, RAZWI, STALL = "fault", "razwi", "stall"
 
+# Pairs that are remembered as private; before there are more all are forgotten, which drops more.
+PRIVATE = 8192
+
 _FATE = {s: f"txn.{s}" for s in ("ok", "bypass", "abort", "fault", "razwi", "stall")}
 _SILENT_ABORT = Outcome("abort")
 # Mask and value that no address has.
 _NOTHING = 0, 1
+# Why entries go when an ASID becomes private.
+_ASET = Cause("CD.ASET")
 _new = tuple.__new__
 
 
@@ -305,14 +311,17 @@ class Translator:
         table = self.table(context, iova, need)
         if table is None:
             return Fault(FTranslation)
-        if self._private is not None:
-            context_tag = (stream.vmid, context.asid)
+        private = self._private
+        if private is not None:
+            pair = stream.vmid, context.asid
             if not context.aset:
-                self._private.discard(context_tag)
-            elif context_tag not in self._private:
+                private.discard(pair)
+            elif pair not in private:
                 # Entries from before ASET changed are not to be spared (§5.4 ASET).
-                self._tlb.invalidate_asid(*context_tag)
-                self._private.add(context_tag)
+                self._tlb.invalidate_asid(*pair, cause=_ASET)
+                if len(private) >= PRIVATE:
+                    private.clear()
+                private.add(pair)
         va = iova & VA_MASK
         return self._walker.translate1(
             context.stage1, table, va, stream.stage2, stream.vmid, context.asid, context.aset, need

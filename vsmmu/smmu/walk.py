@@ -223,7 +223,7 @@ class Walker(PlainWalk):
                 regime.memo[key] = perms
         shift = step.shift
         if self.contiguous and step.group and descriptor & CONTIG:
-            address, shift = _grouped(address, va, shift, step.group)
+            address, shift = _grouped(address, va, step, regime.output_bits)
         return address, shift, perms, not descriptor & NOT_GLOBAL or regime.el2, clean
 
     def _descend1(
@@ -345,7 +345,7 @@ class Walker(PlainWalk):
                 regime.memo[key] = perms
         shift = step.shift
         if self.contiguous and step.group and descriptor & CONTIG:
-            address, shift = _grouped(address, ipa, shift, step.group)
+            address, shift = _grouped(address, ipa, step, regime.output_bits)
         offset = (1 << shift) - 1
         fields = (
             address, offset, perms & ALL_PERMS, ALL_PERMS, ipa & ~offset, perms > ALL_PERMS,
@@ -390,9 +390,12 @@ class Walker(PlainWalk):
         raise AssertionError("the last level has no tables")
 
 
-def _grouped(address: int, va: int, shift: int, group: int) -> tuple[int, int]:
-    """Address and log2 size of a contiguous group, or of the one descriptor that belies it."""
-    inside = (1 << group) - (1 << shift)
-    if address & inside != va & inside:
-        return address, shift
-    return address & ~inside, group
+def _grouped(address: int, va: int, step: Step, limit: int) -> tuple[int, int]:
+    """Address and log2 size of a contiguous group, or of the one descriptor that belies it.
+
+    A group that reaches beyond the output size has descriptors that fault.
+    """
+    inside = (1 << step.group) - (1 << step.shift)
+    if address & inside != va & inside or (address | inside) >> limit:
+        return address, step.shift
+    return address & ~inside, step.group

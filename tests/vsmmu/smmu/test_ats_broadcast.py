@@ -13,6 +13,7 @@ from vsmmu.arch.registers import Cr0, Cr2
 from vsmmu.memory import PAGE
 from vsmmu.smmu import Features
 from vsmmu.smmu.tlb import WORLD_E2H, WORLD_EL2
+from vsmmu.smmu.translate import PRIVATE
 
 from .machine import AF, RW_S2, Machine
 
@@ -95,6 +96,8 @@ def test_everything_is_there() -> None:
         ("VAE1", {"asid": 1}, {(0, "a1")}),
         ("VALE1", {"asid": 1}, {(0, "a1")}),
         ("VAE1", {"asid": 1, "address": PAGE}, {(0, "global")}),
+        ("VAE1", {"asid": 1, "size": PAGE}, {(0, "a1")}),
+        ("VAE1", {"asid": 1, "size": PAGE + 1}, {(0, "a1"), (0, "global")}),
         ("VAE1", {"asid": 1, "size": 2 * PAGE}, {(0, "a1"), (0, "global")}),
         ("VAE1", {"asid": 1, "vmid": 5}, {(5, "a1")}),
         ("VAE1", {"asid": 1, "vmid": 6}, set()),
@@ -107,6 +110,8 @@ def test_everything_is_there() -> None:
         ("VAAE1", {}, {(0, "a1"), (0, "a2")}),
         ("VAALE1", {"address": PAGE}, {(0, "global")}),
         ("VMALLE1", {}, {(0, "a1"), (0, "a2"), (0, "global")}),
+        # A VMID has 16 bits: more names no EL2 regime.
+        ("VMALLE1", {"vmid": WORLD_EL2}, set()),
         ("VMALLE1", {"vmid": 9}, {(9, "a1"), (9, "global")}),
         ("VMALLS12E1", {"vmid": 9}, {(9, "a1"), (9, "global"), (9, "s2")}),
         ("ALLE1", {}, ALL - {(WORLD_EL2, "global")}),
@@ -235,8 +240,11 @@ def test_unknown_operation() -> None:
 
 
 def test_too_many_private_asids_are_forgotten() -> None:
-    """Dropping more is allowed; room is bounded."""
+    """Which drops more, without a broadcast in between."""
     machine = Broadcast()
-    machine.smmu.private.update((0, asid) for asid in range(1 << 14))
-    assert machine.smmu.broadcast_tlbi("ASIDE1", asid=2) > 0
-    assert len(machine.smmu.private) == 0
+    machine.smmu.private.clear()
+    machine.smmu.private.update((6, asid) for asid in range(PRIVATE))
+    machine.touch(2)
+    assert machine.smmu.private == {(0, 2)}
+    machine.touch(2)
+    assert machine.smmu.private == {(0, 2)}

@@ -319,3 +319,32 @@ def test_prefetch_fails_silently(machine: Hostile, command: Command) -> None:
     machine.command(command)
     assert machine.events() == []
     assert machine.read("GERROR") == machine.read("GERRORN")
+
+
+def test_a_contiguous_ste_ends_with_its_span_and_its_table(machine: Hostile) -> None:
+    """§5.2: 2^CONT StreamIDs; §7.3.3: one beyond the table is C_BAD_STREAMID all the same."""
+    for sid in (252, 253):
+        machine.ste(sid, config=4, cont=1)
+    machine.ste(254, config=0)
+    machine.ste(255, config=4, cont=4)
+    machine.command(CmdCfgiSteRange.build(range=31))
+    assert [verdict(machine, sid) for sid in (252, 254)] == [VA, "abort"]
+    machine.ste(255, config=4, cont=15)
+    machine.command(CmdCfgiSteRange.build(range=31))
+    assert [verdict(machine, sid) for sid in (255, 256)] == [VA, "C_BAD_STREAMID"]
+
+
+@pytest.mark.parametrize("ssid", [0, 3])
+def test_a_cd_is_prefetched_as_soon_as_it_is_dropped(machine: Hostile, ssid: int) -> None:
+    """§3.21.3: what is in use may be read again at once, before the CD changes."""
+    cds = machine.alloc(64 * 16)
+    for i in range(4):
+        machine.cd(cds + 64 * i, ttb0=mapped(machine, PA))
+    machine.ste(1, config=5, s1ctxptr=cds, s1cdmax=2, s1dss=2)
+    machine.command(CmdCfgiSte.build(sid=1, leaf=1))
+    assert verdict(machine, 1, ssid or None) == PA
+    machine.command(CmdCfgiCd.build(sid=1, ssid=ssid, leaf=1))
+    machine.cd(cds + 64 * ssid, v=0)
+    assert verdict(machine, 1, ssid or None) == PA
+    machine.command(CmdCfgiCd.build(sid=1, ssid=ssid, leaf=1))
+    assert verdict(machine, 1, ssid or None) == "C_BAD_CD"

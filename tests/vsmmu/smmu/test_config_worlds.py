@@ -116,6 +116,19 @@ def test_e2h_has_two_tables() -> None:
     assert verdict(machine, 2) == "F_TRANSLATION"
 
 
+def test_a_cd_is_decoded_again_in_its_new_world() -> None:
+    """§6.3.12: CR2.E2H takes effect with SMMUEN; NS-EL2 has no TTB1, NS-EL2-E2H does (§5.4)."""
+    machine = machine_with(0)
+    root = machine.alloc(PAGE)
+    machine.map(root, HIGH & (1 << 39) - 1, PA, flags=AF | RW_S1 | NOT_GLOBAL)
+    stream(machine, 1, PA, strw=EL2, epd1=0, tg1=2, t1sz=25, ttb1=root)
+    assert verdict(machine, 1, HIGH) == "F_TRANSLATION"
+    enable(machine, e2h=1)
+    assert verdict(machine, 1, HIGH) == PA
+    enable(machine, e2h=0)
+    assert verdict(machine, 1, HIGH) == "F_TRANSLATION"
+
+
 def test_asid_is_ignored_in_el2() -> None:
     """§5.4 ASID: NS-EL2 has none, so an 8-bit SMMU accepts any value; NS-EL2-E2H has one."""
     for e2h, expected in ((0, PA), (1, "C_BAD_CD")):

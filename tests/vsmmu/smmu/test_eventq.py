@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from vsmmu.arch.commands import CmdSync
 from vsmmu.arch.events import FTranslation
 from vsmmu.arch.registers import EventqProd, Gerror
 from vsmmu.smmu.eventq import PENDING_EVENTS
@@ -271,3 +272,17 @@ def test_an_aborted_write_takes_no_placed_record(make_machine: type[Machine]) ->
     assert machine.read("GERROR") == Gerror.mask("eventq_abt_err")[0]
     assert not machine.smmu.eventq.place(RECORD)
     assert machine.read("EVENTQ_PROD") == 0
+
+
+def test_a_sync_does_not_wait_for_records_that_are_gone(machine: Machine) -> None:
+    """§4.7.3, §6.3.9: EVENTQEN 1 to 0 drops them; CMD_SYNC waits for later ones alone."""
+    fault(machine, 3)
+    machine.write("CR0", 0b1001)
+    machine.write("CR0", 0b1101)
+    machine.post(CmdSync.build())
+    assert machine.smmu.cmdq.step(1) == 1
+    fault(machine)
+    machine.post(CmdSync.build())
+    assert machine.smmu.cmdq.step(1) == 0
+    machine.smmu.eventq.step(1)
+    assert machine.smmu.cmdq.step(1) == 1

@@ -66,6 +66,7 @@ def test_replace_changes_one_register_and_nothing_else() -> None:
         ({"fwb": 0}, "SMMUv3.2 with stage 2 needs IDR3.FWB=1"),
         ({"had": 0}, "SMMUv3.1 with stage 1 needs IDR3.HAD=1"),
         ({"gran4k": 0, "gran16k": 0, "gran64k": 0}, "IDR5 has no granule"),
+        ({"ds": 1, "vax": 1, "oas": 1}, "IDR5.DS=1 needs IDR5.OAS>=2"),
         ({"sidsize": 64}, "sidsize [5:0] cannot hold 0x40"),
     ],
 )

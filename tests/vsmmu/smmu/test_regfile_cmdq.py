@@ -8,6 +8,7 @@ import pytest
 from vsmmu.arch.commands import CmdSync, CmdTlbiNsnhAll, Command
 from vsmmu.arch.registers import Cerror, CmdqCons, Gerror
 from vsmmu.queue import Ring
+from vsmmu.smmu import Features
 
 from .machine import NOWHERE, Machine
 
@@ -139,3 +140,22 @@ def test_empty_full_and_inconsistent_indexes(log2: int) -> None:
             assert (used == size) == (same_index and prod != cons)
             assert ring.is_full(prod, cons) == (used >= size)
             assert ring.pending(prod, cons) == (used if used <= size else 0)
+
+
+def test_the_base_is_cut_to_the_output_size(make_machine: type[Machine]) -> None:
+    """§3.4.3."""
+    machine = make_machine(Features.default(oas=32), boot=False)
+    place = machine.cmdq
+    machine.cmdq |= 1 << 40
+    machine.boot()
+    machine.cmdq = place
+    cons = run(machine, CmdSync.build())
+    assert (cons.rd, cons.err) == (1, 0)
+
+
+def test_the_reason_stays_while_commands_are_consumed(machine: Machine) -> None:
+    """§7.1: consuming moves CONS.RD; CONS.ERR is written when there is a new error."""
+    run(machine, BAD)
+    machine.memory.write(machine.cmdq, bytes(CmdSync.build()))
+    cons = acknowledge(machine)
+    assert (cons.rd, cons.err) == (1, Cerror.ILL)

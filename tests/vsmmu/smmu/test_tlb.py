@@ -162,6 +162,18 @@ def test_capacity_drops_the_oldest() -> None:
     assert counters["tlb.evicted"] == 2
 
 
+def test_an_entry_that_is_replaced_counts_once() -> None:
+    """A write that makes a descriptor dirty replaces the clean entry (§3.13)."""
+    tlb = Tlb(Counter(), capacity=2)
+    for pa in range(5):
+        tlb.add_stage2(0, 0, 12, Entry(pa << 12, 0xFFF, 63, 63))
+    tlb.add_stage2(0, 1 << 12, 12, Entry(0, 0xFFF, 63, 63))
+    assert len(tlb) == 2
+    found = tlb.find_stage2(0, 0)
+    assert found is not None
+    assert found.pa == 4 << 12
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_bookkeeping_stays_bounded(seed: int) -> None:
     rng = Random(seed)
