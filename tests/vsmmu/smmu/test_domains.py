@@ -314,4 +314,4 @@ def test_nothing_stale_after_the_sync(caching: str) -> None:
 @pytest.mark.soak
 @pytest.mark.parametrize("caching", MACHINES)
 def test_nothing_stale_soak(caching: str) -> None:
-    run(caching, 1000, 80, derandomize=False)
+    run(caching, 100, 80, derandomize=False)
