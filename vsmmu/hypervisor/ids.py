@@ -13,7 +13,6 @@ def lowest_free(used: Collection[int], first: int = 0) -> int:
 
 def next_free(used: Collection[int], last: int, first: int, end: int) -> int | None:
     """The next number after `last` in [first, end), from the start again behind the end."""
-    for i in (*range(last + 1, end), *range(first, last + 1)):
-        if i not in used:
-            return i
-    return None
+    later = (i for i in range(last + 1, end) if i not in used)
+    earlier = (i for i in range(first, last + 1) if i not in used)
+    return next(later, next(earlier, None))
