@@ -12,6 +12,7 @@
 
     [[guest]]
     config = "guest.cfg"            # xl.cfg; the guest is called by its `name`
+    one_vsmmu_per_psmmu = false     # true: a vSMMU for each physical SMMU of its devices
                                     # or dom0 = true, memory = 256 (MiB); called "dom0"
     events = 1                      # optional: events the guest has seen at the end
     gerrors = 0                     # optional: global errors likewise
@@ -80,11 +81,13 @@ class ScenarioError(Exception):
 class GuestSpec:
     """A guest: its config file, and what it must have seen at the end (None: not checked).
 
-    dom0 has no config file; `memory` is its RAM in MiB.
+    dom0 has no config file; `memory` is its RAM in MiB. `one_vsmmu_per_psmmu` is for the others: a
+    vSMMU for each physical SMMU of their devices, as dom0 has.
     """
 
     config: str | None
     memory: int = 256
+    one_vsmmu_per_psmmu: bool = False
     events: int | None = None
     gerrors: int | None = None
 
@@ -225,7 +228,10 @@ class _Reader:
         return tuple(found)
 
     def guest(self, table: dict[str, Any], where: str) -> GuestSpec:
-        self.keys(table, ("config", "dom0", "memory", "events", "gerrors"), where)
+        mirror = "one_vsmmu_per_psmmu"
+        self.keys(table, ("config", "dom0", "memory", mirror, "events", "gerrors"), where)
+        if mirror in table and ("dom0" in table or not isinstance(table[mirror], bool)):
+            raise self.fail(f"{where}: {mirror}", "expected true or false, and a config")
         counts = {
             k: self.number(table[k], f"{where}: {k}")
             for k in ("memory", "events", "gerrors")
@@ -239,7 +245,8 @@ class _Reader:
             return GuestSpec(None, **counts)
         if "memory" in table:
             raise self.fail(f"{where}: memory", "belongs to dom0; a guest's is in its config")
-        return GuestSpec(self.string(table.get("config"), f"{where}: config"), **counts)
+        config = self.string(table.get("config"), f"{where}: config")
+        return GuestSpec(config, one_vsmmu_per_psmmu=table.get(mirror, False), **counts)
 
     def step(self, table: dict[str, Any], number: int) -> Step:
         where = f"step {number}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from dt_tools import blob
 from dt_tools.dom0 import build_dom0
 from dt_tools.errors import Refusal
-from dt_tools.guest import build_guest
+from dt_tools.guest import Options, build_guest
 from dt_tools.platform import Master, Platform
 from dt_tools.profiles import DEFAULT, Profile
 from dt_tools.tree import Node, Tree, join_cells, split_cells
@@ -201,8 +201,20 @@ def build_machine(
     return Machine(platform, memory, scheduler, smmus, hypervisor, trace, profile)
 
 
-def create_guest(machine: Machine, config: GuestConfig, partial: Tree | None = None) -> Guest:
+def create_guest(
+    machine: Machine,
+    config: GuestConfig,
+    partial: Tree | None = None,
+    *,
+    one_vsmmu_per_psmmu: bool = False,
+) -> Guest:
     """Build a guest's tree, create its domain and vSMMU, assign its devices.
+
+    Args:
+        machine: where it runs.
+        config: its configuration.
+        partial: its partial tree.
+        one_vsmmu_per_psmmu: a vSMMU for each physical SMMU of its devices, in place of one.
 
     Raises:
         UserError, Refusal: from the tree builder; MC201 no RAM left, MC202 an SMMU that cannot
@@ -211,7 +223,8 @@ def create_guest(machine: Machine, config: GuestConfig, partial: Tree | None = N
     if config.pci:
         reason = f"{config.name} has PCI devices; the emulator has platform devices only"
         raise Refusal("MC206", "/", reason, "take pci out of the configuration")
-    built = build_guest(config, machine.profile, machine.platform, partial)
+    options = Options(one_vsmmu_per_psmmu=one_vsmmu_per_psmmu)
+    built = build_guest(config, machine.profile, machine.platform, partial, options=options)
     # The guest is given bytes, and reads them itself.
     view = GuestView.of(blob.write(built.tree), f"{config.name}'s tree")
     notices = tuple(str(notice) for notice in built.notices)
@@ -220,14 +233,19 @@ def create_guest(machine: Machine, config: GuestConfig, partial: Tree | None = N
         reason = f"{config.name} has more than {_STREAMS_MAX} streams"
         raise Refusal("MC205", "/", reason, "assign fewer devices")
     guest = _create(machine, config.name, view, notices)
+    indexes = {viommu.base: index for index, viommu in enumerate(bindings.all_viommus)}
     for window in view.vsmmus.values():
-        smmus = list(dict.fromkeys(entry.smmu for entry in bindings.entries))
+        entries = [e for e in bindings.entries if e.viommu == indexes[window.base]]
+        smmus = list(dict.fromkeys(entry.smmu for entry in entries))
         vsmmu = _add_vsmmu(machine, guest, window, smmus, machine.profile.vsmmu.idr)
-        for entry in bindings.entries:
+        for entry in entries:
             key = (entry.smmu, entry.pmaster_id)
             _assign(machine, vsmmu, entry.vmaster_id, key, entry.devices)
     for device in bindings.devices:
-        found = [bindings.resolve(vmaster_id) for vmaster_id in device.vmaster_ids]
+        found = [
+            bindings.resolve(vmaster_id, indexes[view.vsmmus[path].base])
+            for path, vmaster_id in view.masters.get(device.guest_path, ())
+        ]
         guest.paths[device.path] = device.guest_path
         keys = [(entry.smmu, entry.pmaster_id) for entry in found if entry is not None]
         _add_ports(machine, guest, device.path, keys)

@@ -107,7 +107,12 @@ def _guests(machine: Machine, scenario: Scenario, folder: Path) -> list[Guest]:
     for index, spec in enumerate(scenario.guests):
         if spec.config is not None:
             config = load_config(str(folder / spec.config))
-            made[index] = create_guest(machine, config, load_partial(config))
+            made[index] = create_guest(
+                machine,
+                config,
+                load_partial(config),
+                one_vsmmu_per_psmmu=spec.one_vsmmu_per_psmmu,
+            )
     for index, spec in enumerate(scenario.guests):
         if spec.config is None:
             made[index] = create_dom0(machine, spec.memory)

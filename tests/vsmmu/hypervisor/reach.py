@@ -21,11 +21,15 @@ from .world import World
 
 
 class Reach:
-    """Watches a world from now on. `accesses` counts what got through, `freed` pages given back."""
+    """Watches a world from now on.
+
+    `accesses` counts what got through, `freed` pages given back; `failed` is set with a verdict.
+    """
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.accesses = self.freed = 0
+        self.failed = False
         self.atcs: list[Atc] = []
         self._calls: list[tuple[Domain, Callable[[], bool], set[int]]] = []
         for name, smmu in world.smmus.items():
@@ -49,6 +53,11 @@ class Reach:
             return True
         return any(whose is domain and page in before for whose, _, before in self._calls)
 
+    def _require(self, holds: bool, verdict: str) -> None:
+        if not holds:
+            self.failed = True
+            raise AssertionError(verdict)
+
     def _judged(self, name: str, smmu: Smmu) -> Callable[[Access], Outcome]:
         original, owners = smmu.translate, self.world.hypervisor._owner
 
@@ -57,9 +66,11 @@ class Reach:
             if outcome.pa is not None:
                 self.accesses += 1
                 owner = owners.get((name, access.sid))
-                assert owner is not None, f"{name} {access.sid:#x} is nobody's"
+                self._require(owner is not None, f"{name} {access.sid:#x} is nobody's")
+                assert owner is not None
                 domain, page = owner[0].domain, outcome.pa & -PAGE
-                assert self.may_reach(domain, page), f"{domain.name} reached {page:#x}, gone"
+                reached = f"{domain.name} reached {page:#x}, gone"
+                self._require(self.may_reach(domain, page), reached)
             return outcome
 
         return translate
@@ -70,9 +81,11 @@ class Reach:
             for tagged in smmu.tlb:
                 start, end = tagged.entry.pa, tagged.entry.pa + tagged.entry.mask + 1
                 overlap = start < base + size and base < end
-                assert not overlap, f"{smmu.name} still has VMID {tagged.vmid} -> {start:#x}"
+                self._require(
+                    not overlap, f"{smmu.name} still has VMID {tagged.vmid} -> {start:#x}"
+                )
         for atc in self.atcs:
             for held in atc._held.values():
                 overlap = held.address < base + size and base < held.address + held.size
-                assert not overlap, f"an endpoint still has {held.address:#x}"
+                self._require(not overlap, f"an endpoint still has {held.address:#x}")
         self._free(base, size)
