@@ -97,9 +97,7 @@ class Smmu:
         self._derived: dict[Any, Any] = {}
         self.tlb = Tlb(counters, TLB_ENTRIES if kept.entries else 0, self._derived)
         self._walker = walker = Walker(memory, self.tlb, counters, contiguous=kept.hostile)
-        self.config = Config(
-            self.regs, memory, features, walker, counters, caching=kept, derived=self._derived
-        )
+        self.config = Config(self.regs, memory, features, walker, counters, kept, self._derived)
         self.private: set[tuple[int, int]] = set()
         self.intent: Intent | None = None
         self._translator = Translator(
