@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from vsmmu.arch.registers import Cerror, Cr0, Gerror, IrqCtrl
 from vsmmu.smmu.ats import Ats
+from vsmmu.smmu.broadcast import broadcast
 from vsmmu.smmu.cmdq import CommandQueue
-from vsmmu.smmu.commands import broadcast
 from vsmmu.smmu.config import CACHING, Config
 from vsmmu.smmu.eventq import EventQueue
 from vsmmu.smmu.msi import Messages
