@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -41,7 +41,10 @@ SCHEMA = "vsmmu.scenario/1"
 # Caps, so that a scenario's work is bounded by its length.
 _STEPS_MAX = 10_000
 _GUESTS_MAX = 64
-_SIZE_MAX = {"map": 1 << 28, "unmap": 1 << 28, "dma": 1 << 24}
+_SIZE_MAX = {
+    "map": 1 << 28, "unmap": 1 << 28, "dma": 1 << 24,
+    "decrease_reservation": 1 << 28, "populate_physmap": 1 << 28,
+}  # fmt: skip
 _COUNT_MAX = 1 << 14
 _WORDS_MAX = 1 << 12
 _DOM0_MIB_MAX = 1 << 22
@@ -61,6 +64,11 @@ ACTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "poke": (("ipa", "words"), ()),
     "ste": (("device", "words"), ()),
     "command": (("words",), ("count",)),
+    "decrease_reservation": (("ipa", "size"), ()),
+    "populate_physmap": (("ipa", "size"), ()),
+    "unassign": (("device",), ()),
+    "assign": (("device",), ()),
+    "destroy": ((), ()),
 }
 _COMMON = ("guest", "guests", "do", "note", "expect", "events")
 _NUMBERS = ("iova", "size", "ipa", "offset", "value", "stream", "count")
@@ -232,7 +240,7 @@ class _Reader:
         self.keys(table, ("config", "dom0", "memory", mirror, "events", "gerrors"), where)
         if mirror in table and ("dom0" in table or not isinstance(table[mirror], bool)):
             raise self.fail(f"{where}: {mirror}", "expected true or false, and a config")
-        counts = {
+        counts: dict[str, Any] = {
             k: self.number(table[k], f"{where}: {k}")
             for k in ("memory", "events", "gerrors")
             if k in table
@@ -246,7 +254,7 @@ class _Reader:
         if "memory" in table:
             raise self.fail(f"{where}: memory", "belongs to dom0; a guest's is in its config")
         config = self.string(table.get("config"), f"{where}: config")
-        return GuestSpec(config, one_vsmmu_per_psmmu=table.get(mirror, False), **counts)
+        return replace(GuestSpec(config, **counts), one_vsmmu_per_psmmu=table.get(mirror, False))
 
     def step(self, table: dict[str, Any], number: int) -> Step:
         where = f"step {number}"
@@ -286,7 +294,7 @@ class _Reader:
         limit = _SIZE_MAX.get(do)
         if limit is not None and fields.get("size", 0) > limit:
             raise self.fail(f"{where}: size", f"larger than {limit:#x}")
-        if do in ("map", "unmap"):
+        if do in ("map", "unmap", "decrease_reservation", "populate_physmap"):
             for name in ("iova", "size", "ipa"):
                 if fields.get(name, 0) % 4096 or (name == "size" and not fields[name]):
                     raise self.fail(f"{where}: {name}", "expected a multiple of 4096")
