@@ -44,6 +44,7 @@ class Hypercalls:
         self.grants = GrantTable(frames, flush, policy)
         self._memory = MemoryOp(pages, frames, flush, policy)
         self._domains = domains
+        self._policy = policy
         self._jobs = jobs
 
     def decrease_reservation(self, domain: Domain, ipa: int, size: int) -> Job[int]:
@@ -78,8 +79,8 @@ class Hypercalls:
         return self._start(domain, work, Gntst.GENERAL_ERROR)
 
     def _start(self, domain: Domain, work: Work[T], refused: T) -> Job[T]:
-        """Queue what a guest asks for; a domain that is being destroyed gets `refused`."""
-        if domain.dying:
+        """Queue what a guest asks for; `refused` if it has too many, or is being destroyed."""
+        if domain.dying or self._jobs.waiting(domain.domid) >= self._policy.hypercalls:
             work.close()
             return Job.ended(refused)
         return self._jobs.start(domain.domid, work)

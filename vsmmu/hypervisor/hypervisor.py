@@ -141,6 +141,7 @@ class Hypervisor:
                 pass
             raise
         domain.max_memory = domain.owned.total
+        stage2.tables_max = stage2.tables + self.policy.p2m_tables + (domain.max_memory >> 20)
         self._last_domid = domid
         self.domains[domid] = domain
         return domain

@@ -65,9 +65,9 @@ class Jobs:
         self._queues.setdefault(domid, deque()).append(job)  # type: ignore[arg-type]
         return job
 
-    def busy(self, domid: int) -> bool:
-        """Whether a request of a domain has not ended."""
-        return domid in self._queues
+    def waiting(self, domid: int) -> int:
+        """Requests of a domain that have not ended."""
+        return len(self._queues.get(domid, ()))
 
     def step(self, budget: int) -> int:
         """At most `budget` units, the domains in turn."""

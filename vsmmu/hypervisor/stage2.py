@@ -47,6 +47,9 @@ class Stage2:
         pages: where the tables' pages come from.
         ipa_bits: size of the guest's address space, 32 to 48.
         oas: IDR5.OAS code that the output must fit.
+
+    Attributes:
+        tables_max: tables it may have; None while it is built.
     """
 
     def __init__(self, memory: Memory, pages: PageAllocator, *, ipa_bits: int, oas: int) -> None:
@@ -57,6 +60,7 @@ class Stage2:
         # Up to 16 tables may stand side by side at the first level instead of one level more.
         self.start = G4K.start_level(max(ipa_bits - _MAX_CONCATENATED_BITS, 13))
         tables = 1 << max(0, ipa_bits - G4K.shift(self.start) - G4K.stride)
+        self.tables_max: int | None = None
         self._tables: dict[int, int] = {}
         # Descriptors that are written once the block that was there is invalidated, by slot.
         self._broken: dict[int, int] = {}
@@ -142,6 +146,11 @@ class Stage2:
         if not hitless:
             self._broken[slot] = table
         return Change(ipa // step * step, step)
+
+    @property
+    def tables(self) -> int:
+        """Tables it has."""
+        return len(self._tables)
 
     def make(self) -> None:
         """Second half of break before make: link the tables that replace cut blocks."""
@@ -236,11 +245,15 @@ class Stage2:
 
     def _word(self, slot: int) -> int:
         """The descriptor as the hypervisor sees it: a broken block's table is there already."""
-        return self._read(slot) or self._broken.get(slot, 0)
+        word = self._memory.read64(slot)
+        assert word is not None, "a stage 2 table lies in RAM"
+        return word or self._broken.get(slot, 0)
 
     def _allocate(self, tables: int) -> int:
         """Tables side by side, aligned to their size and zeroed."""
         size = tables * PAGE
+        if self.tables_max is not None and len(self._tables) >= self.tables_max:
+            raise OutOfMemoryError(size, 0)
         place = self._pages.allocate(size, size)
         self._tables[place] = size
         self._memory.write(place, bytes(size))

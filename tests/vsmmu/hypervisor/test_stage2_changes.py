@@ -162,6 +162,28 @@ def test_a_machine_without_a_page_for_a_table(world: World) -> None:
     assert take(guest, RAM, BLOCK) == BLOCK, "a whole block needs no table"
 
 
+def test_tables_are_capped() -> None:
+    """A page in each block would take as much again for tables."""
+    world = made("normal", Policy(p2m_tables=8))
+    guest, pages = world["y"], world.hypervisor.pages
+    take(guest, RAM + BLOCK, BLOCK)
+    left = pages.left
+    given = [give(guest, WINDOW + i * BLOCK) for i in range(64)]
+    assert given == [PAGE] * 12 + [0] * 52
+    assert left - pages.left == 2 * 12 * PAGE
+    assert guest.dma(0, WINDOW + 11 * BLOCK, b"s").ok
+    assert take(guest, RAM) == 0, "no table to cut the block with"
+    assert guest.memory.read64(RAM) is not None
+
+
+def test_hypercalls_are_capped() -> None:
+    world = made("normal", Policy(hypercalls=2))
+    guest, calls = world["y"], world.hypervisor.hypercalls
+    jobs = [calls.decrease_reservation(guest.domain, RAM + i * PAGE, PAGE) for i in range(4)]
+    assert [job.done for job in jobs] == [False, False, True, True]
+    assert [world.hypervisor.wait(job) for job in jobs] == [PAGE, PAGE, 0, 0]
+
+
 # What the physical SMMUs are sent.
 
 
