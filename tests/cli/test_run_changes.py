@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from vsmmu.cli.run import execute
+from vsmmu.guest.vcpu import VCpu
 from vsmmu.scenario import ScenarioError
 
 from .test_run import BOOT, GUEST, HEAD, scenario
@@ -110,4 +111,6 @@ def test_a_trap_is_recorded_with_its_vcpu(scenario):
     traps = [r for r in report.machine.trace.records if r.name == "vsmmu_trap"]
     assert {r.args[:2] for r in traps} == {("crypto", 0)}
     assert any(r.args[4] == "read" for r in traps)
+    VCpu(report.machine.hypervisor, report.machine.guests["crypto"].domain, 3).read(0x4040000)
+    assert report.machine.trace.records[-1].args == ("crypto", 3, 0x4040000, 4, "read")
     assert str(traps[0]).startswith("vsmmu_trap domain crypto vcpu 0x0 ipa 0x4040")

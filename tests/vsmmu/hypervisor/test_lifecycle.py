@@ -19,7 +19,7 @@ from vsmmu.smmu.features import Features
 
 from .reach import Reach
 from .test_stage2_changes import IOVA, give, made, reaches, take
-from .world import BASE, BUFFER, RAM, RAM_SIZE, Guest, World
+from .world import BASE, BUFFER, MACHINE, RAM, RAM_SIZE, Guest, World
 
 WINDOW = 0x6000_0000
 
@@ -131,6 +131,20 @@ def test_a_domain_has_so_many_grants_and_mappings() -> None:
     assert refs == [0, 1, Gntst.NO_DEVICE_SPACE]
     jobs = [calls.map_grant_ref(y, WINDOW + r * PAGE, x.domid, r) for r in refs[:2]]
     assert [world.hypervisor.wait(job) for job in jobs] == [0, Gntst.NO_DEVICE_SPACE]
+
+
+def test_a_direct_mapped_domain_gets_the_same_page_or_none() -> None:
+    hv = World({}).hypervisor
+    place = MACHINE + 0x400_0000
+    dom0 = hv.create_domain("dom0", [(place, 0x20_0000)], direct=True)
+    calls = hv.hypercalls
+    for page in (place, place + PAGE):
+        assert hv.wait(calls.decrease_reservation(dom0, page, PAGE)) == PAGE
+    hv.pages.allocate_at(place + PAGE, PAGE)
+    assert hv.wait(calls.populate_physmap(dom0, place, 2 * PAGE)) == 0
+    assert hv.wait(calls.populate_physmap(dom0, place, PAGE)) == PAGE
+    assert dom0.stage2.to_pa(place) == place
+    assert dom0.stage2.to_pa(place + PAGE) is None
 
 
 # Destruction.
