@@ -22,6 +22,7 @@ from .test_stage2_changes import IOVA, give, made, reaches, take
 from .world import BASE, BUFFER, MACHINE, RAM, RAM_SIZE, Guest, World
 
 WINDOW = 0x6000_0000
+BYPASS = Ste.build(v=1, config=SteConfig.BYPASS)
 
 
 @pytest.fixture
@@ -226,8 +227,8 @@ def sync(g: Guest) -> None:
     g.write("CMDQ_PROD", prod, rest=False)
 
 
-def ste_update(g: Guest) -> None:
-    g.ste(0, Ste.build(v=1, config=SteConfig.BYPASS))
+def ste_update(g: Guest, ste: Ste = BYPASS) -> None:
+    g.ste(0, ste)
     prod = g.read("CMDQ_PROD")
     g.memory.write_words(g.driver._cmdq.address(prod), CmdCfgiSte.build(sid=0, leaf=1).words)
     g.driver._prod = g.driver._cmdq.advance(prod)
@@ -284,6 +285,40 @@ def unplugged(during: Callable[[Guest], None], how: str, every: int) -> None:
             break
         turns += every
     assert turns >= 2 * every
+
+
+def test_unplugged_in_every_phase_of_an_ste_update() -> None:
+    """Phases follow one another by themselves: none may come behind the STE that aborts."""
+    world = made("normal")
+    world.scheduler.budget = 1
+    x, hv = world["x"], world.hypervisor
+    host = hv.hosts["a"]
+    place = x.driver.ste_address(0)
+    words = x.memory.read_words(place, 8)
+    assert words is not None
+    before = Ste(words)
+    # Two words that matter change, so the last of three phases makes it valid again.
+    after = before.replace(s1ctxptr=RAM, s1csh=before.s1csh ^ 1)
+    phases = set()
+    for turns in range(0, 400, 5):
+        stream = x.vsmmu.streams[0]
+        ste_update(x, after)
+        while not stream.busy:
+            world.scheduler.step()
+        for _ in range(turns):
+            world.scheduler.step()
+        if not stream.busy:
+            break
+        phases.add(host.read_ste(0x600).words)
+        hv.deassign(x.vsmmu, stream)
+        assert host.read_ste(0x600).config == SteConfig.ABORT
+        assert world.scheduler.run_until_idle()
+        assert host.read_ste(0x600).config == SteConfig.ABORT
+        assert not x.dma(0, IOVA, 4).ok
+        x.ste(0, before)
+        hv.assign(x.vsmmu, 0, "a", 0x600)
+        assert x.dma(0, IOVA, 4).ok
+    assert len(phases) == 3
 
 
 def test_events_of_the_past_are_the_former_owners(world: World) -> None:
