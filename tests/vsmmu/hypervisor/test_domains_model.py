@@ -264,7 +264,7 @@ def test_domains_that_change_under_dma() -> None:
 
 @pytest.mark.soak
 def test_domains_that_change_under_dma_soak() -> None:
-    search(int(os.environ.get("VSMMU_EXAMPLES", "400")), 100)
+    search(int(os.environ.get("VSMMU_EXAMPLES", "150")), 100)
 
 
 @pytest.mark.soak
