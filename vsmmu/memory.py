@@ -138,6 +138,17 @@ class Memory:
         """Store a 32-bit word (an MSI); False on external abort."""
         return self.write(pa, struct.pack("<I", value))
 
+    def clear(self, pa: int, size: int) -> None:
+        """Make whole pages zero; those that nobody wrote are so already."""
+        first, last = pa >> PAGE_SHIFT, (pa + size - 1) >> PAGE_SHIFT
+        if last - first < len(self.page):
+            frames = [frame for frame in range(first, last + 1) if frame in self.page]
+        else:
+            frames = [frame for frame in self.page if first <= frame <= last]
+        for frame in frames:
+            start = self.page[frame] * 8
+            self._arena[start : start + PAGE] = bytes(PAGE)
+
     def arrays(self) -> tuple[NDArray[uint64], NDArray[uint64], NDArray[uint64]]:
         """(arena words, sorted frame numbers, index of each frame's first word) for batches.
 

@@ -3,49 +3,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vsmmu.arch.commands import Command
 from vsmmu.arch.events import Event
 from vsmmu.guest.driver import SmmuDriver
 from vsmmu.guest.vcpu import GuestError, Program
-from vsmmu.hypervisor.vsmmu import VSmmu
+from vsmmu.hypervisor.hypervisor import HypercallError
+from vsmmu.hypervisor.jobs import Job
+from vsmmu.report import Report, StepResult
 from vsmmu.scenario import Scenario, ScenarioError, Step
 from vsmmu.smmu.port import DevicePort, Request
-from vsmmu.toolstack import Guest, Machine
+from vsmmu.toolstack import Guest, Machine, assign, destroy_guest, unassign
 
 _TURNS = 2_000_000
 _BY_HAND = ("mmio", "poke", "ste", "command")
-
-
-@dataclass(slots=True)
-class StepResult:
-    """What a step did. `problems` is empty when its expectations hold."""
-
-    step: Step
-    outcome: str = "ok"
-    detail: str = ""
-    events: dict[str, list[Event]] = field(default_factory=dict)
-    units: int = 0
-    problems: list[str] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Report:
-    """A scenario's run."""
-
-    scenario: Scenario
-    machine: Machine
-    steps: list[StepResult] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Whether every expectation held."""
-        return not self.problems and not any(s.problems for s in self.steps)
 
 
 class Runner:
@@ -119,6 +92,8 @@ class Runner:
             failure = guests[name].vcpu.failure
             if failure is not None:
                 result.outcome, result.detail = "error", f"{name}: {failure}"
+            elif guests[name].domain.dying and step.do not in ("dma", "destroy", "assign"):
+                result.outcome, result.detail = "error", f"{name} is destroyed"
         for finish in finishers:
             if finish is not None:
                 finish()
@@ -280,6 +255,31 @@ class Runner:
             raise GuestError(f"{step.fields['device']} is not attached")
         return pages
 
+    # What changes a guest's memory, devices and life.
+
+    def _do_decrease_reservation(self, guest: Guest, step: Step, result: StepResult) -> None:
+        calls, f = self._machine.hypervisor.hypercalls, step.fields
+        _call(guest, lambda: calls.decrease_reservation(guest.domain, f["ipa"], f["size"]), f)
+
+    def _do_populate_physmap(self, guest: Guest, step: Step, result: StepResult) -> None:
+        calls, f = self._machine.hypervisor.hypercalls, step.fields
+        _call(guest, lambda: calls.populate_physmap(guest.domain, f["ipa"], f["size"]), f)
+
+    def _do_unassign(self, guest: Guest, step: Step, result: StepResult) -> None:
+        self._ask(unassign, result, guest, step.fields["device"])
+
+    def _do_assign(self, guest: Guest, step: Step, result: StepResult) -> None:
+        self._ask(assign, result, guest, step.fields["device"])
+
+    def _do_destroy(self, guest: Guest, step: Step, result: StepResult) -> None:
+        self._ask(destroy_guest, result, guest)
+
+    def _ask(self, request: Callable[..., None], result: StepResult, *args: object) -> None:
+        try:
+            request(self._machine, *args)
+        except HypercallError as error:
+            result.outcome, result.detail = "error", str(error)
+
     # What a guest that misbehaves does.
 
     def _do_mmio(self, guest: Guest, step: Step, result: StepResult) -> None:
@@ -311,85 +311,6 @@ class Runner:
         guest.vcpu.start(program())
 
 
-def describe(report: Report) -> dict[str, Any]:
-    """A report as JSON values (`vsmmu.run/1`): numbers that can be large as hex strings."""
-    return {
-        "schema": "vsmmu.run/1",
-        "scenario": report.scenario.source,
-        "title": report.scenario.title,
-        "seed": report.scenario.seed,
-        "ok": report.ok,
-        "problems": report.problems,
-        "guests": [_guest_json(g) for g in report.machine.guests.values()],
-        "steps": [_step_json(s) for s in report.steps],
-        "physical": [
-            {
-                "smmu": path,
-                "commands": dict(sorted(_commands(host.counters).items())),
-                "events": host.counters["events"],
-            }
-            for path, host in report.machine.hypervisor.hosts.items()
-        ],
-        "kept_events": dict(sorted(report.machine.hypervisor.kept.items())),
-        "units": report.machine.scheduler.now,
-    }
-
-
-def _guest_json(guest: Guest) -> dict[str, Any]:
-    return {
-        "name": guest.name,
-        "domid": guest.domain.domid,
-        "vmid": guest.domain.vmid,
-        "interrupts": guest.vcpu.interrupts,
-        "events": [_event_json(e) for e in guest.events],
-        "gerrors": [hex(g) for g in guest.gerrors],
-        "vsmmus": [_vsmmu_json(vsmmu) for vsmmu in guest.vsmmus.values()],
-    }
-
-
-def _vsmmu_json(vsmmu: VSmmu) -> dict[str, Any]:
-    return {
-        "base": hex(vsmmu.base),
-        "bindings": [
-            {
-                "vmaster_id": stream.vmaster_id,
-                "smmu": stream.host.path,
-                "pmaster_id": hex(stream.pmaster_id),
-            }
-            for stream in vsmmu.streams.values()
-        ],
-        "traps": vsmmu.counters["trap read"] + vsmmu.counters["trap write"],
-        "commands": dict(sorted(_commands(vsmmu.counters).items())),
-        "physical_commands": dict(sorted(_commands(vsmmu.physical).items())),
-        "ste_updates": vsmmu.physical["STE update"],
-        "refusals": dict(sorted(vsmmu.refusals.by_reason.items())),
-    }
-
-
-def _step_json(result: StepResult) -> dict[str, Any]:
-    return {
-        "step": result.step.number,
-        "guests": list(result.step.guests),
-        "do": result.step.do,
-        "outcome": result.outcome,
-        "detail": result.detail,
-        "events": {n: [_event_json(e) for e in seen] for n, seen in result.events.items() if seen},
-        "units": result.units,
-        "problems": result.problems,
-    }
-
-
-def _event_json(event: Event) -> dict[str, Any]:
-    """A record as its guest sees it; the StreamID is a vMasterID, a number as in the bindings."""
-    fields = event.to_json()
-    del fields["type"], fields["sid"]
-    return {"name": event.name, "vmaster_id": event.sid, **fields}
-
-
-def _commands(counters: Counter[str]) -> dict[str, int]:
-    return {name: n for name, n in counters.items() if name.startswith("CMD_")}
-
-
 def _first(guest: Guest) -> SmmuDriver:
     """The driver of a guest's first vSMMU, for raw register and queue access."""
     return next(iter(guest.drivers.values()))
@@ -400,6 +321,19 @@ def _attached(driver: SmmuDriver, ids: tuple[int, ...]) -> int:
     if ids[0] not in driver.contexts:
         raise GuestError(f"vMasterID {ids[0]:#x} is not attached")
     return ids[0]
+
+
+def _call(guest: Guest, start: Callable[[], Job[int]], fields: Mapping[str, Any]) -> None:
+    """A hypercall of the guest's balloon driver, which waits for it."""
+
+    def program() -> Program:
+        job = start()
+        while not job.done:
+            yield
+        if job.result != fields["size"]:
+            raise GuestError(f"{job.result:#x} of {fields['size']:#x} bytes")
+
+    guest.vcpu.start(program())
 
 
 def _once(guest: Guest, action: Callable[[], None]) -> None:

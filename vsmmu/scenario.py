@@ -12,6 +12,7 @@
 
     [[guest]]
     config = "guest.cfg"            # xl.cfg; the guest is called by its `name`
+    one_vsmmu_per_psmmu = false     # true: a vSMMU for each physical SMMU of its devices
                                     # or dom0 = true, memory = 256 (MiB); called "dom0"
     events = 1                      # optional: events the guest has seen at the end
     gerrors = 0                     # optional: global errors likewise
@@ -30,7 +31,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -40,7 +41,10 @@ SCHEMA = "vsmmu.scenario/1"
 # Caps, so that a scenario's work is bounded by its length.
 _STEPS_MAX = 10_000
 _GUESTS_MAX = 64
-_SIZE_MAX = {"map": 1 << 28, "unmap": 1 << 28, "dma": 1 << 24}
+_SIZE_MAX = {
+    "map": 1 << 28, "unmap": 1 << 28, "dma": 1 << 24,
+    "decrease_reservation": 1 << 28, "populate_physmap": 1 << 28,
+}  # fmt: skip
 _COUNT_MAX = 1 << 14
 _WORDS_MAX = 1 << 12
 _DOM0_MIB_MAX = 1 << 22
@@ -60,6 +64,11 @@ ACTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "poke": (("ipa", "words"), ()),
     "ste": (("device", "words"), ()),
     "command": (("words",), ("count",)),
+    "decrease_reservation": (("ipa", "size"), ()),
+    "populate_physmap": (("ipa", "size"), ()),
+    "unassign": (("device",), ()),
+    "assign": (("device",), ()),
+    "destroy": ((), ()),
 }
 _COMMON = ("guest", "guests", "do", "note", "expect", "events")
 _NUMBERS = ("iova", "size", "ipa", "offset", "value", "stream", "count")
@@ -80,11 +89,13 @@ class ScenarioError(Exception):
 class GuestSpec:
     """A guest: its config file, and what it must have seen at the end (None: not checked).
 
-    dom0 has no config file; `memory` is its RAM in MiB.
+    dom0 has no config file; `memory` is its RAM in MiB. `one_vsmmu_per_psmmu` is for the others: a
+    vSMMU for each physical SMMU of their devices, as dom0 has.
     """
 
     config: str | None
     memory: int = 256
+    one_vsmmu_per_psmmu: bool = False
     events: int | None = None
     gerrors: int | None = None
 
@@ -225,8 +236,11 @@ class _Reader:
         return tuple(found)
 
     def guest(self, table: dict[str, Any], where: str) -> GuestSpec:
-        self.keys(table, ("config", "dom0", "memory", "events", "gerrors"), where)
-        counts = {
+        mirror = "one_vsmmu_per_psmmu"
+        self.keys(table, ("config", "dom0", "memory", mirror, "events", "gerrors"), where)
+        if mirror in table and ("dom0" in table or not isinstance(table[mirror], bool)):
+            raise self.fail(f"{where}: {mirror}", "expected true or false, and a config")
+        counts: dict[str, Any] = {
             k: self.number(table[k], f"{where}: {k}")
             for k in ("memory", "events", "gerrors")
             if k in table
@@ -239,7 +253,8 @@ class _Reader:
             return GuestSpec(None, **counts)
         if "memory" in table:
             raise self.fail(f"{where}: memory", "belongs to dom0; a guest's is in its config")
-        return GuestSpec(self.string(table.get("config"), f"{where}: config"), **counts)
+        config = self.string(table.get("config"), f"{where}: config")
+        return replace(GuestSpec(config, **counts), one_vsmmu_per_psmmu=table.get(mirror, False))
 
     def step(self, table: dict[str, Any], number: int) -> Step:
         where = f"step {number}"
@@ -279,7 +294,7 @@ class _Reader:
         limit = _SIZE_MAX.get(do)
         if limit is not None and fields.get("size", 0) > limit:
             raise self.fail(f"{where}: size", f"larger than {limit:#x}")
-        if do in ("map", "unmap"):
+        if do in ("map", "unmap", "decrease_reservation", "populate_physmap"):
             for name in ("iova", "size", "ipa"):
                 if fields.get(name, 0) % 4096 or (name == "size" and not fields[name]):
                     raise self.fail(f"{where}: {name}", "expected a multiple of 4096")

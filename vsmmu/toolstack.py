@@ -13,21 +13,22 @@ from dataclasses import dataclass, field
 from dt_tools import blob
 from dt_tools.dom0 import build_dom0
 from dt_tools.errors import Refusal
-from dt_tools.guest import build_guest
+from dt_tools.guest import Options, build_guest
 from dt_tools.platform import Master, Platform
 from dt_tools.profiles import DEFAULT, Profile
-from dt_tools.tree import Node, Tree, join_cells, split_cells
+from dt_tools.tree import Tree, split_cells
 from vsmmu.arch.events import Event
 from vsmmu.guest.driver import SmmuDriver
 from vsmmu.guest.tables import Heap
 from vsmmu.guest.vcpu import VCpu
-from vsmmu.hypervisor.domain import Domain
+from vsmmu.guest_view import SMMU_V3, GuestView, VsmmuView, host_ram, is_memory
+from vsmmu.hypervisor.domain import Domain, Stream
 from vsmmu.hypervisor.features import UnfitError
 from vsmmu.hypervisor.hypervisor import HypercallError, Hypervisor
 from vsmmu.hypervisor.pages import OutOfMemoryError
 from vsmmu.hypervisor.policy import Policy
 from vsmmu.hypervisor.vsmmu import VSmmu
-from vsmmu.hypervisor.wires import Wires, spis_by_cause
+from vsmmu.hypervisor.wires import Wires
 from vsmmu.memory import PAGE, Memory
 from vsmmu.scheduler import Scheduler
 from vsmmu.smmu.features import Features
@@ -36,7 +37,6 @@ from vsmmu.smmu.smmu import Smmu
 from vsmmu.trace import Trace
 from xl_configs import GuestConfig
 
-SMMU_V3 = "arm,smmu-v3"
 # The guest's kernel keeps the first part of its RAM for its image; tables and buffers follow.
 _HEAP_OFFSET = 0x10_0000
 _HEAP_SHARE = 4
@@ -45,58 +45,14 @@ _SMMUS_MAX = 128
 _STREAMS_MAX = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class VsmmuView:
-    """A vSMMU as a guest's tree describes it: node, window, interrupt (GIC id) by cause."""
-
-    path: str
-    base: int
-    size: int
-    spis: dict[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class GuestView:
-    """What a guest reads in its own device tree.
-
-    `masters` holds for each node path its streams as (path of the vSMMU, vMasterID); `ram` the
-    memory banks as (base, size).
-    """
-
-    vsmmus: dict[str, VsmmuView]
-    masters: dict[str, tuple[tuple[str, int], ...]]
-    ram: tuple[tuple[int, int], ...]
-
-    @staticmethod
-    def of(data: bytes, name: str) -> GuestView:
-        """Read a guest's blob. Raises DtError."""
-        platform = Platform.from_tree(blob.read(data, name), name)
-        found = [s for s in platform.smmus if s.kind == SMMU_V3 and s.status == "okay"]
-        vsmmus = {
-            s.path: VsmmuView(
-                s.path,
-                s.base,
-                s.size,
-                spis_by_cause([i.number or 0 for i in s.interrupts], s.interrupt_names),
-            )
-            for s in found
-            if s.base is not None and s.size is not None
-        }
-        masters = {
-            m.path: tuple((s.smmu_path, s.stream_id) for s in m.streams)
-            for m in platform.masters
-            if m.status == "okay"
-        }
-        return GuestView(vsmmus, masters, tuple(host_ram(platform.tree)))
-
-
 @dataclass(slots=True)
 class Guest:
     """A domain that runs: its parts on both sides of the trap.
 
     `vsmmus` and `drivers` are keyed by the node's path in the guest's tree. `ports` has the DMA
     ports of its devices by host path, one for each stream; `paths` maps a device's host path to
-    its path in the guest's tree. `notices` are lines for the user.
+    its path in the guest's tree. `notices` are lines for the user; `unassigned` are streams that
+    were taken from it and may be given back.
     """
 
     name: str
@@ -109,6 +65,7 @@ class Guest:
     drivers: dict[str, SmmuDriver] = field(default_factory=dict)
     ports: dict[str, list[DevicePort]] = field(default_factory=dict)
     paths: dict[str, str] = field(default_factory=dict)
+    unassigned: list[tuple[VSmmu, Stream]] = field(default_factory=list)
 
     def streams(self, device: str) -> list[tuple[SmmuDriver, tuple[int, ...]]]:
         """The vMasterIDs of a device by driver, as the guest's own tree has them."""
@@ -140,19 +97,6 @@ class Machine:
     trace: Trace
     profile: Profile
     guests: dict[str, Guest] = field(default_factory=dict)
-
-
-def host_ram(tree: Tree) -> list[tuple[int, int]]:
-    """RAM of a host tree's memory nodes as page-aligned, disjoint (base, size), sorted."""
-    found = sorted(r for n in tree.walk() if _is_memory(n) for r in _memory_reg(n))
-    out: list[tuple[int, int]] = []
-    for base, size in found:
-        start, end = -(-base // PAGE) * PAGE, (base + size) // PAGE * PAGE
-        if out and start < out[-1][0] + out[-1][1]:
-            start = out[-1][0] + out[-1][1]
-        if start < end:
-            out.append((start, end - start))
-    return out
 
 
 def build_machine(
@@ -201,8 +145,20 @@ def build_machine(
     return Machine(platform, memory, scheduler, smmus, hypervisor, trace, profile)
 
 
-def create_guest(machine: Machine, config: GuestConfig, partial: Tree | None = None) -> Guest:
+def create_guest(
+    machine: Machine,
+    config: GuestConfig,
+    partial: Tree | None = None,
+    *,
+    one_vsmmu_per_psmmu: bool = False,
+) -> Guest:
     """Build a guest's tree, create its domain and vSMMU, assign its devices.
+
+    Args:
+        machine: where it runs.
+        config: its configuration.
+        partial: its partial tree.
+        one_vsmmu_per_psmmu: a vSMMU for each physical SMMU of its devices, in place of one.
 
     Raises:
         UserError, Refusal: from the tree builder; MC201 no RAM left, MC202 an SMMU that cannot
@@ -211,7 +167,8 @@ def create_guest(machine: Machine, config: GuestConfig, partial: Tree | None = N
     if config.pci:
         reason = f"{config.name} has PCI devices; the emulator has platform devices only"
         raise Refusal("MC206", "/", reason, "take pci out of the configuration")
-    built = build_guest(config, machine.profile, machine.platform, partial)
+    options = Options(one_vsmmu_per_psmmu=one_vsmmu_per_psmmu)
+    built = build_guest(config, machine.profile, machine.platform, partial, options=options)
     # The guest is given bytes, and reads them itself.
     view = GuestView.of(blob.write(built.tree), f"{config.name}'s tree")
     notices = tuple(str(notice) for notice in built.notices)
@@ -220,14 +177,19 @@ def create_guest(machine: Machine, config: GuestConfig, partial: Tree | None = N
         reason = f"{config.name} has more than {_STREAMS_MAX} streams"
         raise Refusal("MC205", "/", reason, "assign fewer devices")
     guest = _create(machine, config.name, view, notices)
+    indexes = {viommu.base: index for index, viommu in enumerate(bindings.all_viommus)}
     for window in view.vsmmus.values():
-        smmus = list(dict.fromkeys(entry.smmu for entry in bindings.entries))
+        entries = [e for e in bindings.entries if e.viommu == indexes[window.base]]
+        smmus = list(dict.fromkeys(entry.smmu for entry in entries))
         vsmmu = _add_vsmmu(machine, guest, window, smmus, machine.profile.vsmmu.idr)
-        for entry in bindings.entries:
+        for entry in entries:
             key = (entry.smmu, entry.pmaster_id)
             _assign(machine, vsmmu, entry.vmaster_id, key, entry.devices)
     for device in bindings.devices:
-        found = [bindings.resolve(vmaster_id) for vmaster_id in device.vmaster_ids]
+        found = [
+            bindings.resolve(vmaster_id, indexes[view.vsmmus[path].base])
+            for path, vmaster_id in view.masters.get(device.guest_path, ())
+        ]
         guest.paths[device.path] = device.guest_path
         keys = [(entry.smmu, entry.pmaster_id) for entry in found if entry is not None]
         _add_ports(machine, guest, device.path, keys)
@@ -263,6 +225,42 @@ def create_dom0(machine: Machine, memory_mib: int) -> Guest:
         if master.status == "okay":
             _give_dom0(machine, guest, master)
     return guest
+
+
+def unassign(machine: Machine, guest: Guest, device: str) -> None:
+    """Take a device from a guest that runs. Streams that another device uses too stay.
+
+    Raises:
+        HypercallError: a stream could not be stopped.
+    """
+    for vsmmu in guest.vsmmus.values():
+        for stream in list(vsmmu.streams.values()):
+            if stream.devices == (device,):
+                machine.hypervisor.deassign(vsmmu, stream)
+                guest.unassigned.append((vsmmu, stream))
+
+
+def assign(machine: Machine, guest: Guest, device: str) -> None:
+    """Give a guest a device back that `unassign` took, under the same vMasterIDs.
+
+    Raises:
+        HypercallError: a stream is someone's by now.
+    """
+    for vsmmu, stream in list(guest.unassigned):
+        if stream.devices == (device,):
+            machine.hypervisor.assign(
+                vsmmu, stream.vmaster_id, stream.host.path, stream.pmaster_id, stream.devices
+            )
+            guest.unassigned.remove((vsmmu, stream))
+
+
+def destroy_guest(machine: Machine, guest: Guest) -> None:
+    """Destroy a domain; its devices' ports stay, and reach nothing.
+
+    Raises:
+        HypercallError: it is being destroyed already, or its devices could not be stopped.
+    """
+    machine.hypervisor.wait(machine.hypervisor.destroy_domain(guest.domain))
 
 
 def _give_dom0(machine: Machine, guest: Guest, master: Master) -> None:
@@ -361,7 +359,7 @@ def _no_memory(guest: str, wanted: int, left: int) -> Refusal:
 def _set_memory(tree: Tree, base: int, size: int) -> None:
     """Leave one memory node with one bank, as Xen does for dom0."""
     root = tree.root
-    for name in [n.name for n in root.children.values() if _is_memory(n)]:
+    for name in [n.name for n in root.children.values() if is_memory(n)]:
         root.remove(name)
     node = root.add(f"memory@{base:x}")
     node.set_strings("device_type", "memory")
@@ -374,19 +372,3 @@ def _stream_id_bits(platform: Platform) -> int:
     ids = [s.stream_id for m in platform.masters for s in m.streams]
     ids += [row.sid_base + row.length - 1 for m in platform.masters for row in m.maps]
     return min(max(ids, default=0).bit_length(), 32)
-
-
-def _is_memory(node: Node) -> bool:
-    return node.string("device_type") == "memory" and node.status == "okay"
-
-
-def _memory_reg(node: Node) -> list[tuple[int, int]]:
-    parent = node.parent
-    assert parent is not None, "a memory node is not the root"
-    address, size = parent.u32("#address-cells") or 2, parent.u32("#size-cells") or 1
-    cells = node.cells("reg") or ()
-    step = address + size
-    return [
-        (join_cells(cells[i : i + address]), join_cells(cells[i + address : i + step]))
-        for i in range(0, len(cells) - step + 1, step)
-    ]

@@ -18,6 +18,7 @@ EVENTS: dict[str, tuple[str, ...]] = {
     "smmuv3_trigger_irq": ("smmu", "irq"),
     "smmuv3_translate_success": ("smmu", "sid", "iova", "pa", "perm"),
     "smmuv3_translate_fault": ("smmu", "sid", "iova", "event"),
+    "vsmmu_trap": ("domain", "vcpu", "ipa", "size", "access"),
     "vsmmu_mmio_write": ("vsmmu", "reg", "value"),
     "vsmmu_cmd": ("vsmmu", "cmd"),
     "vsmmu_shadow_cmd": ("vsmmu", "smmu", "cmd"),

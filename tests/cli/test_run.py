@@ -213,7 +213,8 @@ def test_dom0_has_a_vsmmu_for_each_physical_smmu(scenario):
         (
             HEAD + GUEST + "[[step]]\nguest = 'crypto'\ndo = 'fly'",
             "step 1: do: expected one of boot, attach, detach, bypass, map, unmap, dma, mmio, "
-            "poke, ste, command, not 'fly'",
+            "poke, ste, command, decrease_reservation, populate_physmap, unassign, assign, "
+            "destroy, not 'fly'",
         ),
         (
             HEAD + GUEST + "[[step]]\nguest = 'crypto'\ndo = 'attach'",

@@ -16,7 +16,7 @@ from vsmmu.cli.inputs import load_config, load_partial, load_platform
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vsmmu.runner import Report
+    from vsmmu.report import Report
     from vsmmu.scenario import Scenario, Step
     from vsmmu.toolstack import Guest, Machine
     from vsmmu.trace import Trace
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.trace:
         write({arguments.trace: _trace_lines(report.machine.trace)}, (arguments.scenario,))
     if arguments.json:
-        from vsmmu.runner import describe
+        from vsmmu.report import describe
 
         print(json.dumps(describe(report), indent=2))
     else:
@@ -107,7 +107,12 @@ def _guests(machine: Machine, scenario: Scenario, folder: Path) -> list[Guest]:
     for index, spec in enumerate(scenario.guests):
         if spec.config is not None:
             config = load_config(str(folder / spec.config))
-            made[index] = create_guest(machine, config, load_partial(config))
+            made[index] = create_guest(
+                machine,
+                config,
+                load_partial(config),
+                one_vsmmu_per_psmmu=spec.one_vsmmu_per_psmmu,
+            )
     for index, spec in enumerate(scenario.guests):
         if spec.config is None:
             made[index] = create_dom0(machine, spec.memory)

@@ -12,7 +12,7 @@ from rich.text import Text
 from vsmmu.cli.files import plain
 
 if TYPE_CHECKING:
-    from vsmmu.runner import Report, StepResult
+    from vsmmu.report import Report, StepResult
 
 _STYLES = {"ok": "green", "fault": "yellow", "abort": "yellow", "error": "yellow"}
 

@@ -23,11 +23,15 @@ class GuestError(Exception):
 class VCpu:
     """One vCPU; an engine of the scheduler.
 
+    Args:
+        number: its number in the domain, which trapped accesses carry.
+
     `handlers` makes, for a GIC interrupt id, the program that runs while that line is high.
     """
 
-    def __init__(self, hypervisor: Hypervisor, domain: Domain) -> None:
-        self.name = f"vcpu {domain.name}"
+    def __init__(self, hypervisor: Hypervisor, domain: Domain, number: int = 0) -> None:
+        self.name = f"vcpu {domain.name}.{number}"
+        self.number = number
         self.memory = domain.memory
         self.handlers: dict[int, Callable[[], Program]] = {}
         self.interrupts = 0
@@ -55,7 +59,9 @@ class VCpu:
         self.interrupts += int(level)
 
     def step(self, budget: int) -> int:
-        """Run at most `budget` yields of the innermost program."""
+        """Run at most `budget` yields of the innermost program; none once the domain is dying."""
+        if self._domain.dying:
+            return 0
         for done in range(budget):
             self._take_interrupt()
             if not self._running:
@@ -96,12 +102,12 @@ class VCpu:
 
     def read(self, ipa: int, size: int = 4) -> int:
         """A load from a device. Raises GuestError on an external abort."""
-        value = self._hypervisor.trap(self._domain, ipa, size)
+        value = self._hypervisor.trap(self._domain, ipa, size, vcpu=self.number)
         if value is None:
             raise GuestError(f"external abort reading {ipa:#x}")
         return value
 
     def write(self, ipa: int, value: int, size: int = 4) -> None:
         """A store to a device. Raises GuestError on an external abort."""
-        if self._hypervisor.trap(self._domain, ipa, size, value) is None:
+        if self._hypervisor.trap(self._domain, ipa, size, value, self.number) is None:
             raise GuestError(f"external abort writing {ipa:#x}")

@@ -10,6 +10,7 @@ from vsmmu.arch.events import Event
 from vsmmu.arch.stream_table import ShCfg, Ste, SteConfig
 from vsmmu.hypervisor.host_smmu import HostSmmu
 from vsmmu.hypervisor.policy import GUEST_STE_FIELDS
+from vsmmu.hypervisor.spans import Spans
 from vsmmu.hypervisor.stage2 import Stage2
 from vsmmu.memory import Memory
 
@@ -94,17 +95,27 @@ class GuestMemory:
         return True
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Domain:
-    """A guest. `vmid` tags its translations on every physical SMMU."""
+    """A guest. `vmid` tags its translations on every physical SMMU.
+
+    `max_memory` is the RAM it was created with, bytes; `direct` domains have it at its machine
+    address. `dying` is set when its destruction begins:
+    its vCPUs run no more.
+    """
 
     domid: int
     name: str
     vmid: int
     stage2: Stage2
     memory: GuestMemory
-    # Machine ranges given to the domain, as (base, size), to be returned with it.
-    owned: list[tuple[int, int]] = field(default_factory=list)
+    # Machine ranges given to the domain, to be returned with it; and those it gave up while an
+    # endpoint could still reach them.
+    owned: Spans = field(default_factory=Spans)
+    withheld: Spans = field(default_factory=Spans)
+    max_memory: int = 0
+    direct: bool = False
+    dying: bool = False
     vsmmus: list[VSmmu] = field(default_factory=list)
 
     def nested_ste(self, guest: Ste, *, stall_disabled: bool) -> Ste:

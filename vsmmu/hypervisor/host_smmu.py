@@ -103,6 +103,8 @@ class HostSmmu:
         self.hardware = hardware
         self.counters: Counter[str] = Counter()
         self.by_owner: Counter[int] = Counter()
+        # StreamIDs whose endpoint may have cached translations: their STE had EATS.
+        self.ats: set[int] = set()
         self._memory = memory
         self._pages = pages
         self._policy = policy
@@ -153,7 +155,8 @@ class HostSmmu:
         self._write("EVENTQ_BASE", self._queue_base(self._eventq))
         self._write("EVENTQ_PROD", 0)
         self._write("EVENTQ_CONS", 0)
-        enables = Cr0.build(cmdqen=1, eventqen=1)
+        # Without ATSCHK a Translated transaction passes whatever its STE says (§3.9.2).
+        enables = Cr0.build(cmdqen=1, eventqen=1, atschk=self.idr0.ats)
         self._write("CR0", enables.raw)
         flush: list[Command] = [CmdCfgiSteRange.build(range=CFGI_ALL_RANGE)]
         if self.idr0.hyp:
@@ -311,6 +314,8 @@ class HostSmmu:
 
         The caller has no other update of this StreamID under way.
         """
+        if new.eats:
+            self.ats.add(sid)
         self._next_phase(owner, sid, iter(phases(self.read_ste(sid), new)), done)
 
     def _next_phase(

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import TypeVar
 
 from vsmmu.arch.commands import CmdTlbiS12Vmall
 from vsmmu.arch.events import Event, FUut
@@ -14,7 +15,12 @@ from vsmmu.arch.stream_table import Ste, SteConfig
 from vsmmu.hypervisor.domain import Domain, GuestMemory, Stream
 from vsmmu.hypervisor.events import Kept, to_guest
 from vsmmu.hypervisor.features import advertise
+from vsmmu.hypervisor.flush import Flush, completed
+from vsmmu.hypervisor.frames import Frames
 from vsmmu.hypervisor.host_smmu import HYPERVISOR, Done, Hardware, HostSmmu
+from vsmmu.hypervisor.hypercalls import Hypercalls
+from vsmmu.hypervisor.ids import lowest_free, next_free
+from vsmmu.hypervisor.jobs import Job, Jobs, Work
 from vsmmu.hypervisor.pages import OutOfMemoryError, PageAllocator
 from vsmmu.hypervisor.policy import Policy
 from vsmmu.hypervisor.stage2 import Stage2
@@ -27,6 +33,9 @@ _ABORT = Ste.build(v=1, config=SteConfig.ABORT)
 _BLOCK = 0x20_0000
 # Turns that a request may take. Guests that stay busy lengthen it, but cannot hold it up.
 _TURNS = 1_000_000
+# Domain ids end here (DOMID_FIRST_RESERVED).
+_DOMIDS = 0x7FF0
+T = TypeVar("T")
 
 
 class HypercallError(Exception):
@@ -60,12 +69,22 @@ class Hypervisor:
         self.kept: Counter[str] = Counter()
         self._trace = trace
         self._owner: dict[tuple[str, int], tuple[VSmmu, Stream]] = {}
+        self._last_domid = HYPERVISOR
+        # Streams whose endpoint did not answer when it was taken back.
+        self._quarantined: set[tuple[str, int]] = set()
         # The SMMUs whose features a vSMMU's are the intersection of.
         self._behind: dict[VSmmu, frozenset[str]] = {}
         self.hosts = {
             path: HostSmmu(path, hw, memory, self.pages, self.policy, self._event)
             for path, hw in hardware.items()
         }
+        self.frames = Frames(memory, self.pages)
+        self.flush = Flush(self._streams, self.policy)
+        self.jobs = Jobs("hypercalls")
+        self.hypercalls = Hypercalls(
+            self.domains, self.pages, self.frames, self.flush, self.policy, self.jobs
+        )
+        scheduler.add(self.jobs)
 
     def boot(self) -> None:
         """Bring the physical SMMUs up and run until they are.
@@ -96,30 +115,54 @@ class Hypervisor:
 
         `direct` gives it the machine's own pages at these addresses, as dom0 has them.
 
-        The VMID is never used by another domain, nor is 0.
+        No other domain has its VMID, nor is it 0; it is free again once the domain is destroyed
+        and nothing tagged with it is left.
 
         Raises:
             OutOfMemoryError: the machine has not that much RAM.
             HypercallError: no VMID is left, or RAM lies beyond what the SMMUs can address.
         """
-        domid = max(self.domains, default=HYPERVISOR) + 1
-        if domid >> (16 if all(h.idr0.vmid16 for h in self.hosts.values()) else 8):
-            raise HypercallError("no VMID is left")
+        vmid = self._free_vmid()
+        domid = next_free(self.domains, self._last_domid, HYPERVISOR + 1, _DOMIDS)
+        if domid is None:
+            raise HypercallError("no domain id is left")
         oas = min((5, *(host.idr5.oas for host in self.hosts.values())))
         ipa_bits = min(ipa_bits, OAS_BITS[oas])
         for base, size in banks:
             if (base + size - 1) >> ipa_bits:
                 raise HypercallError(f"RAM {base:#x}+{size:#x} is beyond {ipa_bits} bits")
         stage2 = Stage2(self.memory, self.pages, ipa_bits=ipa_bits, oas=oas)
-        domain = Domain(domid, name, domid, stage2, GuestMemory(self.memory, stage2))
+        domain = Domain(domid, name, vmid, stage2, GuestMemory(self.memory, stage2), direct=direct)
         try:
             for base, size in banks:
                 self._populate(domain, base, size, direct=direct)
         except OutOfMemoryError:
-            self._release(domain)
+            for _ in self._release(domain):
+                pass
             raise
+        domain.max_memory = domain.owned.total
+        stage2.tables_max = stage2.tables + self.policy.p2m_tables + (domain.max_memory >> 20)
+        self._last_domid = domid
         self.domains[domid] = domain
         return domain
+
+    def destroy_domain(self, domain: Domain) -> Job[None]:
+        """Stop a domain's streams, then give back its vSMMUs, its VMID and its pages.
+
+        Its vCPUs run no more from now on. What other domains have mapped of it stays theirs. The
+        job takes its turns after what the domain asked for before; `wait` for it.
+
+        Raises:
+            HypercallError: it is being destroyed already.
+        """
+        self._alive(domain)
+        domain.dying = True
+        return self.jobs.start(domain.domid, self._destroy(domain))
+
+    def wait(self, job: Job[T], problem: str = "the request did not end") -> T:
+        """Run the machine until a job is done; its result. Raises HypercallError if it is not."""
+        self._wait(lambda: job.done, problem)
+        return job.result
 
     def create_vsmmu(
         self,
@@ -139,6 +182,7 @@ class Hypervisor:
             HypercallError: the window overlaps another vSMMU's, or an SMMU is unknown.
             UnfitError: an SMMU cannot do nested translation.
         """
+        self._alive(domain)
         for other in domain.vsmmus:
             if base < other.base + other.size and other.base < base + size:
                 raise HypercallError(f"vSMMU window {base:#x} overlaps {other.name}")
@@ -162,9 +206,9 @@ class Hypervisor:
         """Give a guest the stream (SMMU, pMasterID) under the name vMasterID.
 
         Raises:
-            HypercallError: the vSMMU was not made for this SMMU, the stream is already someone's,
-                the vMasterID is taken or out of range, or the pMasterID is beyond what the SMMU's
-                stream table covers.
+            HypercallError: the vSMMU was not made for this SMMU, the stream is already someone's
+                or its endpoint once did not answer, the vMasterID is taken or out of range, or the
+                pMasterID is beyond what the SMMU's stream table covers.
         """
         host = self._host(smmu)
         owner = self._owner.get((smmu, pmaster_id))
@@ -172,6 +216,9 @@ class Hypervisor:
             raise HypercallError(
                 f"({smmu}, {pmaster_id:#x}) is already assigned to {owner[0].domain.name}"
             )
+        self._alive(vsmmu.domain)
+        if (smmu, pmaster_id) in self._quarantined:
+            raise HypercallError(f"({smmu}, {pmaster_id:#x}) did not answer an invalidation")
         if vmaster_id in vsmmu.streams or vmaster_id >> vsmmu.idr1.sidsize:
             raise HypercallError(f"vMasterID {vmaster_id:#x} is taken or out of range")
         if pmaster_id >> host.sid_bits:
@@ -200,16 +247,8 @@ class Hypervisor:
             raise HypercallError(
                 f"vMasterID {stream.vmaster_id:#x} is not assigned to {vsmmu.name}"
             )
-        host, owner = stream.host, vsmmu.domain.domid
-        problem = f"({host.path}, {stream.pmaster_id:#x}) could not be stopped"
-        vsmmu.withdraw(stream)
-        self._wait(lambda: not stream.busy, problem)
-        # What its owner had sent before may name it, so that has to pass first.
-        self._complete(partial(host.submit, owner, []), problem)
-        self._complete(partial(host.update_ste, HYPERVISOR, stream.pmaster_id, _ABORT), problem)
-        flush = CmdTlbiS12Vmall.build(vmid=vsmmu.domain.vmid)
-        self._complete(partial(host.submit, HYPERVISOR, [flush]), problem)
-        del self._owner[host.path, stream.pmaster_id]
+        problem = f"({stream.host.path}, {stream.pmaster_id:#x}) could not be stopped"
+        self.wait(self.jobs.start(vsmmu.domain.domid, self._stop(vsmmu, stream)), problem)
 
     def owner(self, smmu: str, pmaster_id: int) -> str | None:
         """Name of the domain that has a stream."""
@@ -218,13 +257,22 @@ class Hypervisor:
 
     # What guests do.
 
-    def trap(self, domain: Domain, ipa: int, size: int, value: int | None = None) -> int | None:
+    def trap(
+        self, domain: Domain, ipa: int, size: int, value: int | None = None, vcpu: int = 0
+    ) -> int | None:
         """A trapped access of a domain's vCPU: a read when `value` is None.
+
+        Args:
+            ipa, size: address and width, bytes.
+            vcpu: number of the vCPU in its domain.
 
         Returns:
             The value read, 0 after a write; None when nothing is emulated at that address, which
             the guest sees as an external abort.
         """
+        if self._trace is not None:
+            access = "read" if value is None else f"{value:#x}"
+            self._trace("vsmmu_trap", domain.name, vcpu, ipa, size, access)
         for vsmmu in domain.vsmmus:
             if vsmmu.base <= ipa < vsmmu.base + vsmmu.size:
                 offset = ipa - vsmmu.base
@@ -264,21 +312,71 @@ class Hypervisor:
 
     def _populate(self, domain: Domain, base: int, size: int, *, direct: bool) -> None:
         if direct:
-            domain.owned.append((self.pages.allocate_at(base, size), size))
+            domain.owned.add(self.pages.allocate_at(base, size), size)
             domain.stage2.map(base, base, size)
             return
         align = _BLOCK if not (base | size) % _BLOCK else 0x1000
         while size:
             pa, taken = self.pages.allocate_some(size, align)
-            domain.owned.append((pa, taken))
+            domain.owned.add(pa, taken)
             domain.stage2.map(base, pa, taken)
             base, size = base + taken, size - taken
 
-    def _release(self, domain: Domain) -> None:
-        """Give back the pages of a domain that could not be made."""
-        for base, size in domain.owned:
-            self.pages.free(base, size)
+    def _stop(self, vsmmu: VSmmu, stream: Stream) -> Work[None]:
+        """Stop a stream's DMA and leave nothing cached of it."""
+        host, sid, domain = stream.host, stream.pmaster_id, vsmmu.domain
+        if vsmmu.streams.get(stream.vmaster_id) is not stream:
+            return
+        vsmmu.withdraw(stream)
+        while stream.busy:
+            yield False
+        # What its owner had sent before may name it, so that has to pass first.
+        yield from completed([partial(host.submit, domain.domid, [])])
+        yield from completed([partial(host.update_ste, HYPERVISOR, sid, _ABORT)])
+        flush = CmdTlbiS12Vmall.build(vmid=domain.vmid)
+        yield from completed([partial(host.submit, HYPERVISOR, [flush])])
+        if not (yield from self.flush.endpoints(HYPERVISOR, [stream])):
+            self._quarantined.add((host.path, sid))
+        host.ats.discard(sid)
+        del self._owner[host.path, sid]
+
+    def _destroy(self, domain: Domain) -> Work[None]:
+        for vsmmu in domain.vsmmus:
+            self.scheduler.remove(vsmmu)
+            self.scheduler.remove(vsmmu.event_writer)
+            for stream in list(vsmmu.streams.values()):
+                yield from self._stop(vsmmu, stream)
+            del self._behind[vsmmu]
+        flush = CmdTlbiS12Vmall.build(vmid=domain.vmid)
+        yield from completed(
+            [partial(host.submit, HYPERVISOR, [flush]) for host in self.hosts.values()]
+        )
+        domain.vsmmus.clear()
+        self.hypercalls.grants.forget(domain)
+        yield from self._release(domain)
+        del self.domains[domain.domid]
+
+    def _release(self, domain: Domain) -> Work[None]:
+        """Give back the pages of a domain that nothing can reach."""
+        for spans in (domain.owned, domain.withheld):
+            for base, size in list(spans):
+                spans.remove(base, size)
+                self.frames.release(base, size)
+                yield True
         domain.stage2.release()
+
+    def _streams(self, domain: Domain) -> list[Stream]:
+        return [stream for vsmmu, stream in self._owner.values() if vsmmu.domain is domain]
+
+    def _alive(self, domain: Domain) -> None:
+        if domain.dying:
+            raise HypercallError(f"{domain.name} is being destroyed")
+
+    def _free_vmid(self) -> int:
+        vmid = lowest_free({domain.vmid for domain in self.domains.values()}, 1)
+        if vmid >> (16 if all(h.idr0.vmid16 for h in self.hosts.values()) else 8):
+            raise HypercallError("no VMID is left")
+        return vmid
 
     def _complete(self, start: Callable[[Done], None], problem: str) -> None:
         """Start something on a physical SMMU and wait until it is done."""

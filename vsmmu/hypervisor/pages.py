@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from vsmmu.hypervisor.spans import Spans
 from vsmmu.memory import PAGE
 
 
@@ -25,22 +26,21 @@ class PageAllocator:
     """
 
     def __init__(self, regions: Sequence[tuple[int, int]]) -> None:
-        self._free = [[max(base, PAGE), base + size] for base, size in sorted(regions)]
-        self._free = [span for span in self._free if span[0] < span[1]]
+        spans = [(max(base, PAGE), base + size) for base, size in regions]
+        self._free = Spans((start, end - start) for start, end in spans if start < end)
 
     @property
     def left(self) -> int:
         """Bytes not handed out."""
-        return sum(end - start for start, end in self._free)
+        return self._free.total
 
     def allocate(self, size: int, align: int = PAGE) -> int:
         """A contiguous range, `size` rounded up to pages. Raises OutOfMemoryError."""
         size = -(-size // PAGE) * PAGE
-        for i, (start, end) in enumerate(self._free):
+        for start, room in self._free:
             base = -(-start // align) * align
-            if base + size <= end:
-                rest = [[start, base], [base + size, end]]
-                self._free[i : i + 1] = [span for span in rest if span[0] < span[1]]
+            if base + size <= start + room:
+                self._free.remove(base, size)
                 return base
         raise OutOfMemoryError(size, self.left)
 
@@ -50,9 +50,9 @@ class PageAllocator:
         For guest RAM, which need not be contiguous. `size` and the result are multiples of
         `align`. Raises OutOfMemoryError when no free span holds even `align` bytes.
         """
-        for start, end in self._free:
+        for start, free in self._free:
             base = -(-start // align) * align
-            room = (end - base) // align * align
+            room = (start + free - base) // align * align
             if room > 0:
                 taken = min(size, room)
                 return self.allocate_at(base, taken), taken
@@ -60,20 +60,11 @@ class PageAllocator:
 
     def allocate_at(self, base: int, size: int) -> int:
         """Exactly this range. Raises OutOfMemoryError when a part of it is not free."""
-        for i, (start, end) in enumerate(self._free):
-            if start <= base and base + size <= end:
-                rest = [[start, base], [base + size, end]]
-                self._free[i : i + 1] = [span for span in rest if span[0] < span[1]]
-                return base
-        raise OutOfMemoryError(size, self.left)
+        if not self._free.covers(base, size):
+            raise OutOfMemoryError(size, self.left)
+        self._free.remove(base, size)
+        return base
 
     def free(self, base: int, size: int) -> None:
-        """Give a range back."""
-        spans = sorted([*self._free, [base, base + size]])
-        merged = [spans[0]]
-        for start, end in spans[1:]:
-            if start <= merged[-1][1]:
-                merged[-1][1] = max(merged[-1][1], end)
-            else:
-                merged.append([start, end])
-        self._free = merged
+        """Give a range back. Raises ValueError when a part of it was not handed out."""
+        self._free.add(base, size)

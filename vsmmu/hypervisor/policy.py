@@ -27,6 +27,17 @@ class Policy:
     stream_id_bits: int = 24
     # Command and event queues of the physical SMMUs, log2 of entries.
     physical_queue_log2: int = 8
+    # Pages of a domain's stage 2 that one step changes, before its invalidation.
+    stage2_pages_per_step: int = 512
+    # CMD_TLBI_S2_IPA of one invalidation on an SMMU without ranges; past it the VMID is flushed.
+    s2_ipa_per_flush: int = 32
+    # Tables that a domain's stage 2 may gain beyond those it was built with and one for each MiB.
+    p2m_tables: int = 256
+    # Hypercalls of a domain that have not returned.
+    hypercalls: int = 128
+    # Grants a domain may have, and mappings of other domains' grants.
+    grants: int = 1024
+    grant_mappings: int = 1024
     # Refusals that are kept with their reason, for a guest.
     refusals_kept: int = 32
 

@@ -4,19 +4,39 @@
 4 KiB granule, fully populated when the domain is built, blocks where alignment allows. The
 tables are the only record: what the hypervisor itself reads for a guest goes through the same
 descriptors that the physical SMMU walks.
+
+A range is removed at run time in two halves, with an invalidation between them: `clear` and
+`make`. A block that is cut is invalid for hardware between the two (break before make), while the
+hypervisor already sees the table that takes its place.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from vsmmu.arch.pagetable import G4K, TABLE, VALID, S2Leaf, output_address
 from vsmmu.arch.registers import OAS_BITS
-from vsmmu.hypervisor.pages import PageAllocator
+from vsmmu.hypervisor.pages import OutOfMemoryError, PageAllocator
 from vsmmu.memory import PAGE, Ipa, Memory, Pa
 
 _ENTRIES = 512
 _MEMATTR_WB = 0xF
 _MEMATTR_DEVICE = 0x1
 _MAX_CONCATENATED_BITS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What `Stage2.clear` took from hardware: the IPAs to invalidate, tables nothing links to.
+
+    `leaf` says that the descriptors changed were all leaves. `tables` are pages to give back after
+    the invalidation.
+    """
+
+    ipa: int
+    size: int
+    leaf: bool = True
+    tables: tuple[int, ...] = ()
 
 
 class Stage2:
@@ -27,6 +47,9 @@ class Stage2:
         pages: where the tables' pages come from.
         ipa_bits: size of the guest's address space, 32 to 48.
         oas: IDR5.OAS code that the output must fit.
+
+    Attributes:
+        tables_max: tables it may have; None while it is built.
     """
 
     def __init__(self, memory: Memory, pages: PageAllocator, *, ipa_bits: int, oas: int) -> None:
@@ -37,7 +60,10 @@ class Stage2:
         # Up to 16 tables may stand side by side at the first level instead of one level more.
         self.start = G4K.start_level(max(ipa_bits - _MAX_CONCATENATED_BITS, 13))
         tables = 1 << max(0, ipa_bits - G4K.shift(self.start) - G4K.stride)
-        self._tables: list[tuple[int, int]] = []
+        self.tables_max: int | None = None
+        self._tables: dict[int, int] = {}
+        # Descriptors that are written once the block that was there is invalidated, by slot.
+        self._broken: dict[int, int] = {}
         self.root = Pa(self._allocate(tables))
         self._leaves: list[tuple[int, int, int]] | None = None
 
@@ -95,9 +121,70 @@ class Stage2:
                 self._memory.write64(slot, 0)
             ipa = (ipa // step + 1) * step
 
+    def clear(self, ipa: int, size: int, *, hitless: bool) -> Change:
+        """Take a mapped range out: first half of break before make.
+
+        The caller invalidates what the result says, then calls `make`.
+
+        Args:
+            ipa, size: whole pages, mapped by one table or by one block.
+            hitless: a cut block may be replaced at once (IDR3.BBML is 2 on every SMMU).
+
+        Raises:
+            OutOfMemoryError: no page for a table; nothing has changed.
+        """
+        self._leaves = None
+        level, slot, word = self._find(ipa)
+        step = 1 << G4K.shift(level)
+        if level == 3 or (size == step and not ipa % step):
+            for i in range(size // step):
+                self._memory.write64(slot + 8 * i, 0)
+            tables = self._prune(ipa)
+            return Change(ipa, size, not tables, tables)
+        table = self._cut(word, level, ipa, size) | TABLE | VALID
+        self._memory.write64(slot, table if hitless else 0)
+        if not hitless:
+            self._broken[slot] = table
+        return Change(ipa // step * step, step)
+
+    @property
+    def tables(self) -> int:
+        """Tables it has."""
+        return len(self._tables)
+
+    def make(self) -> None:
+        """Second half of break before make: link the tables that replace cut blocks."""
+        for slot, word in self._broken.items():
+            self._memory.write64(slot, word)
+        self._broken.clear()
+
+    def fill(self, ipa: int, pa: int, size: int, *, write: bool = True) -> None:
+        """Map a range where nothing is mapped. Invalid to valid needs no invalidation (§3.17).
+
+        Raises:
+            OutOfMemoryError: no page for a table; pages before it are mapped.
+        """
+        block = 1 << G4K.shift(2)
+        if size == block and not (ipa | pa) % block and self._find(ipa)[0] < 3:
+            self.map(ipa, pa, size, write=write)
+            return
+        for offset in range(0, size, PAGE):
+            self.map(ipa + offset, pa + offset, PAGE, write=write)
+
+    def extent(self, ipa: int) -> tuple[int, int] | None:
+        """(PA, bytes to the end of its leaf) of a mapped IPA; None when not mapped."""
+        if ipa < 0 or ipa >> self.ipa_bits:
+            return None
+        level, _, word = self._find(ipa)
+        if not word & VALID:
+            return None
+        shift = G4K.shift(level)
+        offset = ipa & (1 << shift) - 1
+        return output_address(word, shift) | offset, (1 << shift) - offset
+
     def to_pa(self, ipa: int, *, write: bool = False) -> Pa | None:
         """Where an IPA lies in the machine; None when not mapped (or not writable)."""
-        if ipa < 0 or ipa >> self.ipa_bits:
+        if ipa < 0 or ipa >> self.ipa_bits or not self._tables:
             return None
         level, _, word = self._find(ipa)
         leaf = S2Leaf(word)
@@ -117,7 +204,7 @@ class Stage2:
             table, level, ipa, entries = stack.pop()
             step = 1 << G4K.shift(level)
             for i in range(entries):
-                word = self._read(table + 8 * i)
+                word = self._word(table + 8 * i)
                 if word & VALID and (level == 3 or not word & TABLE):
                     found.append((ipa + i * step, output_address(word, G4K.shift(level)), step))
                 elif word & VALID:
@@ -136,20 +223,39 @@ class Stage2:
 
     def release(self) -> None:
         """Give the tables' pages back. Nothing may walk them any more."""
-        for place, size in self._tables:
-            self._pages.free(place, size)
+        for place, size in self._tables.items():
+            self._give_back(place, size)
         self._tables.clear()
+        self._leaves = []
+
+    def free_tables(self, tables: tuple[int, ...]) -> None:
+        """Give back tables that `clear` unlinked, once no walk can be in them."""
+        for place in tables:
+            self._give_back(place, self._tables.pop(place))
+
+    def _give_back(self, place: int, size: int) -> None:
+        # Descriptors are machine addresses: the next owner of the page must not read them.
+        self._memory.clear(place, size)
+        self._pages.free(place, size)
 
     def _read(self, pa: int) -> int:
         word = self._memory.read64(pa)
         assert word is not None, "a stage 2 table lies in RAM"
         return word
 
+    def _word(self, slot: int) -> int:
+        """The descriptor as the hypervisor sees it: a broken block's table is there already."""
+        word = self._memory.read64(slot)
+        assert word is not None, "a stage 2 table lies in RAM"
+        return word or self._broken.get(slot, 0)
+
     def _allocate(self, tables: int) -> int:
         """Tables side by side, aligned to their size and zeroed."""
         size = tables * PAGE
+        if self.tables_max is not None and len(self._tables) >= self.tables_max:
+            raise OutOfMemoryError(size, 0)
         place = self._pages.allocate(size, size)
-        self._tables.append((place, size))
+        self._tables[place] = size
         self._memory.write(place, bytes(size))
         return place
 
@@ -169,7 +275,7 @@ class Stage2:
         table, level = int(self.root), self.start
         while True:
             slot = table + 8 * self._index(ipa, level)
-            word = self._read(slot)
+            word = self._word(slot)
             if level == 3 or word & (VALID | TABLE) != VALID | TABLE:
                 return level, slot, word
             table, level = output_address(word, 12), level + 1
@@ -196,16 +302,54 @@ class Stage2:
             level += 1
         return table + 8 * self._index(ipa, level)
 
+    def _cut(self, word: int, level: int, ipa: int, size: int) -> int:
+        """A table with a block's mappings but for a range; smaller tables where that cuts too."""
+        step, shift = 1 << G4K.shift(level + 1), G4K.shift(level + 1)
+        table = self._allocate(1)
+        self._expand(table, word, level)
+        for at in range(ipa // step * step, ipa + size, step):
+            slot = table + 8 * (at >> shift) % (8 * _ENTRIES)
+            entry = 0
+            if not ipa <= at <= ipa + size - step:
+                try:
+                    entry = self._cut(self._read(slot), level + 1, ipa, size) | TABLE | VALID
+                except OutOfMemoryError:
+                    self.free_tables((table,))
+                    raise
+            self._memory.write64(slot, entry)
+        return table
+
+    def _prune(self, ipa: int) -> tuple[int, ...]:
+        """Unlink the tables on the way to `ipa` that hold nothing any more, the last one first."""
+        path, table, level = [], int(self.root), self.start
+        while level < 3:
+            slot = table + 8 * self._index(ipa, level)
+            word = self._word(slot)
+            if word & (VALID | TABLE) != VALID | TABLE:
+                break
+            table, level = output_address(word, 12), level + 1
+            path.append((slot, table))
+        gone = []
+        while path and self._memory.read(path[-1][1], PAGE) == bytes(PAGE):
+            slot, table = path.pop()
+            self._memory.write64(slot, 0)
+            gone.append(table)
+        return tuple(gone)
+
     def _split(self, slot: int, word: int, level: int) -> None:
         """Replace a block by a table of the next level with the same mappings."""
-        step = 1 << G4K.shift(level + 1)
         table = self._allocate(1)
+        self._expand(table, word, level)
+        self._memory.write64(slot, table | TABLE | VALID)
+
+    def _expand(self, table: int, word: int, level: int) -> None:
+        """Fill a table with the mappings of a block of `level`."""
+        step = 1 << G4K.shift(level + 1)
         base = output_address(word, G4K.shift(level))
         attributes = word & ~(base | TABLE)
         kind = TABLE if level + 1 == 3 else 0
         for i in range(_ENTRIES):
             self._memory.write64(table + 8 * i, base + i * step | attributes | kind)
-        self._memory.write64(slot, table | TABLE | VALID)
 
 
 def _leaf(pa: int, level: int, write: bool, device: bool) -> int:

@@ -94,10 +94,12 @@ def test_the_order_of_the_reset() -> None:
     written: list[tuple[str, int]] = []
     trap = hv.trap
 
-    def record(domain: object, ipa: int, size: int, value: int | None = None) -> int | None:
+    def record(
+        domain: object, ipa: int, size: int, value: int | None = None, vcpu: int = 0
+    ) -> int | None:
         if value is not None:
             written.append((names[ipa], value))
-        return trap(guest.domain, ipa, size, value)
+        return trap(guest.domain, ipa, size, value, vcpu)
 
     hv.trap = record  # type: ignore[method-assign]
     guest.boot()

@@ -67,6 +67,11 @@ class Guest:
         if self.vcpu.failure is not None:
             raise self.vcpu.failure
 
+    def destroy(self) -> None:
+        hv = self.world.hypervisor
+        hv.wait(hv.destroy_domain(self.domain))
+        self.world.scheduler.remove(self.vcpu)
+
     def boot(self) -> Guest:
         self.run(self.driver.boot())
         return self
@@ -133,11 +138,12 @@ class World:
         seed: int = 0,
         policy: Policy | None = None,
         features: Features | None = None,
+        caching: str = "normal",
     ) -> None:
         self.memory = Memory([(MACHINE, MACHINE_SIZE)])
         self.scheduler = Scheduler(seed)
         features = features or Features.default(sidsize=16)
-        self.smmus = {name: Smmu(name, self.memory, features) for name in "abc"}
+        self.smmus = {name: Smmu(name, self.memory, features, caching=caching) for name in "abc"}
         for smmu in self.smmus.values():
             for engine in smmu.engines:
                 self.scheduler.add(engine)

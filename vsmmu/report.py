@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What a scenario's run leaves: an outcome for each step, and all of it as JSON values."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from vsmmu.arch.events import Event
+from vsmmu.hypervisor.vsmmu import VSmmu
+from vsmmu.scenario import Scenario, Step
+from vsmmu.toolstack import Guest, Machine
+
+
+@dataclass(slots=True)
+class StepResult:
+    """What a step did. `problems` is empty when its expectations hold."""
+
+    step: Step
+    outcome: str = "ok"
+    detail: str = ""
+    events: dict[str, list[Event]] = field(default_factory=dict)
+    units: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Report:
+    """A scenario's run."""
+
+    scenario: Scenario
+    machine: Machine
+    steps: list[StepResult] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every expectation held."""
+        return not self.problems and not any(s.problems for s in self.steps)
+
+
+def describe(report: Report) -> dict[str, Any]:
+    """A report as JSON values (`vsmmu.run/1`): numbers that can be large as hex strings."""
+    return {
+        "schema": "vsmmu.run/1",
+        "scenario": report.scenario.source,
+        "title": report.scenario.title,
+        "seed": report.scenario.seed,
+        "ok": report.ok,
+        "problems": report.problems,
+        "guests": [_guest_json(g) for g in report.machine.guests.values()],
+        "steps": [_step_json(s) for s in report.steps],
+        "physical": [
+            {
+                "smmu": path,
+                "commands": dict(sorted(_commands(host.counters).items())),
+                "events": host.counters["events"],
+            }
+            for path, host in report.machine.hypervisor.hosts.items()
+        ],
+        "kept_events": dict(sorted(report.machine.hypervisor.kept.items())),
+        "units": report.machine.scheduler.now,
+    }
+
+
+def _guest_json(guest: Guest) -> dict[str, Any]:
+    return {
+        "name": guest.name,
+        "domid": guest.domain.domid,
+        "vmid": guest.domain.vmid,
+        "interrupts": guest.vcpu.interrupts,
+        "events": [_event_json(e) for e in guest.events],
+        "gerrors": [hex(g) for g in guest.gerrors],
+        "vsmmus": [_vsmmu_json(vsmmu) for vsmmu in guest.vsmmus.values()],
+    }
+
+
+def _vsmmu_json(vsmmu: VSmmu) -> dict[str, Any]:
+    return {
+        "base": hex(vsmmu.base),
+        "bindings": [
+            {
+                "vmaster_id": stream.vmaster_id,
+                "smmu": stream.host.path,
+                "pmaster_id": hex(stream.pmaster_id),
+            }
+            for stream in vsmmu.streams.values()
+        ],
+        "traps": vsmmu.counters["trap read"] + vsmmu.counters["trap write"],
+        "commands": dict(sorted(_commands(vsmmu.counters).items())),
+        "physical_commands": dict(sorted(_commands(vsmmu.physical).items())),
+        "ste_updates": vsmmu.physical["STE update"],
+        "refusals": dict(sorted(vsmmu.refusals.by_reason.items())),
+    }
+
+
+def _step_json(result: StepResult) -> dict[str, Any]:
+    return {
+        "step": result.step.number,
+        "guests": list(result.step.guests),
+        "do": result.step.do,
+        "outcome": result.outcome,
+        "detail": result.detail,
+        "events": {n: [_event_json(e) for e in seen] for n, seen in result.events.items() if seen},
+        "units": result.units,
+        "problems": result.problems,
+    }
+
+
+def _event_json(event: Event) -> dict[str, Any]:
+    """A record as its guest sees it; the StreamID is a vMasterID, a number as in the bindings."""
+    fields = event.to_json()
+    del fields["type"], fields["sid"]
+    return {"name": event.name, "vmaster_id": event.sid, **fields}
+
+
+def _commands(counters: Counter[str]) -> dict[str, int]:
+    return {name: n for name, n in counters.items() if name.startswith("CMD_")}
