@@ -260,5 +260,6 @@ class _Player:
 def _new_events(vsmmu: VSmmu, before: int) -> list[Json]:
     """What a guest finds in its event queue behind an earlier EVENTQ_PROD."""
     base = QueueBase(vsmmu.regs["EVENTQ_BASE"])
-    ring = Ring.of(base.addr, base.log2size, vsmmu.idr1.eventqs, Event.size)
+    address = base.addr & vsmmu.address_mask
+    ring = Ring.of(address, base.log2size, vsmmu.idr1.eventqs, Event.size)
     return new_events(vsmmu.domain.memory, ring, before, vsmmu.regs["EVENTQ_PROD"])
