@@ -120,10 +120,8 @@ def as_guest(event: Json, guest: Json) -> Json | None:
     stage 2 is no fault that the guest's SMMU has: for the access itself there is no record, for a
     structure the fetch aborts. The stage 2 fault names the page of the structure alone.
     """
-    if not isinstance(event, dict):
-        return event
     virtual = {physical: sid for sid, physical in guest_sids(guest).items()}
-    out = {**event, "sid": virtual.get(event.get("sid", -1), event.get("sid"))}
+    out = {**event, "sid": virtual.get(event["sid"], event["sid"])}
     if not event.get("s2"):
         if "fetch" in event:
             out["fetch"] = f"{_ipa(int(event['fetch'], 16), guest):#x}"
@@ -252,7 +250,9 @@ class _Player:
         quiet = 0
         while quiet <= len(self._scheduler.engines):
             if self._scheduler.now - self._booted > WORK_MAX:
-                raise CaseError(f"guest step {i}: the case makes more than {WORK_MAX} units of work")
+                raise CaseError(
+                    f"guest step {i}: the case makes more than {WORK_MAX} units of work"
+                )
             quiet = 0 if self._scheduler.step() else quiet + 1
 
 

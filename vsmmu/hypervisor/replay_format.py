@@ -54,6 +54,16 @@ def check_outcome(case: Json, outcome: Any) -> None:
     """
     require("steps" in case, "steps: expected a list")
     cases.check_outcome(case, outcome)
+    for at, result in enumerate(outcome["results"]):
+        for event in result["events"] if result["op"] == "dma" else ():
+            require(_is_record(event), f"result {at}: events: no event record {event!r:.40}")
+
+
+def _is_record(event: Any) -> bool:
+    """Whether the StreamID and the addresses of a record can be made a guest's."""
+    if not isinstance(event, dict) or type(event.get("sid")) is not int:
+        return False
+    return all(is_hex(event.get(name, "0x0")) for name in ("ipa", "fetch"))
 
 
 def guest_ram(guest: Json) -> list[tuple[int, int, int]]:

@@ -205,7 +205,9 @@ def _differing(seeds: range, caching: str = "normal") -> dict[int, list[str]]:
     found = {}
     for seed in seeds:
         program = _random(seed)
-        outcome = _expected(seed) if caching == "normal" else physical.play(program, caching=caching)
+        outcome = (
+            _expected(seed) if caching == "normal" else physical.play(program, caching=caching)
+        )
         wrong = compare(program, play(program, caching=caching), outcome)
         if wrong:
             found[seed] = [str(one) for one in wrong]
