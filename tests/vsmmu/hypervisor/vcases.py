@@ -218,7 +218,7 @@ class Guest:
 
     def put(self, *commands: Command, host: Sequence[Command] = ()) -> None:
         """Commands and a CMD_SYNC; the host's take their place in the physical program."""
-        for command in (*commands, CmdSync.build(cs=self.rng.choice([0, 2]))):
+        for command in (*commands, CmdSync.build(cs=self.rng.choice([0, 1, 2]))):
             at = self._prod % (1 << self.cmdq_log2)
             self.mem(self.cmdq + 16 * at, command.words)
             self._prod = (self._prod + 1) % (2 << self.cmdq_log2)

@@ -54,7 +54,8 @@ class Space:
             sh0=3, a=1, r=int(rng.random() < 0.9), affd=int(rng.random() < 0.1), asid=self.asid,
             aset=rng.randrange(2), ttb0=root, mair0=0xFF,
         )  # fmt: skip
-        self.guest.mem(self.cd, cd.words)
+        self.words = cd.words
+        self.guest.mem(self.cd, self.words)
 
     def _map_some(self) -> None:
         for iova in IOVAS:
