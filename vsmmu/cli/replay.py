@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""`vsmmu replay`: recorded SMMUv3 programs on the model, and what differs from their outcomes."""
+"""`vsmmu replay`: recorded SMMUv3 programs on the model, and what differs from their outcomes.
+
+With --vsmmu, the programs of guests on vSMMUs.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from vsmmu.cli.files import FileError, plain
+from vsmmu.cli.files import FileError, plain, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +28,7 @@ _COLUMNS = 80
 _SHOWN = 300
 _NAME = 40
 # What is shown of a step, in this order.
-_STEP = ("op", "reg", "off", "val", "addr", "sid", "iova", "rw", "size")
+_STEP = ("g", "op", "reg", "off", "val", "addr", "sid", "vsid", "iova", "rw", "size")
 # A line of a file, all of a file unpacked, and what the unpacker itself may take, in bytes.
 LINE_MAX = 16 << 20
 TOTAL_MAX = 4 << 30
@@ -58,56 +61,70 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "cases", metavar="CASES.jsonl", help="a case a line, may be packed with xz; - reads stdin"
     )
     parser.add_argument(
+        "--vsmmu",
+        action="store_true",
+        help="play what guests do to their vSMMUs, of the cases that have guests",
+    )
+    parser.add_argument(
         "--json", action="store_true", help="one JSON object a case: id, results, regs"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Play and print; 3 where an outcome differs from what the file expects."""
-    from vsmmu.smmu.replay import CaseError
+    from vsmmu.smmu.cases import CaseError
 
     families: dict[str, _Family] = {}
-    played = 0
+    seen = played = 0
     for number, line in _lines(arguments.cases):
         try:
-            _one(line, arguments.json, families)
+            played += _one(line, arguments, families)
         except (CaseError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-            _progress(played, end=True)
+            _progress(seen, end=True)
             raise ReplayError(f"{arguments.cases}: line {number}: {_reason(error)}") from None
-        played += 1
-        _progress(played)
-    _progress(played, end=True)
+        seen += 1
+        _progress(seen)
+    _progress(seen, end=True)
     if not played:
-        raise ReplayError(f"{arguments.cases}: no cases")
+        raise ReplayError(f"{arguments.cases}: no cases{' with guests' if seen else ''}")
     if not arguments.json:
         print("\n".join(_table(families)))
+    if seen > played:
+        say(f"vsmmu: notice: not played, without guests: {seen - played} of {seen} cases")
     return DIFFERS if any(family.differ for family in families.values()) else 0
 
 
-def _one(line: bytes, as_json: bool, families: dict[str, _Family]) -> None:
-    """Play the case of a line, print it, count it."""
-    from vsmmu.smmu.replay import check, check_outcome, compare, play
+def _one(line: bytes, arguments: argparse.Namespace, families: dict[str, _Family]) -> bool:
+    """Play the case of a line, print it, count it; False where it is none of those asked for."""
+    if arguments.vsmmu:
+        from vsmmu.hypervisor.replay import check, check_outcome, compare, play
+    else:
+        from vsmmu.smmu.replay import check, check_outcome, compare, play
 
     entry = json.loads(line.decode())
     whole = isinstance(entry, dict) and "case" in entry
     case = entry["case"] if whole else entry
     expected = entry.get("arch") if whole else None
+    steps = "vsteps" if arguments.vsmmu else "steps"
+    if arguments.vsmmu and isinstance(case, dict) and not {"guests", "vsteps"} & case.keys():
+        return False
     check(case)
     if expected is not None:
         check_outcome(case, expected)
     outcome = play(case)
-    if as_json:
+    if arguments.json:
         print(json.dumps({"id": case["id"], **outcome}))
     family = families.setdefault(case.get("family", "-"), _Family())
     if expected is None:
         family.unjudged += 1
-        return
+        return True
     found = compare(case, outcome, expected)
     family.agree += not found
     family.differ += bool(found)
     if found and not family.first:
         family.first = case["id"]
-        family.explained = [*_explained(case, found[0], len(found))]
+        family.explained = [*_explained(case, case[steps], found[0], len(found))]
+    return True
 
 
 def _reason(error: Exception) -> str:
@@ -235,7 +252,9 @@ def _table(families: dict[str, _Family]) -> Iterator[str]:
             yield from families[name].explained
 
 
-def _explained(case: dict[str, Any], first: Difference, count: int) -> Iterator[str]:
+def _explained(
+    case: dict[str, Any], steps: list[Any], first: Difference, count: int
+) -> Iterator[str]:
     """A case's first difference, both sides decoded."""
     more = f" (and {count - 1} more)" if count > 1 else ""
     yield from _wrapped(f"{case['id']}: {first}{more}", "")
@@ -244,7 +263,7 @@ def _explained(case: dict[str, Any], first: Difference, count: int) -> Iterator[
     if first.step is None:
         yield from _registers(first.what, first)
         return
-    step = case["steps"][first.step]
+    step = steps[first.step]
     yield from _wrapped(" ".join(f"{n} {step[n]}" for n in _STEP if n in step), "  ")
     if first.what == "val":
         yield from _registers(step["off"], first)

@@ -55,7 +55,8 @@ class EventWriter:
     @property
     def _ring(self) -> Ring:
         base = QueueBase(self._vsmmu.regs["EVENTQ_BASE"])
-        return Ring.of(base.addr, base.log2size, self._vsmmu.idr1.eventqs, 32)
+        address = base.addr & self._vsmmu.address_mask
+        return Ring.of(address, base.log2size, self._vsmmu.idr1.eventqs, 32)
 
     @property
     def unread(self) -> bool:

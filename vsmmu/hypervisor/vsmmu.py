@@ -73,6 +73,8 @@ class VSmmu:
         self.regs = RegisterFile(ids, self._changed)
         self.idr1, self.idr3 = Idr1(ids["IDR1"]), Idr3(ids["IDR3"])
         self._features = Features.from_ids(**{n.lower(): v for n, v in ids.items()})
+        # Addresses of queues are truncated to OAS (§3.4.3).
+        self.address_mask = (1 << self._features.oas) - 1
         self.streams: dict[int, Stream] = {}
         self.hosts: tuple[HostSmmu, ...] = ()
         self.counters: Counter[str] = Counter()
@@ -229,7 +231,7 @@ class VSmmu:
     @property
     def _cmdq(self) -> Ring:
         base = QueueBase(self.regs["CMDQ_BASE"])
-        return Ring.of(base.addr, base.log2size, self.idr1.cmdqs, 16)
+        return Ring.of(base.addr & self.address_mask, base.log2size, self.idr1.cmdqs, 16)
 
     def _consume(self) -> None:
         ring = self._cmdq

@@ -10,42 +10,30 @@ Device accesses are translated only: no data moves.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from vsmmu.arch.events import EVENTS, Event, EventClass, decode
 from vsmmu.arch.registers import BY_NAME, OAS_BITS, EventqProd, Idr1, QueueBase
 from vsmmu.memory import PAGE, PAGE_SHIFT, Memory
 from vsmmu.queue import Ring
 from vsmmu.scheduler import Scheduler
+from vsmmu.smmu.cases import FINAL_REGS, CaseError, Json, check, check_outcome
 from vsmmu.smmu.features import Features
 from vsmmu.smmu.smmu import Smmu
 from vsmmu.smmu.transaction import Access
+
+__all__ = (
+    "IRQ_LINES", "RAM", "CaseError", "Difference", "TaggedMemory", "check", "check_outcome",
+    "compare", "describe", "differences", "machine_features", "new_events", "play", "record",
+)  # fmt: skip
 
 RAM = (0x4000_0000, 0x400_0000)
 # This part of RAM holds a tag and its own address in every word.
 TAGGED = range(0x4200_0000 >> PAGE_SHIFT, 0x43F0_0000 >> PAGE_SHIFT)
 _TAG = 0xD1A6 << 48
 
-FINAL_REGS = (
-    "CMDQ_PROD", "CR0ACK", "EVENTQ_CONS", "EVENTQ_PROD", "GERROR", "GERRORN", "IRQ_CTRLACK",
-)  # fmt: skip
 IRQ_LINES = {"eventq": 0, "cmdq-sync": 2, "gerror": 3}
-STAGES = ("1", "2", "nested")
-# Bytes of one device access, and of one register access.
-DMA_MAX = 4096
-_ACCESS_SIZES = (1, 2, 4, 8)
-
-Json = dict[str, Any]
-
-_HEX = re.compile(r"0[xX][0-9a-fA-F]{1,16}")
-_BYTES = re.compile(r"(?:[0-9a-fA-F]{2})*")
-
-
-class CaseError(ValueError):
-    """A case that is not of the format: one line, naming the step or the result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,94 +133,11 @@ def _result_differences(want: Json, got: Json) -> list[Difference]:
     ]
 
 
-# The format.
-
-
-def check(case: Any) -> None:
-    """Whether this is a case that can be played. Raises CaseError."""
-    _require(isinstance(case, dict), "a case is an object")
-    _require(isinstance(case.get("id"), str), "id: expected text")
-    _require(isinstance(case.get("family", ""), str), "family: expected text")
-    _require(case.get("stage") in STAGES, 'stage: expected "1", "2" or "nested"')
-    _require(isinstance(case.get("steps"), list), "steps: expected a list")
-    for i, step in enumerate(case["steps"]):
-        where = f"step {i}"
-        _require(isinstance(step, dict), f"{where}: expected an object")
-        op = step.get("op")
-        if not isinstance(op, str) or op not in _STEPS:
-            raise CaseError(f"{where}: no such operation {op!r:.40}")
-        for name in _STEPS[op]:
-            _require(_KINDS[name](step.get(name)), f"{where}: {name}: expected {_FORMS[name]}")
-        size = step.get("size", 1)
-        _require(op == "dma" or size in _ACCESS_SIZES, f"{where}: size: expected 1, 2, 4 or 8")
-        if op == "dma":
-            _require(int(step["sid"], 16) >> 32 == 0, f"{where}: sid: more than 32 bits")
-            last = int(step["iova"], 16) + size - 1
-            _require(last >> 64 == 0, f"{where}: iova: the access does not fit 64 bits")
-
-
-def check_outcome(case: Json, outcome: Any) -> None:
-    """Whether this is an outcome of a case that `check` passed. Raises CaseError."""
-    _require(isinstance(outcome, dict), "an outcome is an object")
-    results, regs = outcome.get("results"), outcome.get("regs")
-    _require(isinstance(results, list), "results: expected a list")
-    _require(isinstance(regs, dict), "regs: expected an object")
-    for name in regs:
-        _require(name in FINAL_REGS, f"regs: {name!r:.40}: not a final register")
-    seen: set[int] = set()
-    for at, result in enumerate(results):
-        where = f"result {at}"
-        _require(isinstance(result, dict), f"{where}: expected an object")
-        i = result.get("i")
-        known = type(i) is int and 0 <= i < len(case["steps"])
-        _require(known, f"{where}: i: expected the index of a step")
-        _require(i not in seen, f"{where}: i: step {i} has a result already")
-        seen.add(i)
-        op = case["steps"][i]["op"]
-        _require(result.get("op") == op, f"{where}: op: step {i} is {op!r}")
-        if op == "dma":
-            _require(isinstance(result.get("events"), list), f"{where}: events: expected a list")
-        if op == "r":
-            value, mask = result.get("val", ""), result.get("mask", "0x0")
-            _require(value is None or _hex(value), f"{where}: val: expected {_FORMS['val']}")
-            _require(_hex(mask), f"{where}: mask: expected {_FORMS['val']}")
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise CaseError(message)
-
-
-def _hex(value: Any) -> bool:
-    return isinstance(value, str) and _HEX.fullmatch(value) is not None
-
-
-_NUMBER = "a hexadecimal string of at most 64 bits"
-_KINDS: dict[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("addr", "off", "val", "sid", "iova"), _hex),
-    "hex": lambda value: isinstance(value, str) and _BYTES.fullmatch(value) is not None,
-    "rw": lambda value: value in ("r", "w"),
-    "size": lambda value: type(value) is int and 0 < value <= DMA_MAX,
-}
-_FORMS = {
-    **dict.fromkeys(("addr", "off", "val", "sid", "iova"), _NUMBER),
-    "hex": "bytes as hexadecimal digits",
-    "rw": '"r" or "w"',
-    "size": f"1 to {DMA_MAX}",
-}
-# The operations, and what each step of one has.
-_STEPS = {
-    "mem": ("addr", "hex"),
-    "w": ("off", "size", "val"),
-    "r": ("off", "size"),
-    "dma": ("sid", "iova", "rw", "size"),
-}
-
-
-class _TaggedMemory(Memory):
+class TaggedMemory(Memory):
     """RAM whose tagged part appears when it is first touched."""
 
     def read64(self, pa: int) -> int | None:
+        """As `Memory.read64`."""
         self._touch(pa)
         return super().read64(pa)
 
@@ -251,7 +156,7 @@ class _TaggedMemory(Memory):
 class _Player:
     def __init__(self, stage: str, caching: str) -> None:
         self._irqs: list[int] = []
-        self._memory = _TaggedMemory([RAM])
+        self._memory = TaggedMemory([RAM])
         self._smmu = Smmu(
             "smmu", self._memory, machine_features(stage),
             irq=self._pulse, caching=caching, page0_alias=False,
@@ -306,20 +211,28 @@ class _Player:
         return {**result, "events": self._new_events(before), "irq": self._irqs}
 
     def _new_events(self, before: int) -> list[Json]:
-        """Records written since EVENTQ_PROD was `before`; equal ones are merged."""
         regs = self._smmu.regs
         base = QueueBase(regs["EVENTQ_BASE"])
         # Queue addresses are truncated to OAS (§3.4.3).
         address = base.addr & (1 << self._smmu.features.oas) - 1
         ring = Ring.of(address, base.log2size, Idr1.eventqs.of((regs["IDR1"],)), Event.size)
-        wr = EventqProd.mask("wr")[0]
-        pointer, found = before & wr, []
-        for _ in range(ring.used(regs["EVENTQ_PROD"] & wr, pointer)):
-            words = self._memory.read_words(ring.address(pointer), Event.dwords)
-            if words is not None and (event := describe(decode(words))) not in found:
-                found.append(event)
-            pointer = ring.advance(pointer)
-        return found
+        return new_events(self._memory, ring, before, regs["EVENTQ_PROD"])
+
+
+class _Words(Protocol):
+    def read_words(self, address: int, count: int, /) -> tuple[int, ...] | None: ...
+
+
+def new_events(memory: _Words, ring: Ring, before: int, after: int) -> list[Json]:
+    """Records of an event queue between two values of EVENTQ_PROD; equal ones are merged."""
+    wr = EventqProd.mask("wr")[0]
+    pointer, found = before & wr, []
+    for _ in range(ring.used(after & wr, pointer)):
+        words = memory.read_words(ring.address(pointer), Event.dwords)
+        if words is not None and (event := describe(decode(words))) not in found:
+            found.append(event)
+        pointer = ring.advance(pointer)
+    return found
 
 
 _NAMED = {event.name: event for event in EVENTS.values()}
