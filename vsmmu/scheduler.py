@@ -4,7 +4,8 @@
 A command-queue consumer, an event writer, a device port, a vSMMU's drain: each advances only by
 `step(budget)`, which does at most `budget` units of work and says how many it did. The scheduler
 picks the next engine by its seed, so an interleaving is a number that can be written down and
-run again. Virtual time counts units of work; there is no clock and no thread.
+run again. Virtual time counts units of work (`now`) and turns (`turns`); there is no clock and no
+thread.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Scheduler:
     def __init__(self, seed: int = 0, budget: int = 16) -> None:
         self.seed = seed
         self.budget = budget
-        self.now = 0
+        self.now = self.turns = 0
         self._engines: list[Engine] = []
         self._random = Random(seed)
         self._next = 0
@@ -61,9 +62,7 @@ class Scheduler:
         else:
             engine = self._engines[self._next % len(self._engines)]
             self._next += 1
-        done = engine.step(self.budget)
-        self.now += done
-        return done
+        return self._poll(engine)
 
     def run_until_idle(self, limit: int = 1_000_000) -> bool:
         """Turns until no engine has work; False when `limit` turns were not enough.
@@ -82,6 +81,7 @@ class Scheduler:
         return False
 
     def _poll(self, engine: Engine) -> int:
+        self.turns += 1
         done = engine.step(self.budget)
         self.now += done
         return done

@@ -10,6 +10,7 @@ from vsmmu.arch.events import Event
 from vsmmu.arch.stream_table import ShCfg, Ste, SteConfig
 from vsmmu.hypervisor.host_smmu import HostSmmu
 from vsmmu.hypervisor.policy import GUEST_STE_FIELDS
+from vsmmu.hypervisor.rate import Rate
 from vsmmu.hypervisor.stage2 import Stage2
 from vsmmu.memory import Memory
 
@@ -106,6 +107,8 @@ class Domain:
     # Machine ranges given to the domain, as (base, size), to be returned with it.
     owned: list[tuple[int, int]] = field(default_factory=list)
     vsmmus: list[VSmmu] = field(default_factory=list)
+    # The cap on events of all its vSMMUs together.
+    event_rate: Rate | None = None
 
     def nested_ste(self, guest: Ste, *, stall_disabled: bool) -> Ste:
         """The physical STE for a guest's stage 1: its allowed fields over our stage 2.

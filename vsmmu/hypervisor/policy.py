@@ -20,9 +20,19 @@ class Policy:
     # Guest commands that may wait for one physical CMD_SYNC.
     commands_per_flush: int = 64
     # Commands of one owner that go to a physical queue before the next owner's turn.
-    commands_per_turn: int = 64
+    commands_per_turn: int = 16
+    # Commands of one owner that are in a physical queue and not consumed.
+    commands_in_queue: int = 64
+    # Streams of its own that a vSMMU looks at in one unit of work.
+    streams_per_unit: int = 16
     # Events that wait for a guest's queue; past this the queue counts as full (OVFLG tells).
     pending_events: int = 64
+    # Events of one device, and of one guest, that are handed on at once; past this the queue
+    # counts as full. One more is allowed each so many turns of the scheduler.
+    device_events: int = 128
+    device_event_turns: int = 64
+    guest_events: int = 512
+    guest_event_turns: int = 16
     # Physical stream tables cover this many StreamID bits at most.
     stream_id_bits: int = 24
     # Command and event queues of the physical SMMUs, log2 of entries.

@@ -88,8 +88,7 @@ class CommandQueue:
         if not pending:
             return False
         counters = self._counters
-        if pending > counters["cmdq.high"]:
-            counters["cmdq.high"] = pending
+        counters["cmdq.high"] = max(counters["cmdq.high"], pending)
         counters["cmd.fetched"] += 1
         words = self._memory.read_words(ring.address(cons), Command.dwords)
         if words is None:
