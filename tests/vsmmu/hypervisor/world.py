@@ -93,12 +93,17 @@ class Guest:
 
     def put(self, *commands: Command) -> None:
         """Commands straight into the queue, behind the driver's back."""
+        self.put_without_rest(*commands)
+        assert self.world.scheduler.run_until_idle()
+
+    def put_without_rest(self, *commands: Command) -> None:
+        """As `put`, and nothing is done about them yet."""
         prod = self.read("CMDQ_PROD")
         for command in commands:
             self.memory.write_words(self.driver._cmdq.address(prod), command.words)
             prod = self.driver._cmdq.advance(prod)
         self.driver._prod = prod
-        self.write("CMDQ_PROD", prod)
+        self.write("CMDQ_PROD", prod, rest=False)
 
     def ste(self, vmaster_id: int, ste: Ste) -> None:
         """Overwrite an STE without any command."""
