@@ -16,6 +16,7 @@ from vsmmu.hypervisor.vsmmu import VSmmu
 from vsmmu.scenario import Scenario, ScenarioError, Step
 from vsmmu.smmu.port import DevicePort, Request
 from vsmmu.toolstack import Guest, Machine
+from vsmmu.work import COUNTED, devices, invalidated, measure
 
 _TURNS = 2_000_000
 _BY_HAND = ("mmio", "poke", "ste", "command")
@@ -35,12 +36,13 @@ class StepResult:
 
 @dataclass(slots=True)
 class Report:
-    """A scenario's run."""
+    """A scenario's run. `work` is what maps and unmaps cost, by guest and action (`vsmmu.work`)."""
 
     scenario: Scenario
     machine: Machine
     steps: list[StepResult] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    work: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -79,7 +81,14 @@ class Runner:
         for step in self._scenario.steps:
             if self._progress is not None:
                 self._progress(step)
+            before = {name: self._cost(name) for name in step.guests}
             report.steps.append(self._step(step))
+            if step.do in ("map", "unmap"):
+                for name, cost in before.items():
+                    total = report.work.setdefault((name, step.do), Counter())
+                    total.update(self._cost(name))
+                    total.subtract(cost)
+                    total["steps"] += 1
         self._check_end(report)
         return report
 
@@ -98,6 +107,10 @@ class Runner:
                 if device is not None and not guest.ports.get(device):
                     known = ", ".join(guest.ports) or "none"
                     raise self._bad(where, f"{name} has no device {device}; it has {known}")
+
+    def _cost(self, guest: str) -> Counter[str]:
+        hosts = self._machine.hypervisor.hosts.values()
+        return measure(self._machine.guests[guest].domain, hosts)
 
     def _bad(self, where: str, reason: str) -> ScenarioError:
         return ScenarioError(self._scenario.source, where, reason)
@@ -327,12 +340,32 @@ def describe(report: Report) -> dict[str, Any]:
                 "smmu": path,
                 "commands": dict(sorted(_commands(host.counters).items())),
                 "events": host.counters["events"],
+                "tlb_invalidated": invalidated([report.machine.smmus[path]])[0],
+                "tlb_over": invalidated([report.machine.smmus[path]])[1],
             }
             for path, host in report.machine.hypervisor.hosts.items()
         ],
+        "work": [work_row(report, guest) for guest in report.machine.guests.values()],
         "kept_events": dict(sorted(report.machine.hypervisor.kept.items())),
         "units": report.machine.scheduler.now,
     }
+
+
+def work_row(report: Report, guest: Guest) -> dict[str, Any]:
+    """What a guest cost: SMMUs (m) and devices (k) in use, in all, and of its maps and unmaps."""
+    hosts = report.machine.hypervisor.hosts.values()
+    streams = [s for vsmmu in guest.vsmmus.values() for s in vsmmu.streams.values()]
+    total = measure(guest.domain, hosts)
+    row: dict[str, Any] = {
+        "guest": guest.name,
+        "smmus": len({s.host.path for s in streams}),
+        "devices": devices(streams),
+        "total": {name: total[name] for name in COUNTED},
+    }
+    for do in ("map", "unmap"):
+        cost = report.work.get((guest.name, do), Counter())
+        row[do] = {name: cost[name] for name in ("steps", *COUNTED)}
+    return row
 
 
 def _guest_json(guest: Guest) -> dict[str, Any]:

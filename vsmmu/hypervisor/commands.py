@@ -61,6 +61,11 @@ def execute(vsmmu: VSmmu, command: Command) -> Cerror | None:
     return handler(vsmmu, command)
 
 
+def accepted() -> tuple[str, ...]:
+    """Names of the commands that are carried out, by opcode."""
+    return tuple(kind.name for kind in sorted(_HANDLERS, key=lambda kind: kind.opcode))
+
+
 def _rebuilt(command: Command, **changes: int) -> Command:
     """The command made anew from its named fields, some of them changed.
 

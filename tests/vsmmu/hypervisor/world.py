@@ -129,7 +129,7 @@ class Guest:
 
 
 class World:
-    """Physical SMMUs `a`, `b`, `c` under a hypervisor, and guests by name."""
+    """Physical SMMUs `a`, `b`, `c`, or others, under a hypervisor, and guests by name."""
 
     def __init__(
         self,
@@ -138,11 +138,13 @@ class World:
         seed: int = 0,
         policy: Policy | None = None,
         features: Features | None = None,
+        smmus: Sequence[str] = "abc",
+        machine_size: int = MACHINE_SIZE,
     ) -> None:
-        self.memory = Memory([(MACHINE, MACHINE_SIZE)])
+        self.memory = Memory([(MACHINE, machine_size)])
         self.scheduler = Scheduler(seed)
         features = features or Features.default(sidsize=16)
-        self.smmus = {name: Smmu(name, self.memory, features) for name in "abc"}
+        self.smmus = {name: Smmu(name, self.memory, features) for name in smmus}
         for smmu in self.smmus.values():
             for engine in smmu.engines:
                 self.scheduler.add(engine)
