@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""N guest rings onto M physical rings: bounded work, turns by guest, trouble stays with its users."""
+"""N guest rings onto M physical rings: bounded work, turns by guest, trouble stays where it is."""
 
 from __future__ import annotations
 
