@@ -62,7 +62,10 @@ class Scheduler:
         else:
             engine = self._engines[self._next % len(self._engines)]
             self._next += 1
-        return self._poll(engine)
+        self.turns += 1
+        done = engine.step(self.budget)
+        self.now += done
+        return done
 
     def run_until_idle(self, limit: int = 1_000_000) -> bool:
         """Turns until no engine has work; False when `limit` turns were not enough.
@@ -71,9 +74,10 @@ class Scheduler:
         alone could miss one.
         """
         turns = 0
+        rounds = 2 if self.seed else 1
         while turns < limit:
             quiet = 0
-            while quiet < 2 * len(self._engines) and turns < limit:
+            while quiet < rounds * len(self._engines) and turns < limit:
                 turns += 1
                 quiet = 0 if self.step() else quiet + 1
             if turns < limit and not any(self._poll(e) for e in self._engines):

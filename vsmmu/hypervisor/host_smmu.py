@@ -55,6 +55,8 @@ HYPERVISOR = 0
 _SPLIT = 8
 _SYNC = CmdSync.build(cs=Cs.SEV)
 _CMDQ_ERR = Gerror.mask("cmdq_err")[0]
+# Offset and size of each register.
+_PLACES = {name: (register.offset, register.width // 8) for name, register in BY_NAME.items()}
 _ABORT_STE = Ste.build(v=1, config=SteConfig.ABORT)
 
 
@@ -113,6 +115,8 @@ class HostSmmu:
             f"events {path}", self._eventq, memory, self._read, self._write, self.counters,
             lambda event: on_event(self, event),
         )  # fmt: skip
+        # GERROR as it was when nothing of it was active.
+        self._acknowledged: int | None = None
         # Commands entered and consumed since boot; their low bits are the queue's indexes.
         self._entered = 0
         self._consumed = 0
@@ -191,9 +195,13 @@ class HostSmmu:
         that does nothing but fault.
         """
         done = self._recover() if budget > 0 else 0
-        self._reap()
-        done += self._land(budget - done)
-        done += self._submit_turns(budget - done)
+        # An SMMU at rest costs two register reads a turn: machines have fifty of them.
+        if self._entered != self._consumed:
+            self._reap()
+        if self._landing:
+            done += self._land(budget - done)
+        if self.queue:
+            done += self._submit_turns(budget - done)
         return done + self.event_reader.step(budget - done)
 
     def _submit_turns(self, budget: int) -> int:
@@ -242,14 +250,18 @@ class HostSmmu:
         Everything submitted here is built by the hypervisor, so CERROR_ILL means a defect of
         ours; the queue goes on for the other owners and the counter tells.
         """
-        active = self._read("GERROR") ^ self._read("GERRORN")
+        gerror = self._read("GERROR")
+        if gerror == self._acknowledged:
+            return 0
+        self._acknowledged = gerror
+        active = gerror ^ self._read("GERRORN")
         if not active:
             return 0
         if active & _CMDQ_ERR:
             cons = CmdqCons(self._read("CMDQ_CONS"))
             self.counters[f"CERROR_{CmdqCons.err.show(cons.err)}"] += 1
             self._memory.write_words(self._cmdq.address(cons.rd), _SYNC.words)
-        self._write("GERRORN", self._read("GERROR"))
+        self._write("GERRORN", gerror)
         self.counters["gerror"] += 1
         return 1
 
@@ -318,9 +330,7 @@ class HostSmmu:
         return QueueBase.build(log2size=ring.log2size, addr=ring.base, hint=1).raw
 
     def _read(self, name: str) -> int:
-        register = BY_NAME[name]
-        return self.hardware.mmio_read(register.offset, register.width // 8)
+        return self.hardware.mmio_read(*_PLACES[name])
 
     def _write(self, name: str, value: int) -> None:
-        register = BY_NAME[name]
-        self.hardware.mmio_write(register.offset, register.width // 8, value)
+        self.hardware.mmio_write(*_PLACES[name], value)

@@ -45,6 +45,7 @@ from vsmmu.trace import Trace
 _ABORT = Ste.build(v=1, config=SteConfig.ABORT)
 _INVALID = Ste()
 _CMDQ_ERR = Gerror.mask("cmdq_err")[0]
+_INDEX = CmdqCons.mask("rd")[0]
 Irq = Callable[[str, bool], None]
 
 
@@ -198,7 +199,7 @@ class VSmmu:
                 self._finish_sync(self._sync)
             elif self._runnable():
                 self._consume()
-            elif any(self._pending.values()):
+            elif self._pending and any(self._pending.values()):
                 self._flush()
             else:
                 break
@@ -206,6 +207,8 @@ class VSmmu:
         return done
 
     def _flush_due(self) -> bool:
+        if not self._pending:
+            return False
         waiting = sum(map(len, self._pending.values()))
         return waiting >= self._policy.commands_per_flush or bool(waiting and self._sync)
 
@@ -226,6 +229,8 @@ class VSmmu:
         self._outstanding -= 1
 
     def _runnable(self) -> bool:
+        if not (self.regs["CMDQ_PROD"] ^ self.regs["CMDQ_CONS"]) & _INDEX:
+            return False
         if not self.regs.cr0.cmdqen or self.regs.gerror_active & _CMDQ_ERR:
             return False
         return bool(self._cmdq.pending(self.regs["CMDQ_PROD"], self.regs["CMDQ_CONS"]))
