@@ -6,17 +6,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from vsmmu.arch.commands import Command
 from vsmmu.arch.events import Event
 from vsmmu.guest.driver import SmmuDriver
 from vsmmu.guest.vcpu import GuestError, Program
-from vsmmu.hypervisor.vsmmu import VSmmu
 from vsmmu.scenario import Scenario, ScenarioError, Step
 from vsmmu.smmu.port import DevicePort, Request
 from vsmmu.toolstack import Guest, Machine
-from vsmmu.work import COUNTED, devices, invalidated, measure
+from vsmmu.work import measure
 
 _TURNS = 2_000_000
 _BY_HAND = ("mmio", "poke", "ste", "command")
@@ -322,105 +320,6 @@ class Runner:
                 yield from _first(guest).post(Command(words))
 
         guest.vcpu.start(program())
-
-
-def describe(report: Report) -> dict[str, Any]:
-    """A report as JSON values (`vsmmu.run/1`): numbers that can be large as hex strings."""
-    return {
-        "schema": "vsmmu.run/1",
-        "scenario": report.scenario.source,
-        "title": report.scenario.title,
-        "seed": report.scenario.seed,
-        "ok": report.ok,
-        "problems": report.problems,
-        "guests": [_guest_json(g) for g in report.machine.guests.values()],
-        "steps": [_step_json(s) for s in report.steps],
-        "physical": [
-            {
-                "smmu": path,
-                "commands": dict(sorted(_commands(host.counters).items())),
-                "events": host.counters["events"],
-                "tlb_invalidated": invalidated([report.machine.smmus[path]])[0],
-                "tlb_over": invalidated([report.machine.smmus[path]])[1],
-            }
-            for path, host in report.machine.hypervisor.hosts.items()
-        ],
-        "work": [work_row(report, guest) for guest in report.machine.guests.values()],
-        "kept_events": dict(sorted(report.machine.hypervisor.kept.items())),
-        "units": report.machine.scheduler.now,
-    }
-
-
-def work_row(report: Report, guest: Guest) -> dict[str, Any]:
-    """What a guest cost: SMMUs (m) and devices (k) in use, in all, and of its maps and unmaps."""
-    hosts = report.machine.hypervisor.hosts.values()
-    streams = [s for vsmmu in guest.vsmmus.values() for s in vsmmu.streams.values()]
-    total = measure(guest.domain, hosts)
-    row: dict[str, Any] = {
-        "guest": guest.name,
-        "smmus": len({s.host.path for s in streams}),
-        "devices": devices(streams),
-        "total": {name: total[name] for name in COUNTED},
-    }
-    for do in ("map", "unmap"):
-        cost = report.work.get((guest.name, do), Counter())
-        row[do] = {name: cost[name] for name in ("steps", *COUNTED)}
-    return row
-
-
-def _guest_json(guest: Guest) -> dict[str, Any]:
-    return {
-        "name": guest.name,
-        "domid": guest.domain.domid,
-        "vmid": guest.domain.vmid,
-        "interrupts": guest.vcpu.interrupts,
-        "events": [_event_json(e) for e in guest.events],
-        "gerrors": [hex(g) for g in guest.gerrors],
-        "vsmmus": [_vsmmu_json(vsmmu) for vsmmu in guest.vsmmus.values()],
-    }
-
-
-def _vsmmu_json(vsmmu: VSmmu) -> dict[str, Any]:
-    return {
-        "base": hex(vsmmu.base),
-        "bindings": [
-            {
-                "vmaster_id": stream.vmaster_id,
-                "smmu": stream.host.path,
-                "pmaster_id": hex(stream.pmaster_id),
-            }
-            for stream in vsmmu.streams.values()
-        ],
-        "traps": vsmmu.counters["trap read"] + vsmmu.counters["trap write"],
-        "commands": dict(sorted(_commands(vsmmu.counters).items())),
-        "physical_commands": dict(sorted(_commands(vsmmu.physical).items())),
-        "ste_updates": vsmmu.physical["STE update"],
-        "refusals": dict(sorted(vsmmu.refusals.by_reason.items())),
-    }
-
-
-def _step_json(result: StepResult) -> dict[str, Any]:
-    return {
-        "step": result.step.number,
-        "guests": list(result.step.guests),
-        "do": result.step.do,
-        "outcome": result.outcome,
-        "detail": result.detail,
-        "events": {n: [_event_json(e) for e in seen] for n, seen in result.events.items() if seen},
-        "units": result.units,
-        "problems": result.problems,
-    }
-
-
-def _event_json(event: Event) -> dict[str, Any]:
-    """A record as its guest sees it; the StreamID is a vMasterID, a number as in the bindings."""
-    fields = event.to_json()
-    del fields["type"], fields["sid"]
-    return {"name": event.name, "vmaster_id": event.sid, **fields}
-
-
-def _commands(counters: Counter[str]) -> dict[str, int]:
-    return {name: n for name, n in counters.items() if name.startswith("CMD_")}
 
 
 def _first(guest: Guest) -> SmmuDriver:

@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.trace:
         write({arguments.trace: _trace_lines(report.machine.trace)}, (arguments.scenario,))
     if arguments.json:
-        from vsmmu.runner import describe
+        from vsmmu.run_json import describe
 
         print(json.dumps(describe(report), indent=2))
     else:

@@ -145,7 +145,7 @@ def _translations(report: Report, console: Console) -> None:
 
 def _work(report: Report, console: Console) -> None:
     """Traps and physical commands of each guest, and what its commands dropped needlessly."""
-    from vsmmu.runner import work_row
+    from vsmmu.run_json import work_row
     from vsmmu.work import COUNTED, invalidated
 
     rows = [work_row(report, guest) for guest in report.machine.guests.values()]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """What a flood by one of eight guests costs another, in virtual time (docs/fairness.md).
 
-`PYTHONPATH=. python -m tests.vsmmu.hypervisor.floods` writes docs/fairness.svg from what it measures.
+`make fairness` runs this module, which draws docs/fairness.svg from what it measures.
 """
 
 from __future__ import annotations
