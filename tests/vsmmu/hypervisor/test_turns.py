@@ -320,6 +320,31 @@ def test_vcpus_guests_devices_and_smmus_in_any_order(seed):
 # Events.
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("faulty", [16, 24, 40])
+def test_a_device_waits_for_room_in_a_line(faulty, seed):
+    """More devices that do nothing but fault than records are written in a round: 16."""
+    streams = {"g": [("a", 1 + i) for i in range(faulty)], "v": [("a", 100)]}
+    world = World(streams, smmus="a", seed=seed)
+    v, ports = world["v"], world["g"].ports
+    world["g"].boot()
+    started(world, v)
+    rounds, request = len(world.scheduler.engines), None
+    for turn in range(200 * rounds):
+        for port in ports:
+            while port.pending < 100:
+                port.read(0x90000, 4)
+        world.scheduler.step()
+        if turn == 100 * rounds:
+            request = v.ports[0].write(0x10000, b"through")
+        if request is not None and request.done:
+            break
+    assert request is not None
+    assert request.ok
+    # Each device ahead of it takes one room; a random order is some rounds longer.
+    assert turn - 100 * rounds <= (-(-faulty // 16) + 2 + 20 * bool(seed)) * rounds
+
+
 def test_a_rate_allows_a_burst_and_then_one_each_so_many_turns():
     world = World({"g": [("b", 1), ("b", 2)], "v": [("b", 3)]}, policy=Policy(
         device_events=5, device_event_turns=100_000, guest_events=8, guest_event_turns=100_000,
