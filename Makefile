@@ -7,7 +7,7 @@ READY := $(VENV)/ready
 # The first interpreter of these that is new enough, unless PYTHON says which.
 CANDIDATES := $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11
 
-.PHONY: help demo test lint soak bench goldens grammar conformance clean
+.PHONY: help demo test lint soak bench goldens grammar conformance fairness clean
 
 help:
 	@echo "make demo     run the main job on samples/ and show it"
@@ -18,6 +18,7 @@ help:
 	@echo "make goldens  rewrite tests/golden from the present output"
 	@echo "make grammar  compile xl_configs/xlcfg.lark to xl_configs/tables.py"
 	@echo "make conformance  write docs/conformance.md from the code"
+	@echo "make fairness  measure floods and draw docs/fairness.svg"
 	@echo "make clean    remove .venv and caches"
 
 $(READY): pyproject.toml
@@ -59,6 +60,9 @@ grammar: $(READY)
 
 conformance: $(READY)
 	@$(BIN)/python -m vsmmu.conformance
+
+fairness: $(READY)
+	@$(BIN)/python -m tests.vsmmu.hypervisor.floods
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks

@@ -11,6 +11,7 @@ from vsmmu.arch.events import Event
 from vsmmu.hypervisor.vsmmu import VSmmu
 from vsmmu.scenario import Scenario, Step
 from vsmmu.toolstack import Guest, Machine
+from vsmmu.work import COUNTED, devices, invalidated, measure
 
 
 @dataclass(slots=True)
@@ -27,12 +28,13 @@ class StepResult:
 
 @dataclass(slots=True)
 class Report:
-    """A scenario's run."""
+    """A scenario's run. `work` is what maps and unmaps cost, by guest and action (`vsmmu.work`)."""
 
     scenario: Scenario
     machine: Machine
     steps: list[StepResult] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    work: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -56,12 +58,32 @@ def describe(report: Report) -> dict[str, Any]:
                 "smmu": path,
                 "commands": dict(sorted(_commands(host.counters).items())),
                 "events": host.counters["events"],
+                "tlb_invalidated": invalidated([report.machine.smmus[path]])[0],
+                "tlb_over": invalidated([report.machine.smmus[path]])[1],
             }
             for path, host in report.machine.hypervisor.hosts.items()
         ],
+        "work": [work_row(report, guest) for guest in report.machine.guests.values()],
         "kept_events": dict(sorted(report.machine.hypervisor.kept.items())),
         "units": report.machine.scheduler.now,
     }
+
+
+def work_row(report: Report, guest: Guest) -> dict[str, Any]:
+    """What a guest cost: SMMUs (m) and devices (k) in use, in all, and of its maps and unmaps."""
+    hosts = report.machine.hypervisor.hosts.values()
+    streams = [s for vsmmu in guest.vsmmus.values() for s in vsmmu.streams.values()]
+    total = measure(guest.domain, hosts)
+    row: dict[str, Any] = {
+        "guest": guest.name,
+        "smmus": len({s.host.path for s in streams}),
+        "devices": devices(streams),
+        "total": {name: total[name] for name in COUNTED},
+    }
+    for do in ("map", "unmap"):
+        cost = report.work.get((guest.name, do), Counter())
+        row[do] = {name: cost[name] for name in ("steps", *COUNTED)}
+    return row
 
 
 def _guest_json(guest: Guest) -> dict[str, Any]:

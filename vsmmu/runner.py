@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from vsmmu.report import Report, StepResult
 from vsmmu.scenario import Scenario, ScenarioError, Step
 from vsmmu.smmu.port import DevicePort, Request
 from vsmmu.toolstack import Guest, Machine, assign, destroy_guest, unassign
+from vsmmu.work import measure
 
 _TURNS = 2_000_000
 _BY_HAND = ("mmio", "poke", "ste", "command")
@@ -52,7 +54,14 @@ class Runner:
         for step in self._scenario.steps:
             if self._progress is not None:
                 self._progress(step)
+            before = {name: self._cost(name) for name in step.guests}
             report.steps.append(self._step(step))
+            if step.do in ("map", "unmap"):
+                for name, cost in before.items():
+                    total = report.work.setdefault((name, step.do), Counter())
+                    total.update(self._cost(name))
+                    total.subtract(cost)
+                    total["steps"] += 1
         self._check_end(report)
         return report
 
@@ -71,6 +80,10 @@ class Runner:
                 if device is not None and not guest.ports.get(device):
                     known = ", ".join(guest.ports) or "none"
                     raise self._bad(where, f"{name} has no device {device}; it has {known}")
+
+    def _cost(self, guest: str) -> Counter[str]:
+        hosts = self._machine.hypervisor.hosts.values()
+        return measure(self._machine.guests[guest].domain, hosts)
 
     def _bad(self, where: str, reason: str) -> ScenarioError:
         return ScenarioError(self._scenario.source, where, reason)

@@ -4,7 +4,8 @@
 A command-queue consumer, an event writer, a device port, a vSMMU's drain: each advances only by
 `step(budget)`, which does at most `budget` units of work and says how many it did. The scheduler
 picks the next engine by its seed, so an interleaving is a number that can be written down and
-run again. Virtual time counts units of work; there is no clock and no thread.
+run again. Virtual time counts units of work (`now`) and turns (`turns`); there is no clock and no
+thread.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Scheduler:
     def __init__(self, seed: int = 0, budget: int = 16) -> None:
         self.seed = seed
         self.budget = budget
-        self.now = 0
+        self.now = self.turns = 0
         self._engines: list[Engine] = []
         self._random = Random(seed)
         self._next = 0
@@ -61,6 +62,7 @@ class Scheduler:
         else:
             engine = self._engines[self._next % len(self._engines)]
             self._next += 1
+        self.turns += 1
         done = engine.step(self.budget)
         self.now += done
         return done
@@ -72,9 +74,10 @@ class Scheduler:
         alone could miss one.
         """
         turns = 0
+        rounds = 2 if self.seed else 1
         while turns < limit:
             quiet = 0
-            while quiet < 2 * len(self._engines) and turns < limit:
+            while quiet < rounds * len(self._engines) and turns < limit:
                 turns += 1
                 quiet = 0 if self.step() else quiet + 1
             if turns < limit and not any(self._poll(e) for e in self._engines):
@@ -82,6 +85,7 @@ class Scheduler:
         return False
 
     def _poll(self, engine: Engine) -> int:
+        self.turns += 1
         done = engine.step(self.budget)
         self.now += done
         return done

@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
 from dt_tools import blob
+from vsmmu.arch.stream_table import Ste
 from vsmmu.cli import main
 from vsmmu.cli.run import execute
 from vsmmu.hypervisor.hypervisor import Hypervisor
+from vsmmu.hypervisor.policy import REASONS, Policy
 
 SAMPLES = ("one-guest", "two-guests", "hostile")
 
@@ -62,11 +65,46 @@ def test_trace_is_json_lines(samples, tmp_path, capsys):
     assert {"vsmmu_cmd", "vsmmu_shadow_ste", "vsmmu_event"} <= {r["name"] for r in records}
 
 
-def test_policy(capsys):
-    assert main(["run", "--policy"]) == 0
+def test_policy_as_json(capsys):
+    assert main(["run", "--policy", "--json"]) == 0
     policy = json.loads(capsys.readouterr().out)
     assert policy["schema"] == "vsmmu.policy/1"
     assert "s1ctxptr" in policy["guest_ste_fields"]
+    masks = [int(word, 16) for word in policy["guest_ste_mask"]]
+    wanted = [0] * 8
+    for name in policy["guest_ste_fields"]:
+        for i, word in enumerate(Ste.mask(name)):
+            wanted[i] |= word
+    assert masks == wanted
+    assert {"CMD_SYNC", "CMD_TLBI_NH_VA"} <= set(policy["guest_commands"])
+    assert not {"CMD_TLBI_S12_VMALL", "CMD_TLBI_EL2_ALL"} & set(policy["guest_commands"])
+    caps = {f.name: getattr(Policy(), f.name) for f in dataclasses.fields(Policy)}
+    assert {name: policy[name] for name in caps} == caps
+
+
+@pytest.mark.parametrize("columns", [80, 160])
+def test_policy_fits_the_terminal(columns, capsys, monkeypatch, update_goldens):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main(["run", "--policy"]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= columns
+    policy = Policy().to_json()
+    words = out.replace(",", " ").split()
+    for name in (*(f.name for f in dataclasses.fields(Policy)), *policy["guest_ste_fields"],
+                 *policy["guest_commands"], *policy["refusals"]):  # fmt: skip
+        assert set(name.split()) <= set(words), name
+    golden = Path(__file__).parent.parent / "golden" / f"policy-{columns}.txt"
+    if update_goldens:
+        golden.write_text(out)
+    assert out == golden.read_text()
+
+
+def test_refusals_are_counted_by_the_reasons_of_the_policy(samples):
+    report = execute(str(samples / "hostile.toml"))
+    vsmmus = [v for g in report.machine.guests.values() for v in g.vsmmus.values()]
+    seen = {reason for v in vsmmus for reason in v.refusals.by_reason}
+    assert seen
+    assert seen <= set(REASONS)
 
 
 HEAD = 'schema = "vsmmu.scenario/1"\nhost = "board.dtb"\n'

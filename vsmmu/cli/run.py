@@ -30,12 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", metavar="N", type=_seed, help="another interleaving of the engines, 0 to 2^64-1"
     )
-    parser.add_argument("--json", action="store_true", help="the report as one JSON object")
+    parser.add_argument("--json", action="store_true", help="the report, or the limits, as JSON")
     parser.add_argument("--trace", metavar="FILE", help="write every trace event as JSON Lines")
     parser.add_argument(
         "--policy",
         action="store_true",
-        help="print the limits guests are held to, as JSON, and run nothing",
+        help="print the limits guests are held to, and run nothing; JSON with --json",
     )
 
 
@@ -44,7 +44,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.policy:
         from vsmmu.hypervisor.policy import Policy
 
-        print(json.dumps({"schema": "vsmmu.policy/1", **Policy().to_json()}, indent=2))
+        if arguments.json:
+            print(json.dumps({"schema": "vsmmu.policy/1", **Policy().to_json()}, indent=2))
+        else:
+            from vsmmu.cli.policy_text import policy_text
+
+            print(policy_text(Policy()), end="")
         return 0
     if arguments.scenario is None:
         raise FileError("run: which scenario? give SCENARIO.toml")

@@ -28,6 +28,7 @@ def print_report(report: Report) -> None:
         _step(result, console, _labels(report))
     _commands(report, console)
     _translations(report, console)
+    _work(report, console)
     console.print()
     problems = report.problems + [
         f"step {s.step.number}: {p}" for s in report.steps for p in s.problems
@@ -140,6 +141,40 @@ def _translations(report: Report, console: Console) -> None:
                 console.print(f"  refused {count} x {reason}")
     for reason, count in sorted(report.machine.hypervisor.kept.items()):
         console.print(f"kept by the hypervisor: {count} x {reason}")
+
+
+def _work(report: Report, console: Console) -> None:
+    """Traps and physical commands of each guest, and what its commands dropped needlessly."""
+    from vsmmu.report import work_row
+    from vsmmu.work import COUNTED, invalidated
+
+    rows = [work_row(report, guest) for guest in report.machine.guests.values()]
+    rows = [row for row in rows if row["devices"]]
+    if not rows:
+        return
+    console.print("\nwork: in all, and of strict unmaps (m SMMUs and k devices)")
+    columns = [
+        (title, row, part)
+        for row in rows
+        for title, part in ((plain(row["guest"]), "total"), ("unmap", "unmap"))
+    ]
+    widths = [max(len(title), 6) for title, _, _ in columns]
+    label = max(map(len, COUNTED.values()))
+
+    def line(name: str, cells: list[str]) -> None:
+        text = "  ".join(c.rjust(w) for c, w in zip(cells, widths, strict=True))
+        console.print(f"  {name:{label}}  {text}")
+
+    line("", [title for title, _, _ in columns])
+    line("m, k", [f"{r['smmus']}, {r['devices']}" for _, r, _ in columns])
+    line("steps", [str(r[part].get("steps", "-")) for _, r, part in columns])
+    for name, text in COUNTED.items():
+        line(text, [str(r[part][name]) for _, r, part in columns])
+    for path, smmu in report.machine.smmus.items():
+        dropped, over = invalidated([smmu])
+        if dropped:
+            name = _labels(report)[path]
+            console.print(f"{name} TLB entries invalidated: {dropped}, over-invalidated: {over}")
 
 
 def _labels(report: Report) -> dict[str, str]:

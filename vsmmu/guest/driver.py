@@ -97,7 +97,7 @@ class SmmuDriver:
         self._memory = vcpu.memory
         self._l2: dict[int, int] = {}
         self._asid = 0
-        self._prod = 0
+        self._prod = self._cons = 0
         self._queue: Ring | None = None
 
     # Probe and reset.
@@ -113,7 +113,7 @@ class SmmuDriver:
         self._write("CR2", Cr2.build(ptm=1, recinvsid=1).raw)
         self._make_stream_table()
         self._queue = self._make_queue("CMDQ", _CMDQ_LOG2, self.idr1.cmdqs, 16)
-        self._prod = 0
+        self._prod = self._cons = 0
         self._write("CMDQ_PROD", 0)
         self._write("CMDQ_CONS", 0)
         enables = Cr0.build(cmdqen=1)
@@ -178,6 +178,7 @@ class SmmuDriver:
     def issue(self, *commands: Command) -> Program:
         """Commands and a CMD_SYNC; returns when CONS has passed it. Raises GuestError."""
         yield from self.post(*commands, _SYNC)
+        yield
         yield from self._poll(lambda: self._consumed(self._prod), "CMD_SYNC timeout")
 
     def post(self, *commands: Command) -> Program:
@@ -191,11 +192,14 @@ class SmmuDriver:
         self._write("CMDQ_PROD", self._prod)
 
     def _room(self) -> bool:
-        cons = self._read("CMDQ_CONS")
-        return not self._cmdq.is_full(self._prod, cons)
+        """As Linux, asks the SMMU only where what it last said leaves no room."""
+        if self._cmdq.is_full(self._prod, self._cons):
+            self._cons = self._read("CMDQ_CONS")
+        return not self._cmdq.is_full(self._prod, self._cons)
 
     def _consumed(self, pointer: int) -> bool:
-        return self._cmdq.clip(self._read("CMDQ_CONS")) == pointer
+        self._cons = self._read("CMDQ_CONS")
+        return self._cmdq.clip(self._cons) == pointer
 
     # Streams.
 

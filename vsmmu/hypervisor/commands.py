@@ -31,6 +31,7 @@ from vsmmu.arch.commands import (
 )
 from vsmmu.arch.events import CBadStreamid, FSteFetch
 from vsmmu.arch.registers import Cerror
+from vsmmu.hypervisor.scope import cd_scope, tlb_scope
 
 if TYPE_CHECKING:
     from vsmmu.hypervisor.vsmmu import VSmmu
@@ -60,6 +61,11 @@ def execute(vsmmu: VSmmu, command: Command) -> Cerror | None:
     return handler(vsmmu, command)
 
 
+def accepted() -> tuple[str, ...]:
+    """Names of the commands that are carried out, by opcode."""
+    return tuple(kind.name for kind in sorted(_HANDLERS, key=lambda kind: kind.opcode))
+
+
 def _rebuilt(command: Command, **changes: int) -> Command:
     """The command made anew from its named fields, some of them changed.
 
@@ -85,9 +91,7 @@ def _cfgi_ste(vsmmu: VSmmu, command: CmdCfgiSte) -> Cerror | None:
     if stream is not None:
         vsmmu.mark(stream)
     if not command.leaf:
-        for other in vsmmu.streams.values():
-            if isinstance(other.raises, CBadStreamid | FSteFetch):
-                vsmmu.mark(other)
+        vsmmu.stale.mark_where(lambda other: isinstance(other.raises, CBadStreamid | FSteFetch))
     return None
 
 
@@ -95,12 +99,10 @@ def _cfgi_ste(vsmmu: VSmmu, command: CmdCfgiSte) -> Cerror | None:
 def _cfgi_ste_range(vsmmu: VSmmu, command: CmdCfgiSteRange) -> Cerror | None:
     """The aligned block of 2^(Range+1) StreamIDs; Range 31 is CMD_CFGI_ALL (§4.3.2)."""
     if command.range == CFGI_ALL_RANGE:
-        block = None
-    else:
-        block = command.sid >> command.range + 1
-    for sid, stream in vsmmu.streams.items():
-        if block is None or sid >> command.range + 1 == block:
-            vsmmu.mark(stream)
+        vsmmu.stale.mark_all()
+        return None
+    shift = command.range + 1
+    vsmmu.stale.mark_where(lambda stream: stream.vmaster_id >> shift == command.sid >> shift)
     return None
 
 
@@ -111,23 +113,21 @@ def _cfgi_cd(vsmmu: VSmmu, command: CmdCfgiCd | CmdCfgiCdAll) -> Cerror | None:
     if isinstance(command, CmdCfgiCd) and command.ssid >> vsmmu.idr1.ssidsize:
         return None
     if stream is not None:
-        vsmmu.issue(stream.host, _rebuilt(command, sid=stream.pmaster_id))
+        sid = stream.pmaster_id
+        vsmmu.issue(stream.host, _rebuilt(command, sid=sid), cd_scope(command, sid))
     return None
 
 
 @_shadows(CmdTlbiNhAll, CmdTlbiNsnhAll)
 def _tlbi_all(vsmmu: VSmmu, command: Command) -> Cerror | None:
     """All of the guest is all of its VMID, on the SMMUs that its streams use."""
-    for host in vsmmu.hosts:
-        vsmmu.issue(host, CmdTlbiNhAll.build(vmid=vsmmu.domain.vmid))
-    return None
+    return _everywhere(vsmmu, command, CmdTlbiNhAll.build(vmid=vsmmu.domain.vmid))
 
 
 @_shadows(CmdTlbiNhAsid)
 def _tlbi_asid(vsmmu: VSmmu, command: CmdTlbiNhAsid) -> Cerror | None:
-    for host in vsmmu.hosts:
-        vsmmu.issue(host, CmdTlbiNhAsid.build(vmid=vsmmu.domain.vmid, asid=command.asid))
-    return None
+    physical = CmdTlbiNhAsid.build(vmid=vsmmu.domain.vmid, asid=command.asid)
+    return _everywhere(vsmmu, command, physical)
 
 
 @_shadows(CmdTlbiNhVa, CmdTlbiNhVaa)
@@ -137,9 +137,14 @@ def _tlbi_va(vsmmu: VSmmu, command: CmdTlbiNhVa | CmdTlbiNhVaa) -> Cerror | None
         command = command.replace(num=0, scale=0, ttl=0, tg=0)
     elif not (command.num or command.scale or _effective_ttl(command)):
         return Cerror.ILL
-    physical = _rebuilt(command, vmid=vsmmu.domain.vmid)
+    return _everywhere(vsmmu, command, _rebuilt(command, vmid=vsmmu.domain.vmid))
+
+
+def _everywhere(vsmmu: VSmmu, command: Command, physical: Command) -> Cerror | None:
+    """A physical TLBI on the SMMUs in use, for what the guest's command is meant for."""
+    scope = tlb_scope(command, vsmmu.domain.vmid)
     for host in vsmmu.hosts:
-        vsmmu.issue(host, physical)
+        vsmmu.issue(host, physical, scope)
     return None
 
 

@@ -10,6 +10,7 @@ from vsmmu.arch.events import Event
 from vsmmu.arch.stream_table import ShCfg, Ste, SteConfig
 from vsmmu.hypervisor.host_smmu import HostSmmu
 from vsmmu.hypervisor.policy import GUEST_STE_FIELDS
+from vsmmu.hypervisor.rate import Rate
 from vsmmu.hypervisor.spans import Spans
 from vsmmu.hypervisor.stage2 import Stage2
 from vsmmu.memory import Memory
@@ -117,6 +118,8 @@ class Domain:
     direct: bool = False
     dying: bool = False
     vsmmus: list[VSmmu] = field(default_factory=list)
+    # The cap on events of all its vSMMUs together.
+    event_rate: Rate | None = None
 
     def nested_ste(self, guest: Ste, *, stall_disabled: bool) -> Ste:
         """The physical STE for a guest's stage 1: its allowed fields over our stage 2.

@@ -43,6 +43,8 @@ class EventReader:
         self._on_event = on_event
         # Records taken since boot; the low bits are the queue's index.
         self._taken = 0
+        # EVENTQ_PROD when there was nothing to take and no overflow.
+        self._quiet: int | None = None
 
     def mark(self) -> int:
         """What `passed` is to be asked for once all records written by now are handed on."""
@@ -54,8 +56,12 @@ class EventReader:
 
     def step(self, budget: int) -> int:
         """Hand on at most `budget` records."""
-        prod = EventqProd(self._read("EVENTQ_PROD"))
-        done = min(budget, self._pending(prod))
+        raw = self._read("EVENTQ_PROD")
+        if raw == self._quiet:
+            return 0
+        prod = EventqProd(raw)
+        pending = self._pending(prod)
+        done = min(budget, pending)
         for _ in range(done):
             words = self._memory.read_words(self._ring.address(self._taken), Event.dwords)
             self._taken += 1
@@ -68,6 +74,8 @@ class EventReader:
         if done or overflow:
             cons = EventqCons.build(rd=self._ring.clip(self._taken), ovackflg=prod.ovflg)
             self._write("EVENTQ_CONS", cons.raw)
+        elif not pending:
+            self._quiet = raw
         return done
 
     def _pending(self, prod: EventqProd) -> int:

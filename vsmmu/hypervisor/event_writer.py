@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from vsmmu.arch.events import Event
 from vsmmu.arch.registers import EventqCons, EventqProd, Gerror, QueueBase
+from vsmmu.hypervisor.policy import Policy
+from vsmmu.hypervisor.rate import Rate
 from vsmmu.queue import Ring
 
 if TYPE_CHECKING:
@@ -21,13 +24,17 @@ class EventWriter:
 
     Args:
         vsmmu: whose queue.
-        cap: records that may wait. Past it the guest's queue counts as full.
+        policy: records that may wait, and how many a device and the guest may cause. Past any
+            of these caps the guest's queue counts as full.
+        clock: the present turn of the scheduler.
     """
 
-    def __init__(self, vsmmu: VSmmu, cap: int) -> None:
+    def __init__(self, vsmmu: VSmmu, policy: Policy, clock: Callable[[], int]) -> None:
         self.name = f"{vsmmu.name} events"
         self._vsmmu = vsmmu
-        self._cap = cap
+        self._policy = policy
+        self._clock = clock
+        self._devices: dict[int, Rate] = {}
         self._pending: deque[Event] = deque()
         # Records taken and records written or dropped, since reset: a CMD_SYNC compares them.
         self.accepted = 0
@@ -40,11 +47,28 @@ class EventWriter:
         elif self._aborted:
             # Not writable for another reason than being full: no overflow (§7.2).
             self._vsmmu.counters["event dropped"] += 1
-        elif len(self._pending) >= self._cap:
+        elif len(self._pending) >= self._policy.pending_events or self._too_many(event.sid):
             self._overflow()
         else:
             self._pending.append(event)
             self.accepted += 1
+
+    def _too_many(self, vmaster_id: int) -> bool:
+        """Whether the device or the guest is past its cap; counts the record if not."""
+        policy, now = self._policy, self._clock()
+        device = self._devices.get(vmaster_id)
+        if device is None:
+            device = Rate(policy.device_events, policy.device_event_turns)
+            self._devices[vmaster_id] = device
+        guest = self._vsmmu.domain.event_rate
+        for name, rate in (("device", device), ("guest", guest)):
+            if rate is not None and not rate.allows(now):
+                self._vsmmu.refusals.add(f"event rate of a {name}", f"vMasterID {vmaster_id:#x}")
+                return True
+        device.take(now)
+        if guest is not None:
+            guest.take(now)
+        return False
 
     def drop_uncommitted(self) -> None:
         """EVENTQEN was cleared: what is not in the guest's memory yet is gone."""

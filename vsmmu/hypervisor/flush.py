@@ -24,7 +24,8 @@ from vsmmu.arch.commands import (
 )
 from vsmmu.arch.registers import Idr3
 from vsmmu.hypervisor.domain import Domain, Stream
-from vsmmu.hypervisor.host_smmu import Done, HostSmmu
+from vsmmu.hypervisor.fair_queue import Done
+from vsmmu.hypervisor.host_smmu import HostSmmu
 from vsmmu.hypervisor.jobs import Work
 from vsmmu.hypervisor.policy import Policy
 from vsmmu.hypervisor.stage2 import Change

@@ -2,17 +2,15 @@
 """The hypervisor's driver of one physical SMMU: its queues, its stream table, its errors.
 
 Many owners (guests and the hypervisor itself) share the one physical command queue. Each has a
-FIFO of batches; turns go round robin, a batch at a time, so a guest that queues much waits behind
-itself. A batch is entered as room appears, so a small one never overtakes a large one. It ends
-with one CMD_SYNC and is done when the SMMU's consumer has passed it and the events that the SMMU
-wrote before have been handed on.
+FIFO of batches and its turns (`fair_queue`), so a guest that queues much waits behind itself. A
+batch ends with one CMD_SYNC and is done when the SMMU's consumer has passed it and the events that
+the SMMU wrote before have been handed on.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from vsmmu.arch.commands import (
@@ -46,6 +44,7 @@ from vsmmu.arch.registers import (
 )
 from vsmmu.arch.stream_table import L1Std, Ste, SteConfig
 from vsmmu.hypervisor.event_reader import EventReader
+from vsmmu.hypervisor.fair_queue import Done, FairQueue, Scope
 from vsmmu.hypervisor.pages import PageAllocator
 from vsmmu.hypervisor.policy import Policy
 from vsmmu.memory import PAGE, Memory
@@ -56,27 +55,22 @@ HYPERVISOR = 0
 _SPLIT = 8
 _SYNC = CmdSync.build(cs=Cs.SEV)
 _CMDQ_ERR = Gerror.mask("cmdq_err")[0]
+# Offset and size of each register.
+_PLACES = {name: (register.offset, register.width // 8) for name, register in BY_NAME.items()}
 _ABORT_STE = Ste.build(v=1, config=SteConfig.ABORT)
-
-Done = Callable[[], None]
 
 
 class Hardware(Protocol):
-    """What the driver needs of a physical SMMU: its register pages and its engines."""
+    """What the driver needs of a physical SMMU: its register pages.
+
+    `intend` takes what a command is meant for (`Smmu.intend`), for the count of over-invalidation.
+    """
 
     name: str
 
     def mmio_read(self, offset: int, size: int) -> int: ...  # noqa: D102
     def mmio_write(self, offset: int, size: int, value: int) -> None: ...  # noqa: D102
-
-
-@dataclass(slots=True)
-class _Batch:
-    """Commands with their CMD_SYNC; `entered` of them are in the queue."""
-
-    commands: list[Command]
-    done: Done | None
-    entered: int = 0
+    def intend(self, prod: int, *intent: Scope) -> None: ...  # noqa: D102
 
 
 class HostSmmu:
@@ -102,14 +96,10 @@ class HostSmmu:
         self.name = f"driver {path}"
         self.hardware = hardware
         self.counters: Counter[str] = Counter()
-        self.by_owner: Counter[int] = Counter()
         # StreamIDs whose endpoint may have cached translations: their STE had EATS.
         self.ats: set[int] = set()
         self._memory = memory
         self._pages = pages
-        self._policy = policy
-        self._waiting: dict[int, deque[_Batch]] = {}
-        self._turns: deque[int] = deque()
         # Batches in the queue, by the count of commands that ends them; batches that the SMMU has
         # passed, by the count of events that must be handed on first.
         self._running: deque[tuple[int, Done]] = deque()
@@ -121,11 +111,14 @@ class HostSmmu:
         self.sid_bits = min(self.idr1.sidsize, policy.stream_id_bits)
         log2 = policy.physical_queue_log2
         self._cmdq = self._ring(min(log2, self.idr1.cmdqs), 16)
+        self.queue = FairQueue(policy.commands_per_turn, policy.commands_in_queue)
         self._eventq = self._ring(min(log2, self.idr1.eventqs), 32)
         self.event_reader = EventReader(
             f"events {path}", self._eventq, memory, self._read, self._write, self.counters,
             lambda event: on_event(self, event),
         )  # fmt: skip
+        # GERROR as it was when nothing of it was active.
+        self._acknowledged: int | None = None
         # Commands entered and consumed since boot; their low bits are the queue's indexes.
         self._entered = 0
         self._consumed = 0
@@ -168,7 +161,7 @@ class HostSmmu:
     @property
     def idle(self) -> bool:
         """Whether nothing waits for the SMMU, nor for what it did."""
-        return self._entered == self._consumed and not (self._landing or self._waiting)
+        return self._entered == self._consumed and not (self._landing or self.queue)
 
     @property
     def can_stall(self) -> bool:
@@ -181,22 +174,22 @@ class HostSmmu:
 
     # Commands.
 
-    def submit(self, owner: int, commands: Sequence[Command], done: Done | None = None) -> None:
-        """Queue commands of an owner; `done` is called when a CMD_SYNC after them completed."""
-        queue = self._waiting.setdefault(owner, deque())
-        if owner not in self._turns:
-            self._turns.append(owner)
-        limit = self._batch_limit
-        chunks = [list(commands[i : i + limit]) for i in range(0, len(commands), limit)] or [[]]
-        for chunk in chunks[:-1]:
-            queue.append(_Batch(chunk, None))
-        queue.append(_Batch(chunks[-1], done))
+    def submit(
+        self,
+        owner: int,
+        commands: Sequence[Command] | Mapping[Command, Scope | None],
+        done: Done | None = None,
+    ) -> None:
+        """Queue commands of an owner; `done` is called when a CMD_SYNC after them completed.
+
+        A mapping says what each command is meant for; None is what it names itself.
+        """
+        scopes = tuple(commands.values()) if isinstance(commands, Mapping) else ()
+        self.queue.submit(owner, (*commands, _SYNC), scopes, done)
 
     def forget(self, owner: int) -> None:
         """Drop what an owner has not got into the queue yet, as when its domain is destroyed."""
-        self._waiting.pop(owner, None)
-        if owner in self._turns:
-            self._turns.remove(owner)
+        self.queue.forget(owner)
 
     def step(self, budget: int) -> int:
         """Recover from errors, complete batches, enter commands; at most `budget` of these.
@@ -205,50 +198,42 @@ class HostSmmu:
         that does nothing but fault.
         """
         done = self._recover() if budget > 0 else 0
-        self._reap()
-        done += self._land(budget - done)
-        done += self._submit_turns(budget - done)
+        # An SMMU at rest costs two register reads a turn: machines have fifty of them.
+        if self._entered != self._consumed:
+            self._reap()
+        if self._landing:
+            done += self._land(budget - done)
+        if self.queue:
+            done += self._submit_turns(budget - done)
         return done + self.event_reader.step(budget - done)
-
-    @property
-    def _batch_limit(self) -> int:
-        return max(1, min(self._policy.commands_per_turn, self._cmdq.size - 1))
 
     def _submit_turns(self, budget: int) -> int:
         room = self._cmdq.size - (self._entered - self._consumed)
-        budget = min(budget, room)
-        done = 0
-        while done < budget and self._turns:
-            owner = self._turns[0]
-            queue = self._waiting[owner]
-            done += self._enter(owner, queue[0], budget - done)
-            if queue[0].entered <= len(queue[0].commands):
-                break
-            queue.popleft()
-            self._turns.rotate(-1)
-            if not queue:
-                self.forget(owner)
-        if done:
+        before = self._entered
+        for _, batch, first, last in self.queue.take(min(budget, room)):
+            for index in range(first, last):
+                self._enter(batch.commands[index], batch.scopes[index : index + 1])
+            if last == len(batch.commands) and batch.done is not None:
+                self._running.append((self._entered, batch.done))
+        if self._entered != before:
             self._write("CMDQ_PROD", self._cmdq.clip(self._entered))
-        return done
+        return self._entered - before
 
-    def _enter(self, owner: int, batch: _Batch, count: int) -> int:
-        """Put up to `count` more of a batch into the queue; its last is a CMD_SYNC."""
-        entries = [*batch.commands, _SYNC][batch.entered : batch.entered + count]
-        for command in entries:
-            self._memory.write_words(self._cmdq.address(self._entered), command.words)
-            self._entered += 1
-            self.counters[command.name] += 1
-        batch.entered += len(entries)
-        self.by_owner[owner] += len(entries)
-        if batch.entered > len(batch.commands) and batch.done is not None:
-            self._running.append((self._entered, batch.done))
-        return len(entries)
+    def _enter(self, command: Command, scope: Sequence[Scope | None]) -> None:
+        """Put a command into the queue; `scope` has what it is meant for, or nothing."""
+        for stated in scope:
+            if stated is not None:
+                self.hardware.intend(self._cmdq.clip(self._entered), stated)
+        self._memory.write_words(self._cmdq.address(self._entered), command.words)
+        self._entered += 1
+        self.counters[command.name] += 1
 
     def _reap(self) -> None:
         """Note which batches the SMMU has passed, and which events it had written by then."""
         cons = CmdqCons(self._read("CMDQ_CONS")).rd
-        self._consumed += self._cmdq.clip(cons - self._consumed)
+        passed = self._cmdq.clip(cons - self._consumed)
+        self._consumed += passed
+        self.queue.consume(passed)
         mark = None
         while self._running and self._running[0][0] <= self._consumed:
             mark = self.event_reader.mark() if mark is None else mark
@@ -268,14 +253,18 @@ class HostSmmu:
         Everything submitted here is built by the hypervisor, so CERROR_ILL means a defect of
         ours; the queue goes on for the other owners and the counter tells.
         """
-        active = self._read("GERROR") ^ self._read("GERRORN")
+        gerror = self._read("GERROR")
+        if gerror == self._acknowledged:
+            return 0
+        self._acknowledged = gerror
+        active = gerror ^ self._read("GERRORN")
         if not active:
             return 0
         if active & _CMDQ_ERR:
             cons = CmdqCons(self._read("CMDQ_CONS"))
             self.counters[f"CERROR_{CmdqCons.err.show(cons.err)}"] += 1
             self._memory.write_words(self._cmdq.address(cons.rd), _SYNC.words)
-        self._write("GERRORN", self._read("GERROR"))
+        self._write("GERRORN", gerror)
         self.counters["gerror"] += 1
         return 1
 
@@ -346,9 +335,7 @@ class HostSmmu:
         return QueueBase.build(log2size=ring.log2size, addr=ring.base, hint=1).raw
 
     def _read(self, name: str) -> int:
-        register = BY_NAME[name]
-        return self.hardware.mmio_read(register.offset, register.width // 8)
+        return self.hardware.mmio_read(*_PLACES[name])
 
     def _write(self, name: str, value: int) -> None:
-        register = BY_NAME[name]
-        self.hardware.mmio_write(register.offset, register.width // 8, value)
+        self.hardware.mmio_write(*_PLACES[name], value)

@@ -14,15 +14,17 @@ from vsmmu.arch.registers import OAS_BITS
 from vsmmu.arch.stream_table import Ste, SteConfig
 from vsmmu.hypervisor.domain import Domain, GuestMemory, Stream
 from vsmmu.hypervisor.events import Kept, to_guest
+from vsmmu.hypervisor.fair_queue import Done
 from vsmmu.hypervisor.features import advertise
 from vsmmu.hypervisor.flush import Flush, completed
 from vsmmu.hypervisor.frames import Frames
-from vsmmu.hypervisor.host_smmu import HYPERVISOR, Done, Hardware, HostSmmu
+from vsmmu.hypervisor.host_smmu import HYPERVISOR, Hardware, HostSmmu
 from vsmmu.hypervisor.hypercalls import Hypercalls
 from vsmmu.hypervisor.ids import lowest_free, next_free
 from vsmmu.hypervisor.jobs import Job, Jobs, Work
 from vsmmu.hypervisor.pages import OutOfMemoryError, PageAllocator
 from vsmmu.hypervisor.policy import Policy
+from vsmmu.hypervisor.rate import Rate
 from vsmmu.hypervisor.stage2 import Stage2
 from vsmmu.hypervisor.vsmmu import VSmmu
 from vsmmu.memory import Memory
@@ -132,7 +134,9 @@ class Hypervisor:
             if (base + size - 1) >> ipa_bits:
                 raise HypercallError(f"RAM {base:#x}+{size:#x} is beyond {ipa_bits} bits")
         stage2 = Stage2(self.memory, self.pages, ipa_bits=ipa_bits, oas=oas)
-        domain = Domain(domid, name, vmid, stage2, GuestMemory(self.memory, stage2), direct=direct)
+        rate = Rate(self.policy.guest_events, self.policy.guest_event_turns)
+        seen = GuestMemory(self.memory, stage2)
+        domain = Domain(domid, name, vmid, stage2, seen, direct=direct, event_rate=rate)
         try:
             for base, size in banks:
                 self._populate(domain, base, size, direct=direct)
@@ -188,7 +192,10 @@ class Hypervisor:
                 raise HypercallError(f"vSMMU window {base:#x} overlaps {other.name}")
         hosts = [self._host(path) for path in smmus]
         ids = advertise(wanted, hosts)
-        vsmmu = VSmmu(domain, base, size, ids, self.policy, irq=irq, trace=self._trace)
+        vsmmu = VSmmu(
+            domain, base, size, ids, self.policy, irq=irq, trace=self._trace,
+            clock=lambda: self.scheduler.turns,
+        )  # fmt: skip
         domain.vsmmus.append(vsmmu)
         self._behind[vsmmu] = frozenset(smmus)
         self.scheduler.add(vsmmu)

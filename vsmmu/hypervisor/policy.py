@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from vsmmu.arch.stream_table import Ste
 
@@ -12,38 +13,84 @@ from vsmmu.arch.stream_table import Ste
 GUEST_STE_FIELDS = ("s1fmt", "s1ctxptr", "s1cdmax", "s1dss", "s1cir", "s1cor", "s1csh")
 GUEST_STE_MASK = Ste.mask(*GUEST_STE_FIELDS)
 
+# Why something was refused, as `Refusals` counts it.
+REASONS = {
+    "CERROR_ILL": "a command that the vSMMU does not advertise, or an illegal field",
+    "CERROR_ABT": "a command queue outside the guest's memory",
+    "C_BAD_STE": "an STE that is illegal for what the vSMMU advertises",
+    "event rate of a device": "device_events and device_event_turns",
+    "event rate of a guest": "guest_events and guest_event_turns",
+}
+
+
+def _cap(value: int, unit: str, meaning: str) -> Any:
+    return field(default=value, metadata={"unit": unit, "meaning": meaning})
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Named caps. Units are in the names or the comments."""
+    """Named caps. Each has its unit and meaning beside it; turns are the scheduler's."""
 
-    # Guest commands that may wait for one physical CMD_SYNC.
-    commands_per_flush: int = 64
-    # Commands of one owner that go to a physical queue before the next owner's turn.
-    commands_per_turn: int = 64
-    # Events that wait for a guest's queue; past this the queue counts as full (OVFLG tells).
-    pending_events: int = 64
-    # Physical stream tables cover this many StreamID bits at most.
-    stream_id_bits: int = 24
-    # Command and event queues of the physical SMMUs, log2 of entries.
-    physical_queue_log2: int = 8
-    # Pages of a domain's stage 2 that one step changes, before its invalidation.
-    stage2_pages_per_step: int = 512
-    # CMD_TLBI_S2_IPA of one invalidation on an SMMU without ranges; past it the VMID is flushed.
-    s2_ipa_per_flush: int = 32
-    # Tables that a domain's stage 2 may gain beyond those it was built with and one for each MiB.
-    p2m_tables: int = 256
-    # Hypercalls of a domain that have not returned.
-    hypercalls: int = 128
-    # Grants a domain may have, and mappings of other domains' grants.
-    grants: int = 1024
-    grant_mappings: int = 1024
-    # Refusals that are kept with their reason, for a guest.
-    refusals_kept: int = 32
+    commands_per_flush: int = _cap(
+        64, "commands", "of a guest that may wait for one physical CMD_SYNC"
+    )
+    commands_per_turn: int = _cap(
+        16, "commands", "of one owner that enter a physical queue before the next owner's turn"
+    )
+    commands_in_queue: int = _cap(
+        64, "commands", "of one owner that are in a physical queue and not consumed"
+    )
+    streams_per_unit: int = _cap(
+        16, "streams", "of its own that a vSMMU looks at in one unit of work"
+    )
+    pending_events: int = _cap(
+        64, "events", "that wait for a guest's queue; past this the queue counts as full (OVFLG)"
+    )
+    device_events: int = _cap(
+        128, "events", "of one device at once; past this the guest's queue counts as full"
+    )
+    device_event_turns: int = _cap(64, "turns", "after which a device may have one more")
+    guest_events: int = _cap(
+        512, "events", "of one guest at once; past this its queue counts as full"
+    )
+    guest_event_turns: int = _cap(16, "turns", "after which a guest may have one more")
+    stream_id_bits: int = _cap(24, "bits", "of StreamID that physical stream tables cover at most")
+    physical_queue_log2: int = _cap(
+        8, "log2", "of the entries of a physical command or event queue"
+    )
+    stage2_pages_per_step: int = _cap(
+        512, "pages", "of a domain's stage 2 that one step changes, before its invalidation"
+    )
+    s2_ipa_per_flush: int = _cap(
+        32, "commands", "CMD_TLBI_S2_IPA on an SMMU without ranges; past it the VMID is flushed"
+    )
+    p2m_tables: int = _cap(
+        256, "tables", "that a stage 2 may gain beyond those it was built with and one a MiB"
+    )
+    hypercalls: int = _cap(128, "hypercalls", "of a domain that have not returned")
+    grants: int = _cap(1024, "grants", "that a domain may have")
+    grant_mappings: int = _cap(1024, "mappings", "of other domains' grants that a domain may have")
+    refusals_kept: int = _cap(32, "refusals", "of a vSMMU that are kept with their detail")
+
+    def caps(self) -> list[tuple[str, int, str, str]]:
+        """(name, value, unit, meaning) of each cap."""
+        return [
+            (f.name, getattr(self, f.name), f.metadata["unit"], f.metadata["meaning"])
+            for f in fields(self)
+        ]
 
     def to_json(self) -> dict[str, object]:
-        """The caps by name, and the STE fields a guest may set."""
-        return {**asdict(self), "guest_ste_fields": list(GUEST_STE_FIELDS)}
+        """The caps by name, what a guest's STE and commands may ask for, why it is refused."""
+        # Its handlers import this module.
+        from vsmmu.hypervisor.commands import accepted
+
+        return {
+            **{name: value for name, value, _, _ in self.caps()},
+            "guest_ste_fields": list(GUEST_STE_FIELDS),
+            "guest_ste_mask": [hex(word) for word in GUEST_STE_MASK],
+            "guest_commands": list(accepted()),
+            "refusals": dict(REASONS),
+        }
 
 
 @dataclass(slots=True)
@@ -55,7 +102,7 @@ class Refusals:
     first: list[str] = field(default_factory=list)
 
     def add(self, reason: str, detail: str) -> None:
-        """Count a refusal; `reason` is a short fixed text, `detail` names field and value."""
+        """Count a refusal; `reason` is one of `REASONS`, `detail` names field and value."""
         self.by_reason[reason] += 1
         if len(self.first) < self.keep:
             self.first.append(f"{reason}: {detail}")

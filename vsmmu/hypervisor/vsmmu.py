@@ -9,7 +9,7 @@ everything it waits for have completed.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 from vsmmu.arch import commands as arch_commands
@@ -31,9 +31,11 @@ from vsmmu.arch.stream_table import LIVE, Ste, SteConfig
 from vsmmu.hypervisor import commands
 from vsmmu.hypervisor.domain import Domain, Stream
 from vsmmu.hypervisor.event_writer import EventWriter
+from vsmmu.hypervisor.fair_queue import Scope
 from vsmmu.hypervisor.guest_ste import fetch
 from vsmmu.hypervisor.host_smmu import HostSmmu
 from vsmmu.hypervisor.policy import Policy, Refusals
+from vsmmu.hypervisor.stale import StaleStreams
 from vsmmu.queue import Ring
 from vsmmu.smmu.features import Features
 from vsmmu.smmu.regfile import RegisterFile
@@ -43,6 +45,7 @@ from vsmmu.trace import Trace
 _ABORT = Ste.build(v=1, config=SteConfig.ABORT)
 _INVALID = Ste()
 _CMDQ_ERR = Gerror.mask("cmdq_err")[0]
+_INDEX = CmdqCons.mask("rd")[0]
 Irq = Callable[[str, bool], None]
 
 
@@ -54,6 +57,7 @@ class VSmmu:
         base, size: the trapped window in the domain's addresses, bytes.
         ids: identification registers by name, from `features.advertise`.
         irq: told (cause, level) when a wired interrupt's cause, see `wires.CAUSES`, changes.
+        clock: the present turn of the scheduler, for the caps on events.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class VSmmu:
         *,
         irq: Irq | None = None,
         trace: Trace | None = None,
+        clock: Callable[[], int] = int,
     ) -> None:
         self.name = f"vsmmu {domain.name}@{base:#x}"
         self.domain = domain
@@ -80,14 +85,14 @@ class VSmmu:
         self.counters: Counter[str] = Counter()
         self.physical: Counter[str] = Counter()
         self.refusals = Refusals(policy.refusals_kept)
-        self.event_writer = EventWriter(self, policy.pending_events)
+        self.event_writer = EventWriter(self, policy, clock)
         self.levels = {"eventq": False, "gerror": False}
         self.sync_interrupts = 0
         self._policy = policy
         self._irq = irq
         self.trace = trace
-        self._stale: deque[Stream] = deque()
-        self._pending: dict[HostSmmu, dict[Command, None]] = {}
+        self.stale = StaleStreams(policy.streams_per_unit)
+        self._pending: dict[HostSmmu, dict[Command, Scope | None]] = {}
         self._outstanding = 0
         self._sync: CmdSync | None = None
         self._sync_mark: int | None = None
@@ -108,9 +113,7 @@ class VSmmu:
         batch = self._pending.get(stream.host, {})
         for command in [c for c in batch if getattr(c, "sid", None) == stream.pmaster_id]:
             del batch[command]
-        if stream in self._stale:
-            self._stale.remove(stream)
-        stream.stale = False
+        self.stale.forget(stream)
         self._recount()
 
     def _recount(self) -> None:
@@ -136,7 +139,7 @@ class VSmmu:
             self._hold_smmuen()
         elif name == "GBPA" and not (self._enabled and Cr0(self.regs["CR0"]).smmuen):
             self.regs.set_fields("GBPA", update=1)
-            self._mark_all()
+            self._start_edge()
         self.update_irq()
 
     def _stop_disabled(self) -> None:
@@ -153,24 +156,24 @@ class VSmmu:
         wanted = Cr0(self.regs["CR0"]).smmuen
         self.regs.set_fields("CR0ACK", smmuen=self._enabled)
         if wanted != self._enabled or self._edge:
-            self._mark_all()
+            self._start_edge()
 
-    def _mark_all(self) -> None:
+    def _start_edge(self) -> None:
         self._edge = True
-        for stream in self.streams.values():
-            self.mark(stream)
+        self.stale.mark_all()
 
     # What commands ask for.
 
     def mark(self, stream: Stream) -> None:
         """Have a stream's shadow made anew before the next command is taken."""
-        if not stream.stale:
-            stream.stale = True
-            self._stale.append(stream)
+        self.stale.mark(stream)
 
-    def issue(self, host: HostSmmu, command: Command) -> None:
-        """Queue a physical command for the next flush; a repeated one is sent once."""
-        self._pending.setdefault(host, {})[command] = None
+    def issue(self, host: HostSmmu, command: Command, scope: Scope | None = None) -> None:
+        """Queue a physical command for the next flush; a repeated one is sent once.
+
+        `scope` is what it is meant for, None where that is what it names.
+        """
+        self._pending.setdefault(host, {})[command] = scope
 
     def begin_sync(self, command: CmdSync) -> None:
         """Flush; CONS passes this CMD_SYNC when the flush and the events before it are done."""
@@ -182,8 +185,10 @@ class VSmmu:
         """Shadow stale streams, then take commands, until the budget or something to wait for."""
         done = 0
         while done < budget:
-            if self._stale and not self._stale[0].busy:
-                self._shadow(self._stale.popleft())
+            if self.stale.looking:
+                self.stale.look(self.streams.values())
+            elif (stream := self.stale.take()) is not None:
+                self._shadow(stream)
             elif self._outstanding:
                 break
             elif self._edge:
@@ -196,7 +201,7 @@ class VSmmu:
                 self._finish_sync(self._sync)
             elif self._runnable():
                 self._consume()
-            elif any(self._pending.values()):
+            elif self._pending and any(self._pending.values()):
                 self._flush()
             else:
                 break
@@ -204,6 +209,8 @@ class VSmmu:
         return done
 
     def _flush_due(self) -> bool:
+        if not self._pending:
+            return False
         waiting = sum(map(len, self._pending.values()))
         return waiting >= self._policy.commands_per_flush or bool(waiting and self._sync)
 
@@ -217,13 +224,15 @@ class VSmmu:
                 if self.trace is not None:
                     self.trace("vsmmu_shadow_cmd", self.name, host.path, repr(command))
             self.physical[CmdSync.name] += 1
-            host.submit(self.domain.domid, list(batch), self._landed)
+            host.submit(self.domain.domid, batch, self._landed)
         self._pending = {}
 
     def _landed(self) -> None:
         self._outstanding -= 1
 
     def _runnable(self) -> bool:
+        if not (self.regs["CMDQ_PROD"] ^ self.regs["CMDQ_CONS"]) & _INDEX:
+            return False
         if not self.regs.cr0.cmdqen or self.regs.gerror_active & _CMDQ_ERR:
             return False
         return bool(self._cmdq.pending(self.regs["CMDQ_PROD"], self.regs["CMDQ_CONS"]))
@@ -287,7 +296,6 @@ class VSmmu:
     # Shadowing.
 
     def _shadow(self, stream: Stream) -> None:
-        stream.stale = False
         target, raises = self._target(stream)
         if target == stream.host.read_ste(stream.pmaster_id):
             # Nothing to write, but the CDs cached through this STE have to go as well (§4.3.1).
@@ -308,8 +316,8 @@ class VSmmu:
         )
 
     def _shadowed(self, stream: Stream, raises: Event | None) -> None:
-        stream.busy = False
         stream.raises = raises
+        self.stale.ended(stream)
         self._outstanding -= 1
 
     def _target(self, stream: Stream) -> tuple[Ste, Event | None]:
@@ -367,4 +375,4 @@ class VSmmu:
     @property
     def idle(self) -> bool:
         """Whether the drain waits for nothing physical."""
-        return not self._outstanding and not self._stale and self._sync is None
+        return not (self._outstanding or self.stale) and self._sync is None

@@ -72,6 +72,8 @@ class EventQueue:
         self._trace = trace
         self._messages = Messages(regs, memory, counters, gerror)
         self._pending: deque[Event] = deque()
+        # Devices that found no room, in the order in which they did.
+        self._line: dict[object, None] = {}
         # Records taken and records written or dropped, since reset: CMD_SYNC compares them.
         self.accepted = 0
         self.retired = 0
@@ -80,6 +82,22 @@ class EventQueue:
     def room(self) -> bool:
         """Whether another record can wait. A device must not translate while there is none."""
         return len(self._pending) < PENDING_EVENTS
+
+    def admits(self, device: object) -> bool:
+        """Whether a device may start a transaction: there is room, and none has waited longer.
+
+        One that is not admitted has a place in the line, so that devices that fault again and
+        again do not take every room before its turn comes. It has to ask until it is admitted.
+        """
+        line, free = self._line, PENDING_EVENTS - len(self._pending)
+        if not line and free > 0:
+            return True
+        ahead = next((i for i, other in enumerate(line) if other is device), len(line))
+        if ahead < free:
+            line.pop(device, None)
+            return True
+        line[device] = None
+        return False
 
     @property
     def pending(self) -> int:

@@ -115,7 +115,7 @@ class DevicePort:
         take every place in the SMMU's list before the devices behind it have had theirs.
         """
         done = 0
-        while done < budget and self._queue and self.smmu.ready and self.stalled is None:
+        while done < budget and self._queue and self.stalled is None and self.smmu.admits(self):
             request = self._queue[0]
             outcome = self._translate(request)
             done += 1

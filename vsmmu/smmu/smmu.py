@@ -159,6 +159,10 @@ class Smmu:
         """Whether a device may start a transaction: there is room for the event it could cause."""
         return self.eventq.room
 
+    def admits(self, device: object) -> bool:
+        """As `ready`, for a device that asks again until it may; first come, first served."""
+        return self.eventq.admits(device)
+
     def mmio_read(self, offset: int, size: int) -> int:
         """A register's value; 0 where there is none. Never raises."""
         value = self.regs.read(offset, size)

@@ -98,12 +98,17 @@ class Guest:
 
     def put(self, *commands: Command) -> None:
         """Commands straight into the queue, behind the driver's back."""
+        self.put_without_rest(*commands)
+        assert self.world.scheduler.run_until_idle()
+
+    def put_without_rest(self, *commands: Command) -> None:
+        """As `put`, and nothing is done about them yet."""
         prod = self.read("CMDQ_PROD")
         for command in commands:
             self.memory.write_words(self.driver._cmdq.address(prod), command.words)
             prod = self.driver._cmdq.advance(prod)
         self.driver._prod = prod
-        self.write("CMDQ_PROD", prod)
+        self.write("CMDQ_PROD", prod, rest=False)
 
     def ste(self, vmaster_id: int, ste: Ste) -> None:
         """Overwrite an STE without any command."""
@@ -129,7 +134,7 @@ class Guest:
 
 
 class World:
-    """Physical SMMUs `a`, `b`, `c` under a hypervisor, and guests by name."""
+    """Physical SMMUs `a`, `b`, `c`, or others, under a hypervisor, and guests by name."""
 
     def __init__(
         self,
@@ -139,11 +144,13 @@ class World:
         policy: Policy | None = None,
         features: Features | None = None,
         caching: str = "normal",
+        smmus: Sequence[str] = "abc",
+        machine_size: int = MACHINE_SIZE,
     ) -> None:
-        self.memory = Memory([(MACHINE, MACHINE_SIZE)])
+        self.memory = Memory([(MACHINE, machine_size)])
         self.scheduler = Scheduler(seed)
         features = features or Features.default(sidsize=16)
-        self.smmus = {name: Smmu(name, self.memory, features, caching=caching) for name in "abc"}
+        self.smmus = {name: Smmu(name, self.memory, features, caching=caching) for name in smmus}
         for smmu in self.smmus.values():
             for engine in smmu.engines:
                 self.scheduler.add(engine)
