@@ -7,22 +7,33 @@ StreamIDs are the same on all SMMUs and belong to another guest on each.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 
-from vsmmu.arch.commands import Command
+from vsmmu.arch.commands import (
+    CmdCfgiCd,
+    CmdCfgiCdAll,
+    CmdCfgiSte,
+    CmdTlbiNhAll,
+    CmdTlbiNhAsid,
+    CmdTlbiNhVa,
+    CmdTlbiNhVaa,
+    Command,
+)
 from vsmmu.arch.events import EVENTS, Event, EventClass, decode
 from vsmmu.arch.stream_table import LIVE, STAGE2, Ste
 from vsmmu.hypervisor.host_smmu import HYPERVISOR, Done, HostSmmu
 from vsmmu.hypervisor.hypervisor import Hypervisor
-from vsmmu.hypervisor.policy import GUEST_STE_FIELDS, Policy
+from vsmmu.hypervisor.policy import Policy
 from vsmmu.scheduler import Scheduler
 from vsmmu.smmu.features import Features
 from vsmmu.smmu.port import DevicePort, Request
 from vsmmu.smmu.smmu import Smmu
 
-from .fuzz_guest import BASE, MOVES, Guest
+from .fuzz_guest import BASE, Guest
+from .fuzz_hostile import MOVES, Hostile
 from .fuzz_memory import SIDS, Judged, WatchedMemory, leaks
+from .fuzz_victim import Victim
 
 SMMUS = ("a", "b", "c")
 MACHINE_SIZE = 0x80_0000
@@ -30,21 +41,42 @@ MACHINE_SIZE = 0x80_0000
 # of four, its CD and its STE; SMMUs that read ahead do more of this.
 LOOKS, AHEAD = 120, 1500
 # A random order may leave an engine out for a while; round robin does not.
-SLACK = 3
+SLACK = 4
 DATA = EventClass.IN
-_ALLOWED = Ste.mask("v", "config", "shcfg", "s1stalld", *GUEST_STE_FIELDS)
+# What of an STE may differ from the stage 2 that its owner has.
+_ALLOWED = Ste.mask(
+    "v", "config", "shcfg", "s1stalld",
+    "s1fmt", "s1ctxptr", "s1cdmax", "s1dss", "s1cir", "s1cor", "s1csh",
+)  # fmt: skip
+# What guests cause: a VMID or a StreamID says whose each is.
+_OWNED = (
+    CmdCfgiSte,
+    CmdCfgiCd,
+    CmdCfgiCdAll,
+    CmdTlbiNhAll,
+    CmdTlbiNhAsid,
+    CmdTlbiNhVa,
+    CmdTlbiNhVaa,
+)
 
 
 class Turns(Scheduler):
-    """Counts turns: virtual time if every engine used its whole budget."""
+    """Counts turns: virtual time if every engine used its whole budget.
+
+    `awaited` is asked after each; `reached` is the turn in which it was so.
+    """
 
     def __init__(self, seed: int, budget: int) -> None:
         super().__init__(seed, budget)
-        self.turns = 0
+        self.turns = self.reached = 0
+        self.awaited: Callable[[], bool] | None = None
 
     def step(self) -> int:
         self.turns += 1
-        return super().step()
+        done = super().step()
+        if self.awaited is not None and self.awaited():
+            self.reached, self.awaited = self.turns, None
+        return done
 
 
 class Device(DevicePort):
@@ -85,7 +117,6 @@ class World:
     def __init__(self, seed: int) -> None:
         self.random = random = Random(seed)
         self.seen: Counter[str] = Counter()
-        self.machine_size = MACHINE_SIZE
         self.memory = WatchedMemory(MACHINE_SIZE)
         fair = random.random() < 0.5
         self.scheduler = Turns(0 if fair else seed + 1, random.choice([2, 4, 16, 16, 64]))
@@ -111,16 +142,20 @@ class World:
         # It reads ahead of every command, the CDs of all streams included.
         self.ahead = self.smmus.values() if caching == "hostile" else ()
         self.hypervisor.boot()
-        self.guests = [Guest(self, index) for index in range(3)]
+        self.guests: list[Guest] = []
+        kinds = [Victim, Hostile, Hostile]
+        random.shuffle(kinds)
+        for index, kind in enumerate(kinds):
+            self.guests.append(kind(self, index))
+        (self.victim,) = (guest for guest in self.guests if isinstance(guest, Victim))
+        self.hostile = [guest for guest in self.guests if isinstance(guest, Hostile)]
         self._wire(each)
         self.latency = self._latency(policy, fair=fair)
-        self.victim = random.choice(self.guests)
-        self.hostile = [guest for guest in self.guests if guest is not self.victim]
         for guest in self.guests:
             guest.program()
         assert self.scheduler.run_until_idle()
-        self.life = self.victim.victim()
-        self.memory.blind = random.random() < 0.75
+        self.life = self.victim.life()
+        self.memory.blind = random.random() < 0.6
         for guest in self.hostile:
             guest.racing.chance = random.choice([0, 0.02, 0.1])
 
@@ -162,6 +197,7 @@ class World:
                 assert not any(command.reserved()), command
                 if owner == HYPERVISOR:
                     continue
+                assert isinstance(command, _OWNED), command
                 assert getattr(command, "vmid", vmids[owner]) == vmids[owner], command
                 sid = getattr(command, "sid", None)
                 if sid is not None:
@@ -204,6 +240,13 @@ class World:
         new = self.random.choice(self.hostile)
         if len(new.vsmmu.streams) == len(new.ids):
             return
+        if self.random.random() < 0.5:
+            # While its STE is being changed.
+            old.put_ste(
+                device.vmaster_id, old.ste(device.vmaster_id, config=self.random.choice([0, 4, 5]))
+            )
+            old.post([CmdCfgiSte.build(sid=device.vmaster_id, leaf=1)])
+            self.turns(self.random.randrange(60))
         old.devices.remove(device)
         self.hypervisor.deassign(old.vsmmu, old.vsmmu.streams[device.vmaster_id])
         device.owner = None
