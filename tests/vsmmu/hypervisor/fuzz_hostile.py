@@ -12,7 +12,7 @@ from vsmmu.arch.commands import (
     CmdTlbiNhVa,
     Command,
 )
-from vsmmu.arch.registers import BY_NAME, REGISTERS, QueueBase
+from vsmmu.arch.registers import BY_NAME, REGISTERS, Cerror, CmdqCons, QueueBase
 from vsmmu.arch.stream_table import L1Std, Ste
 
 from .fuzz_guest import (
@@ -36,6 +36,11 @@ OFFSETS = [r.offset for r in REGISTERS]
 
 class Hostile(Guest):
     """Its moves; in a world that is not blind it knows the machine's addresses and numbers."""
+
+    @property
+    def stuck(self) -> bool:
+        """Whether its commands are where it has no memory."""
+        return CmdqCons(self.vsmmu.regs["CMDQ_CONS"]).err == Cerror.ABT
 
     def acknowledge(self) -> None:
         """Repair the command that stopped the queue, and go on."""
@@ -126,6 +131,10 @@ class Hostile(Guest):
         r, cons = self.random, self.read("CMDQ_CONS")
         ahead = r.choice([(1 << 20) - 1, 255, 256, 257, 511, r.getrandbits(20)])
         self.write("CMDQ_PROD", plain(cons + ahead & 0xF_FFFF))
+        ring, cons = self.ring, self.read("CMDQ_CONS")
+        if self.vsmmu.idle and ring.used(self.read("CMDQ_PROD"), cons) > ring.size:
+            self.world.turns(r.randrange(40))
+            assert self.read("CMDQ_CONS") == cons, "more than a queue apart"
 
     def race(self) -> None:
         """Three CPUs with the same idea of PROD, and halves of registers between their writes."""

@@ -124,6 +124,7 @@ class World:
             commands_per_flush=random.choice([4, 64, 64]),
             commands_per_turn=random.choice([3, 16, 64]),
             pending_events=random.choice([2, 64]),
+            refusals_kept=random.choice([3, 32]),
             physical_queue_log2=random.choice([2, 5, 8, 8]),
         )
         features = Features.default(sidsize=24, oas=48, aidr=random.choice([0, 1, 2]))
@@ -242,13 +243,15 @@ class World:
             return
         if self.random.random() < 0.5:
             # While its STE is being changed.
-            old.put_ste(
-                device.vmaster_id, old.ste(device.vmaster_id, config=self.random.choice([0, 4, 5]))
-            )
-            old.post([CmdCfgiSte.build(sid=device.vmaster_id, leaf=1)])
+            sid = device.vmaster_id
+            old.put_ste(sid, old.ste(sid, config=self.random.choice([0, 4, 5])))
+            old.post([CmdCfgiSte.build(sid=sid, leaf=1)])
             self.turns(self.random.randrange(60))
         old.devices.remove(device)
         self.hypervisor.deassign(old.vsmmu, old.vsmmu.streams[device.vmaster_id])
+        if not any(other.smmu is device.smmu for other in old.devices):
+            assert not [e for e in device.smmu.tlb if e.vmid == old.domain.vmid], "left in the TLB"
+            self.seen["last moved"] += 1
         device.owner = None
         self.judges[device.name].strangers = self.everyone
         self.turns(self.random.randrange(20))
@@ -336,9 +339,9 @@ class World:
         random = self.random
         guest = random.choice(self.hostile)
         chance = random.random()
-        if chance < 0.004:
+        if chance < 0.008:
             self.move()
-        elif chance < 0.02 or not guest.vsmmu.regs["CR0ACK"] & 1:
+        elif chance < (0.1 if guest.stuck else 0.025) or not guest.vsmmu.regs["CR0ACK"] & 1:
             self.revive(guest)
         else:
             random.choice(MOVES)(guest)
