@@ -30,7 +30,7 @@ from vsmmu.smmu.features import Features
 from vsmmu.smmu.port import DevicePort, Request
 from vsmmu.smmu.smmu import Smmu
 
-from .fuzz_guest import BASE, Guest
+from .fuzz_guest import BASE, CDS, Guest
 from .fuzz_hostile import MOVES, Hostile
 from .fuzz_memory import SIDS, Judged, WatchedMemory, leaks
 from .fuzz_victim import Victim
@@ -258,11 +258,13 @@ class World:
         if len(new.vsmmu.streams) == len(new.ids):
             return
         if self.random.random() < 0.5:
-            # While its STE is being changed.
-            sid = device.vmaster_id
-            old.put_ste(sid, old.ste(sid, config=self.random.choice([0, 4, 5])))
+            # While its STE is being changed, in more phases than one.
+            random, sid = self.random, device.vmaster_id
+            context = CDS + 64 * random.randrange(8)
+            fields = {"s1cir": random.randrange(4), "s1ctxptr": context}
+            old.put_ste(sid, old.ste(sid, config=random.choice([0, 4, 5, 5, 5]), **fields))
             old.post([CmdCfgiSte.build(sid=sid, leaf=1)])
-            self.turns(self.random.randrange(60))
+            self.turns(random.randrange(200))
         old.devices.remove(device)
         self.hypervisor.deassign(old.vsmmu, old.vsmmu.streams[device.vmaster_id])
         if not any(other.smmu is device.smmu for other in old.devices):
