@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -113,25 +114,28 @@ class Guest:
     def put_ste(self, vmaster_id: int, ste: Ste) -> None:
         self.memory.write_words(LEVEL2 + 64 * vmaster_id, ste.words)
 
-    def structures(self) -> None:
+    @cached_property
+    def structures(self) -> list[tuple[int, tuple[int, ...]]]:
         """Two-level table, CDs, and for each stream a table of three levels with 8 pages."""
-        self.memory.write64(STRTAB, L1Std.build(span=7, l2ptr=LEVEL2).raw)
-        for slot in range(8):
-            self.put_ste(self.ids[slot], self.ste(self.ids[slot]))
+        ttb0, middle = (TABLES + 0x1000 | 3,), (TABLES + 0x2000 | 3,)
+        leaves = tuple(DATA + (page << 12) | 0x743 for page in range(8))
+        out = [
+            (STRTAB, L1Std.build(span=7, l2ptr=LEVEL2).words),
+            (TABLES, ttb0), (TABLES + 0x1000, middle), (self.leaf(0), leaves),
+        ]  # fmt: skip
+        for slot, sid in enumerate(self.ids):
             cd = Cd.build(t0sz=25, epd1=1, tg1=2, ips=5, aa64=1, r=1, a=1, aset=1, v=1,
                           asid=slot + 1, ttb0=TABLES, mair0=0xFF)  # fmt: skip
-            self.memory.write_words(CDS + 64 * slot, cd.words)
-        self.memory.write64(TABLES, TABLES + 0x1000 | 3)
-        self.memory.write64(TABLES + 0x1000, TABLES + 0x2000 | 3)
-        for page in range(8):
-            self.memory.write64(self.leaf(page), DATA + (page << 12) | 0x743)
+            out += [(LEVEL2 + 64 * sid, self.ste(sid).words), (CDS + 64 * slot, cd.words)]
+        return out
 
     def leaf(self, page: int) -> int:
         return TABLES + 0x2000 + 8 * ((IOVA >> 12) + page)
 
     def program(self) -> None:
         """Set the vSMMU up; guarded registers take the new value if SMMUEN was acknowledged."""
-        self.structures()
+        for place, words in self.structures:
+            self.memory.write_words(place, words)
         for name, value in (
             ("IRQ_CTRL", 5), ("CR2", 2), ("STRTAB_BASE", STRTAB),
             ("STRTAB_BASE_CFG", 1 << 16 | 6 << 6 | 8),

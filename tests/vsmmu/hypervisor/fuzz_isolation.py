@@ -30,7 +30,7 @@ from vsmmu.smmu.features import Features
 from vsmmu.smmu.port import DevicePort, Request
 from vsmmu.smmu.smmu import Smmu
 
-from .fuzz_guest import BASE, CDS, Guest
+from .fuzz_guest import BASE, CDS, ENABLED, Guest
 from .fuzz_hostile import MOVES, Hostile
 from .fuzz_memory import SIDS, Judged, WatchedMemory, leaks
 from .fuzz_victim import Victim
@@ -355,8 +355,10 @@ class World:
         chance = random.random()
         if chance < 0.008:
             self.move()
-        elif chance < (0.1 if guest.stuck else 0.025) or not guest.vsmmu.regs["CR0ACK"] & 1:
+        elif chance < (0.15 if guest.stuck else 0.04):
             self.revive(guest)
+        elif chance < 0.3 and not guest.vsmmu.regs["CR0ACK"] & 1:
+            guest.write("CR0", ENABLED)
         else:
             random.choice(MOVES)(guest)
         self.turns(random.randrange(24))

@@ -13,12 +13,14 @@ from vsmmu.arch.commands import (
 )
 from vsmmu.arch.events import FWalkEabt
 from vsmmu.arch.registers import QueueBase
+from vsmmu.arch.stream_table import Ste, SteConfig
 from vsmmu.hypervisor.events import Kept, to_guest
 from vsmmu.hypervisor.hypervisor import HypercallError
 from vsmmu.hypervisor.pages import OutOfMemoryError
 from vsmmu.smmu.features import Features
 
 from .attack import (
+    CFGI,
     CMDQ_ERR,
     EVENTQ_ABT,
     SYNC,
@@ -89,6 +91,24 @@ def test_an_event_of_the_old_owner_is_not_given_to_the_new_one(world, guest):
     settle(world)
     assert other.events() == []
     assert records(guest) == [(0x10, 1)]
+
+
+def test_a_stream_withdrawn_at_any_moment_of_an_update_stays_aborted(world, guest):
+    """Three phases: a word that is in use changes beside the one that says so."""
+    hv, scheduler = world.hypervisor, world.scheduler
+    host, cds, busy = hv.hosts["b"], [guest.driver.contexts[i].cd for i in (0, 1)], 0
+    for distance in range(0, 150, 5):
+        change = {"s1ctxptr": cds[distance % 2], "s1cir": distance % 2}
+        guest.ste(1, Ste.build(v=1, config=SteConfig.S1, **change))
+        post(guest, CFGI.replace(sid=1), SYNC)
+        for _ in range(distance):
+            scheduler.step()
+        busy += guest.vsmmu.streams[1].busy
+        hv.deassign(guest.vsmmu, guest.vsmmu.streams[1])
+        settle(world)
+        assert host.read_ste(0x600).config == SteConfig.ABORT, distance
+        hv.assign(guest.vsmmu, 1, "b", 0x600)
+    assert busy > 5
 
 
 def test_nothing_cached_of_a_withdrawn_stream_serves_the_next_owner(world, guest):
