@@ -156,6 +156,7 @@ def _within(number: str, above: str) -> bool:
     return number == above or number.startswith(above + ".")
 
 
+@cache
 def _uses() -> dict[str, set[str]]:
     """Modules by clause that import a layout whose `spec` is that clause, but for registers."""
     layouts = _layouts()
@@ -185,6 +186,7 @@ def _layouts() -> dict[str, str]:
     return found
 
 
+@cache
 def _users(register: str) -> set[str]:
     """Modules that name a register; the register file has all of `REGISTERS`."""
     from vsmmu.arch.feature_registers import FEATURE_REGISTERS
@@ -196,6 +198,7 @@ def _users(register: str) -> set[str]:
     return found | {_REGISTER_FILE} if register in served else found
 
 
+@cache
 def _marks() -> dict[str, set[str]]:
     """Test modules by clause whose vectors nothing else confirms."""
     found: dict[str, set[str]] = defaultdict(set)

@@ -25,13 +25,12 @@ from .floods import (
 
 
 @pytest.mark.parametrize("kind", FLOODS)
-@pytest.mark.parametrize("seed", range(4))
-def test_a_flood_costs_no_more_than_the_bound(kind, seed):
-    cost = measure(kind, seed)
+def test_a_flood_costs_no_more_than_the_bound(kind):
+    """In round robin; random orders, for which there is no bound in rounds, in the soak."""
+    cost = measure(kind, 0)
     assert cost.commands <= COMMANDS
     assert cost.records <= (RECORDS if kind in FAULTING else 0)
-    if not seed:
-        assert cost.rounds <= (FAULT_ROUNDS if kind in FAULTING else ROUNDS)
+    assert cost.rounds <= (FAULT_ROUNDS if kind in FAULTING else ROUNDS)
 
 
 def test_the_floods_are_floods():

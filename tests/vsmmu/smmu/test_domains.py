@@ -274,7 +274,7 @@ class HostileMachine(DomainMachine):
 
 
 MACHINES = {"none": UncachedMachine, "normal": DomainMachine, "hostile": HostileMachine}
-QUICK = {"none": 5, "normal": 8, "hostile": 8}
+QUICK = {"none": 3, "normal": 4, "hostile": 5}
 
 
 def run(caching: str, examples: int, steps: int, *, derandomize: bool) -> None:
