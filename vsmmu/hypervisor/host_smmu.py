@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, pairwise
 from typing import Protocol
 
 from vsmmu.arch.commands import (
@@ -26,8 +27,10 @@ from vsmmu.arch.commands import (
     Cs,
 )
 from vsmmu.arch.events import Event
+from vsmmu.arch.feature_registers import EVERY_REGISTER
+from vsmmu.arch.pri import PriEntry
 from vsmmu.arch.registers import (
-    BY_NAME,
+    Cerror,
     CmdqCons,
     Cr0,
     Cr1,
@@ -48,6 +51,7 @@ from vsmmu.arch.stream_table import L1Std, Ste, SteConfig
 from vsmmu.hypervisor.event_reader import EventReader
 from vsmmu.hypervisor.pages import PageAllocator
 from vsmmu.hypervisor.policy import Policy
+from vsmmu.hypervisor.pri_reader import PriReader
 from vsmmu.memory import PAGE, Memory
 from vsmmu.queue import Ring
 from vsmmu.ste_update import phases
@@ -56,6 +60,7 @@ HYPERVISOR = 0
 _SPLIT = 8
 _SYNC = CmdSync.build(cs=Cs.SEV)
 _CMDQ_ERR = Gerror.mask("cmdq_err")[0]
+_REGISTERS = {r.name: r for r in EVERY_REGISTER}
 _ABORT_STE = Ste.build(v=1, config=SteConfig.ABORT)
 
 Done = Callable[[], None]
@@ -72,21 +77,27 @@ class Hardware(Protocol):
 
 @dataclass(slots=True)
 class _Batch:
-    """Commands with their CMD_SYNC; `entered` of them are in the queue."""
+    """Commands with their CMD_SYNC; `entered` of them are in the queue.
+
+    `end` counts the commands that were entered with it and before, once all of it is.
+    """
 
     commands: list[Command]
     done: Done | None
+    timed_out: Done | None
     entered: int = 0
+    end: int = 0
 
 
 class HostSmmu:
-    """One physical SMMU under the hypervisor; an engine, `event_reader` is another.
+    """One physical SMMU under the hypervisor; an engine, its two readers are others.
 
     Args:
         path: the node of the host tree, the name under which StreamIDs are keyed.
         hardware: the physical model.
         memory, pages: where queues and tables are put.
         on_event: told every event record that the SMMU wrote.
+        on_request: told every page request, where the policy has the PRI queue used.
     """
 
     def __init__(
@@ -97,6 +108,7 @@ class HostSmmu:
         pages: PageAllocator,
         policy: Policy,
         on_event: Callable[[HostSmmu, Event], None],
+        on_request: Callable[[HostSmmu, PriEntry], None],
     ) -> None:
         self.path = path
         self.name = f"driver {path}"
@@ -108,9 +120,9 @@ class HostSmmu:
         self._policy = policy
         self._waiting: dict[int, deque[_Batch]] = {}
         self._turns: deque[int] = deque()
-        # Batches in the queue, by the count of commands that ends them; batches that the SMMU has
-        # passed, by the count of events that must be handed on first.
-        self._running: deque[tuple[int, Done]] = deque()
+        # Batches in the queue; batches that the SMMU has passed, by the count of events that must
+        # be handed on first.
+        self._running: deque[_Batch] = deque()
         self._landing: deque[tuple[int, Done]] = deque()
         self._l2: dict[int, int] = {}
         self.idr0 = Idr0(self._read("IDR0"))
@@ -123,6 +135,12 @@ class HostSmmu:
         self.event_reader = EventReader(
             f"events {path}", self._eventq, memory, self._read, self._write, self.counters,
             lambda event: on_event(self, event),
+        )  # fmt: skip
+        self._pri = bool(policy.pri and self.idr0.pri)
+        priq = self._ring(min(log2, self.idr1.priqs), PriEntry.size) if self._pri else None
+        self.pri_reader = PriReader(
+            f"page requests {path}", priq, memory, self._read, self._write, self.counters,
+            lambda entry: on_request(self, entry),
         )  # fmt: skip
         # Commands entered and consumed since boot; their low bits are the queue's indexes.
         self._entered = 0
@@ -153,13 +171,16 @@ class HostSmmu:
         self._write("EVENTQ_BASE", self._queue_base(self._eventq))
         self._write("EVENTQ_PROD", 0)
         self._write("EVENTQ_CONS", 0)
-        enables = Cr0.build(cmdqen=1, eventqen=1)
+        self.pri_reader.boot()
+        # Translated transactions are always checked: STE.EATS says what stage 2 they meet.
+        enables = Cr0.build(cmdqen=1, eventqen=1, atschk=self.idr0.ats, priqen=int(self._pri))
         self._write("CR0", enables.raw)
         flush: list[Command] = [CmdCfgiSteRange.build(range=CFGI_ALL_RANGE)]
         if self.idr0.hyp:
             flush.append(CmdTlbiEl2All.build())
         flush.append(CmdTlbiNsnhAll.build())
-        self._write("IRQ_CTRL", IrqCtrl.build(gerror_irqen=1, eventq_irqen=1).raw)
+        irqs = IrqCtrl.build(gerror_irqen=1, eventq_irqen=1, priq_irqen=int(self._pri))
+        self._write("IRQ_CTRL", irqs.raw)
         self.submit(HYPERVISOR, flush, lambda: self._write("CR0", enables.replace(smmuen=1).raw))
 
     @property
@@ -178,16 +199,23 @@ class HostSmmu:
 
     # Commands.
 
-    def submit(self, owner: int, commands: Sequence[Command], done: Done | None = None) -> None:
-        """Queue commands of an owner; `done` is called when a CMD_SYNC after them completed."""
+    def submit(
+        self, owner: int, commands: Sequence[Command], done: Done | None = None,
+        timed_out: Done | None = None,
+    ) -> None:  # fmt: skip
+        """Queue commands of an owner.
+
+        `done` is called when a CMD_SYNC after them completed, `timed_out` before that if a device
+        did not answer one of their CMD_ATC_INVs.
+        """
         queue = self._waiting.setdefault(owner, deque())
         if owner not in self._turns:
             self._turns.append(owner)
         limit = self._batch_limit
         chunks = [list(commands[i : i + limit]) for i in range(0, len(commands), limit)] or [[]]
         for chunk in chunks[:-1]:
-            queue.append(_Batch(chunk, None))
-        queue.append(_Batch(chunks[-1], done))
+            queue.append(_Batch(chunk, None, timed_out))
+        queue.append(_Batch(chunks[-1], done, timed_out))
 
     def forget(self, owner: int) -> None:
         """Drop what an owner has not got into the queue yet, as when its domain is destroyed."""
@@ -238,8 +266,9 @@ class HostSmmu:
             self.counters[command.name] += 1
         batch.entered += len(entries)
         self.by_owner[owner] += len(entries)
-        if batch.entered > len(batch.commands) and batch.done is not None:
-            self._running.append((self._entered, batch.done))
+        if batch.entered > len(batch.commands):
+            batch.end = self._entered
+            self._running.append(batch)
         return len(entries)
 
     def _reap(self) -> None:
@@ -247,9 +276,11 @@ class HostSmmu:
         cons = CmdqCons(self._read("CMDQ_CONS")).rd
         self._consumed += self._cmdq.clip(cons - self._consumed)
         mark = None
-        while self._running and self._running[0][0] <= self._consumed:
-            mark = self.event_reader.mark() if mark is None else mark
-            self._landing.append((mark, self._running.popleft()[1]))
+        while self._running and self._running[0].end <= self._consumed:
+            done = self._running.popleft().done
+            if done is not None:
+                mark = self.event_reader.mark() if mark is None else mark
+                self._landing.append((mark, done))
 
     def _land(self, budget: int) -> int:
         """Complete batches whose events have been handed on."""
@@ -263,7 +294,8 @@ class HostSmmu:
         """Acknowledge global errors; a command the SMMU calls illegal is replaced by a CMD_SYNC.
 
         Everything submitted here is built by the hypervisor, so CERROR_ILL means a defect of
-        ours; the queue goes on for the other owners and the counter tells.
+        ours; the queue goes on for the other owners and the counter tells. CERROR_ATC_INV_SYNC
+        belongs to the batch that this CMD_SYNC ends, and the CMD_SYNC is taken again (§7.1).
         """
         active = self._read("GERROR") ^ self._read("GERRORN")
         if not active:
@@ -271,10 +303,20 @@ class HostSmmu:
         if active & _CMDQ_ERR:
             cons = CmdqCons(self._read("CMDQ_CONS"))
             self.counters[f"CERROR_{CmdqCons.err.show(cons.err)}"] += 1
-            self._memory.write_words(self._cmdq.address(cons.rd), _SYNC.words)
+            if cons.err == Cerror.ATC_INV_SYNC:
+                self._timed_out()
+            else:
+                self._memory.write_words(self._cmdq.address(cons.rd), _SYNC.words)
         self._write("GERRORN", self._read("GERROR"))
         self.counters["gerror"] += 1
         return 1
+
+    def _timed_out(self) -> None:
+        """Tell the owner of the batch whose CMD_SYNC the SMMU stands on."""
+        self._reap()
+        for batch in self._running:
+            if batch.end == self._consumed + 1 and batch.timed_out is not None:
+                batch.timed_out()
 
     # The stream table.
 
@@ -311,7 +353,11 @@ class HostSmmu:
 
         The caller has no other update of this StreamID under way.
         """
-        self._next_phase(owner, sid, iter(phases(self.read_ste(sid), new)), done)
+        old = self.read_ste(sid)
+        # ATS goes first and comes last: beside another change it would cost an abort.
+        states = [old, old.replace(eats=0), new.replace(eats=0), new]
+        steps = [phases(*pair) for pair in pairwise(states if old.eats != new.eats else [old, new])]
+        self._next_phase(owner, sid, chain.from_iterable(steps), done)
 
     def _next_phase(
         self, owner: int, sid: int, rest: Iterator[list[tuple[int, int]]], done: Done
@@ -341,9 +387,9 @@ class HostSmmu:
         return QueueBase.build(log2size=ring.log2size, addr=ring.base, hint=1).raw
 
     def _read(self, name: str) -> int:
-        register = BY_NAME[name]
+        register = _REGISTERS[name]
         return self.hardware.mmio_read(register.offset, register.width // 8)
 
     def _write(self, name: str, value: int) -> None:
-        register = BY_NAME[name]
+        register = _REGISTERS[name]
         self.hardware.mmio_write(register.offset, register.width // 8, value)

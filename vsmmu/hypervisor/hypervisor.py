@@ -5,26 +5,32 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
-from vsmmu.arch.commands import CmdTlbiS12Vmall
-from vsmmu.arch.events import Event, FUut
+from vsmmu.arch.events import Event, FBadAtsTreq, FTranslForbidden, FUut
+from vsmmu.arch.pri import PriEntry
 from vsmmu.arch.registers import OAS_BITS
 from vsmmu.arch.stream_table import Ste, SteConfig
 from vsmmu.hypervisor.domain import Domain, GuestMemory, Stream
 from vsmmu.hypervisor.events import Kept, to_guest
-from vsmmu.hypervisor.features import advertise
+from vsmmu.hypervisor.features import UnfitError, advertise, lacking
 from vsmmu.hypervisor.host_smmu import HYPERVISOR, Done, Hardware, HostSmmu
 from vsmmu.hypervisor.pages import OutOfMemoryError, PageAllocator
 from vsmmu.hypervisor.policy import Policy
+from vsmmu.hypervisor.pri import failure
 from vsmmu.hypervisor.stage2 import Stage2
+from vsmmu.hypervisor.stalls import terminate
 from vsmmu.hypervisor.vsmmu import VSmmu
+from vsmmu.hypervisor.withdrawal import last_commands
 from vsmmu.memory import Memory
 from vsmmu.scheduler import Scheduler
 from vsmmu.trace import Trace
 
 _ABORT = Ste.build(v=1, config=SteConfig.ABORT)
 _BLOCK = 0x20_0000
+# Records that an SMMU writes with SMMUEN=0 (§7.3).
+_WITHOUT_SMMUEN = (FUut, FBadAtsTreq, FTranslForbidden)
 # Turns that a request may take. Guests that stay busy lengthen it, but cannot hold it up.
 _TURNS = 1_000_000
 
@@ -63,7 +69,9 @@ class Hypervisor:
         # The SMMUs whose features a vSMMU's are the intersection of.
         self._behind: dict[VSmmu, frozenset[str]] = {}
         self.hosts = {
-            path: HostSmmu(path, hw, memory, self.pages, self.policy, self._event)
+            path: HostSmmu(
+                path, hw, memory, self.pages, self.policy, self._event, self._page_request
+            )
             for path, hw in hardware.items()
         }
 
@@ -77,6 +85,7 @@ class Hypervisor:
             host.boot()
             self.scheduler.add(host)
             self.scheduler.add(host.event_reader)
+            self.scheduler.add(host.pri_reader)
         self._wait(
             lambda: all(host.idle for host in self.hosts.values()),
             "the physical SMMUs did not come up",
@@ -143,12 +152,14 @@ class Hypervisor:
             if base < other.base + other.size and other.base < base + size:
                 raise HypercallError(f"vSMMU window {base:#x} overlaps {other.name}")
         hosts = [self._host(path) for path in smmus]
-        ids = advertise(wanted, hosts)
+        share = min((self.policy.stalls_per_vsmmu, *map(self._stall_places, hosts)))
+        ids = advertise(wanted, hosts, replace(self.policy, stalls_per_vsmmu=share))
         vsmmu = VSmmu(domain, base, size, ids, self.policy, irq=irq, trace=self._trace)
         domain.vsmmus.append(vsmmu)
         self._behind[vsmmu] = frozenset(smmus)
         self.scheduler.add(vsmmu)
         self.scheduler.add(vsmmu.event_writer)
+        self.scheduler.add(vsmmu.pri)
         return vsmmu
 
     def assign(
@@ -162,9 +173,9 @@ class Hypervisor:
         """Give a guest the stream (SMMU, pMasterID) under the name vMasterID.
 
         Raises:
-            HypercallError: the vSMMU was not made for this SMMU, the stream is already someone's,
-                the vMasterID is taken or out of range, or the pMasterID is beyond what the SMMU's
-                stream table covers.
+            HypercallError: the SMMU lacks what the vSMMU advertises, the stream is already
+                someone's, the vMasterID is taken or out of range, or the pMasterID is beyond what
+                the SMMU's stream table covers.
         """
         host = self._host(smmu)
         owner = self._owner.get((smmu, pmaster_id))
@@ -179,7 +190,7 @@ class Hypervisor:
                 f"{smmu}: StreamID {pmaster_id:#x} is beyond its {host.sid_bits} bits"
             )
         if smmu not in self._behind[vsmmu]:
-            raise HypercallError(f"{smmu} does not stand behind {vsmmu.name}")
+            self._admit(vsmmu, host)
         problem = f"({smmu}, {pmaster_id:#x}) could not be assigned"
         self._complete(partial(host.cover, pmaster_id), problem)
         stream = Stream(vmaster_id, host, pmaster_id, devices)
@@ -207,8 +218,8 @@ class Hypervisor:
         # What its owner had sent before may name it, so that has to pass first.
         self._complete(partial(host.submit, owner, []), problem)
         self._complete(partial(host.update_ste, HYPERVISOR, stream.pmaster_id, _ABORT), problem)
-        flush = CmdTlbiS12Vmall.build(vmid=vsmmu.domain.vmid)
-        self._complete(partial(host.submit, HYPERVISOR, [flush]), problem)
+        last = last_commands(vsmmu, stream)
+        self._complete(partial(host.submit, HYPERVISOR, last), problem)
         del self._owner[host.path, stream.pmaster_id]
 
     def owner(self, smmu: str, pmaster_id: int) -> str | None:
@@ -242,19 +253,53 @@ class Hypervisor:
             self._keep(host, event, "unassigned StreamID")
             return
         vsmmu, stream = found
-        if not vsmmu.enabled and not isinstance(event, FUut):
+        if not vsmmu.enabled and not isinstance(event, _WITHOUT_SMMUEN):
             self._keep(host, event, "SMMUEN is 0")
             return
         record = to_guest(event, stream, vsmmu.domain)
+        stalled: int = getattr(event, "stall", 0)
         if isinstance(record, Kept):
             self._keep(host, event, record.reason)
-        else:
+        elif not stalled:
             vsmmu.raise_event(record)
+        elif vsmmu.streams.get(stream.vmaster_id) is stream:
+            vsmmu.stalls.take(stream, record, event.fields["stag"].of(event.words))
+        else:
+            self._keep(host, event, "withdrawn StreamID")
+
+    def _page_request(self, host: HostSmmu, entry: PriEntry) -> None:
+        """To the owner; what has none fails at once, so that no device waits for it (§8.2)."""
+        vsmmu, stream = self._owner.get((host.path, entry.sid), (None, None))
+        if vsmmu is not None and stream is not None and stream in vsmmu.streams.values():
+            vsmmu.pri.take(stream, entry)
+            return
+        self.kept["page request: unassigned StreamID"] += 1
+        if not entry.stop_marker:
+            host.submit(HYPERVISOR, [failure(entry.sid, entry.prgindex)])
 
     def _keep(self, host: HostSmmu, event: Event, reason: str) -> None:
+        """An event that no guest gets; what is stalled does not wait for an answer."""
+        terminate(host, HYPERVISOR, event)
         self.kept[f"{event.name}: {reason}"] += 1
         if self._trace is not None:
             self._trace("hyp_event_kept", host.path, repr(event), reason)
+
+    def _admit(self, vsmmu: VSmmu, host: HostSmmu) -> None:
+        """Have an SMMU stand behind a vSMMU that was not made for it."""
+        try:
+            reason = lacking(vsmmu.regs.values, host)
+        except UnfitError as error:
+            reason = error.reason
+        if self._stall_places(host) < vsmmu.stalls.share:
+            reason = "IDR5.STALL_MAX"
+        if reason is not None:
+            raise HypercallError(f"{host.path} cannot stand behind {vsmmu.name}: lacks {reason}")
+        self._behind[vsmmu] |= {host.path}
+
+    def _stall_places(self, host: HostSmmu) -> int:
+        """Stalled transactions of an SMMU that are no vSMMU's share yet."""
+        behind = (v for v, smmus in self._behind.items() if host.path in smmus)
+        return max(0, host.idr5.stall_max - sum(vsmmu.stalls.share for vsmmu in behind))
 
     def _host(self, path: str) -> HostSmmu:
         host = self.hosts.get(path)

@@ -29,6 +29,18 @@ class Policy:
     physical_queue_log2: int = 8
     # Refusals that are kept with their reason, for a guest.
     refusals_kept: int = 32
+    # What a vSMMU may offer where every physical SMMU behind it has it. A guest that maps memory
+    # for DMA needs none of it, so each is off until somebody asks (docs/vsmmu-features.md).
+    substreams: bool = False
+    httu: bool = False
+    msi: bool = False
+    stalls: bool = False
+    ats: bool = False
+    pri: bool = False
+    # Stalled transactions of a vSMMU on each physical SMMU behind it, set aside there for it.
+    stalls_per_vsmmu: int = 16
+    # Page requests that wait for a guest's queue; past this the queue counts as full.
+    pending_page_requests: int = 64
 
     def to_json(self) -> dict[str, object]:
         """The caps by name, and the STE fields a guest may set."""

@@ -10,11 +10,11 @@ everything it waits for have completed.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from vsmmu.arch import commands as arch_commands
 from vsmmu.arch.commands import CmdCfgiSte, CmdSync, Command, Cs
-from vsmmu.arch.events import CBadSte, CBadStreamid, Event
+from vsmmu.arch.events import CBadSte, CBadStreamid, Event, FTranslForbidden
 from vsmmu.arch.registers import (
     Cerror,
     CmdqCons,
@@ -22,18 +22,23 @@ from vsmmu.arch.registers import (
     Cr2,
     Gbpa,
     Gerror,
+    Idr0,
     Idr1,
     Idr3,
-    IrqCtrl,
+    Idr5,
     QueueBase,
+    StallModel,
 )
-from vsmmu.arch.stream_table import LIVE, Ste, SteConfig
+from vsmmu.arch.stream_table import LIVE, Eats, Ste, SteConfig
 from vsmmu.hypervisor import commands
 from vsmmu.hypervisor.domain import Domain, Stream
 from vsmmu.hypervisor.event_writer import EventWriter
 from vsmmu.hypervisor.guest_ste import fetch
 from vsmmu.hypervisor.host_smmu import HostSmmu
+from vsmmu.hypervisor.interrupts import Interrupts, Irq
 from vsmmu.hypervisor.policy import Policy, Refusals
+from vsmmu.hypervisor.pri import PriWriter
+from vsmmu.hypervisor.stalls import Stalls
 from vsmmu.queue import Ring
 from vsmmu.smmu.features import Features
 from vsmmu.smmu.regfile import RegisterFile
@@ -43,11 +48,10 @@ from vsmmu.trace import Trace
 _ABORT = Ste.build(v=1, config=SteConfig.ABORT)
 _INVALID = Ste()
 _CMDQ_ERR = Gerror.mask("cmdq_err")[0]
-Irq = Callable[[str, bool], None]
 
 
 class VSmmu:
-    """One vSMMU of a domain; its drain is an engine, `event_writer` is another.
+    """One vSMMU of a domain; its drain is an engine, `event_writer` and `pri` are others.
 
     Args:
         domain: whose it is.
@@ -71,7 +75,7 @@ class VSmmu:
         self.domain = domain
         self.base, self.size = base, size
         self.regs = RegisterFile(ids, self._changed)
-        self.idr1, self.idr3 = Idr1(ids["IDR1"]), Idr3(ids["IDR3"])
+        self.idr0, self.idr1, self.idr3 = Idr0(ids["IDR0"]), Idr1(ids["IDR1"]), Idr3(ids["IDR3"])
         self._features = Features.from_ids(**{n.lower(): v for n, v in ids.items()})
         self.streams: dict[int, Stream] = {}
         self.hosts: tuple[HostSmmu, ...] = ()
@@ -79,11 +83,11 @@ class VSmmu:
         self.physical: Counter[str] = Counter()
         self.refusals = Refusals(policy.refusals_kept)
         self.event_writer = EventWriter(self, policy.pending_events)
-        self.levels = {"eventq": False, "gerror": False}
-        self.sync_interrupts = 0
-        self._policy = policy
-        self._irq = irq
+        self.stalls = Stalls(self, Idr5(ids["IDR5"]).stall_max)
+        self.pri = PriWriter(self, policy.pending_page_requests)
         self.trace = trace
+        self.interrupts = Interrupts(self, irq)
+        self._policy = policy
         self._stale: deque[Stream] = deque()
         self._pending: dict[HostSmmu, dict[Command, None]] = {}
         self._outstanding = 0
@@ -91,6 +95,8 @@ class VSmmu:
         self._sync_mark: int | None = None
         self._enabled = 0
         self._edge = False
+        # A CMD_ATC_INV of the guest timed out, and no CMD_SYNC has said so yet.
+        self._atc_timed_out = False
 
     # Streams.
 
@@ -109,6 +115,7 @@ class VSmmu:
         if stream in self._stale:
             self._stale.remove(stream)
         stream.stale = False
+        self.stalls.forget(stream)
         self._recount()
 
     def _recount(self) -> None:
@@ -135,7 +142,7 @@ class VSmmu:
         elif name == "GBPA" and not (self._enabled and Cr0(self.regs["CR0"]).smmuen):
             self.regs.set_fields("GBPA", update=1)
             self._mark_all()
-        self.update_irq()
+        self.interrupts.update()
 
     def _stop_disabled(self) -> None:
         """A queue that is disabled holds nothing back for its next use (§6.3.9)."""
@@ -145,6 +152,8 @@ class VSmmu:
             self._sync = self._sync_mark = None
         if not enables.eventqen:
             self.event_writer.drop_uncommitted()
+        if not self.pri.enabled:
+            self.pri.drop_uncommitted()
 
     def _hold_smmuen(self) -> None:
         """CR0ACK.SMMUEN follows once the shadow STEs do (§6.3.9.6)."""
@@ -215,11 +224,15 @@ class VSmmu:
                 if self.trace is not None:
                     self.trace("vsmmu_shadow_cmd", self.name, host.path, repr(command))
             self.physical[CmdSync.name] += 1
-            host.submit(self.domain.domid, list(batch), self._landed)
+            watch = {"timed_out": self._atc_inv_timed_out} if self.idr0.ats else {}
+            host.submit(self.domain.domid, list(batch), self._landed, **watch)
         self._pending = {}
 
     def _landed(self) -> None:
         self._outstanding -= 1
+
+    def _atc_inv_timed_out(self) -> None:
+        self._atc_timed_out = True
 
     def _runnable(self) -> bool:
         if not self.regs.cr0.cmdqen or self.regs.gerror_active & _CMDQ_ERR:
@@ -257,8 +270,7 @@ class VSmmu:
         if self.trace is not None:
             self.trace("vsmmu_refuse", self.name, f"CERROR_{error.name} {detail}")
         self.regs.set_fields("CMDQ_CONS", err=error)
-        self.regs.raise_gerror("cmdq_err")
-        self.update_irq()
+        self.interrupts.gerror("cmdq_err")
 
     def _events_settled(self) -> bool:
         """Whether the records that had arrived when the flush completed are written or gone."""
@@ -268,17 +280,23 @@ class VSmmu:
 
     def _finish_sync(self, sync: CmdSync) -> None:
         self._sync = None
+        if self._atc_timed_out:
+            # CONS stays on the CMD_SYNC, which completes when it is taken again (§7.1).
+            self._atc_timed_out = False
+            self._stop(Cerror.ATC_INV_SYNC, "a device did not answer a CMD_ATC_INV")
+            return
+        self.stalls.synchronise()
         self._advance()
         if sync.cs == Cs.IRQ:
-            # No MSI is advertised; the wired completion is a pulse, nothing holds it up (§4.8).
-            self.sync_interrupts += 1
-            for level in (True, False):
-                if self._irq is not None:
-                    self._irq("cmdq-sync", level)
+            self.interrupts.sync(sync)
 
     def _finish_edge(self) -> None:
+        wanted = Cr0(self.regs["CR0"]).smmuen
+        if not wanted and self.stalls.terminate_all():
+            self._flush()
+            return
         self._edge = False
-        self._enabled = Cr0(self.regs["CR0"]).smmuen
+        self._enabled = wanted
         self.regs.set_fields("CR0ACK", smmuen=self._enabled)
         self.regs.set_fields("GBPA", update=0)
 
@@ -321,18 +339,26 @@ class VSmmu:
         found = fetch(self.regs, stream.vmaster_id, self.domain.memory)
         if isinstance(found, Event):
             return _INVALID, found
-        if decode_ste(found, self._features) is None:
+        meaning = decode_ste(found, self._features)
+        if meaning is None:
             self.refusals.add("C_BAD_STE", f"vMasterID {stream.vmaster_id:#x}: {found!r}")
             return _INVALID, CBadSte.build()
         if not found.config & LIVE:
             return _ABORT, None
         if found.config == SteConfig.BYPASS:
             return self.domain.stage2_ste(), None
-        stream.s1ctxptr = found.s1ctxptr
+        stream.s1ctxptr, stream.ppar = found.s1ctxptr, meaning.ppar
+        stream.cd_bits, stream.cd_split = meaning.cd_bits, meaning.cd_split
         if not self.idr1.ssidsize:
             # Ignored by the SMMU the guest sees, so the physical one must not act on them.
             found = found.replace(s1cdmax=0, s1fmt=0, s1dss=0)
-        return self.domain.nested_ste(found, stall_disabled=stream.host.can_stall), None
+        offered = self.idr0.stall_model == StallModel.STALL_AND_TERMINATE
+        return self.domain.nested_ste(
+            found,
+            stall_disabled=stream.host.can_stall and not (offered and not found.s1stalld),
+            ats=meaning.eats == Eats.FULL,
+            ppar=bool(self.idr0.pri and meaning.ppar),
+        ), None
 
     # Events and the interrupt.
 
@@ -342,25 +368,22 @@ class VSmmu:
         return bool(self._enabled or Cr0(self.regs["CR0"]).smmuen)
 
     def raise_event(self, event: Event) -> None:
-        """An event for the guest; C_BAD_STREAMID only with CR2.RECINVSID."""
+        """An event for the guest; some only as its registers say (§7.3.3, §7.3.8)."""
         if isinstance(event, CBadStreamid) and not Cr2(self.regs["CR2"]).recinvsid:
+            return
+        if isinstance(event, FTranslForbidden) and self.regs.cr0.smmuen > self.regs.cr0.atschk:
+            # The physical check is always on: the guest's SMMU would not have looked.
             return
         self.event_writer.add(event)
 
     def update_irq(self) -> None:
-        """Set the wired causes: each is high while it is enabled and stands (level triggered)."""
-        enabled = IrqCtrl(self.regs["IRQ_CTRLACK"])
-        self._drive("eventq", bool(enabled.eventq_irqen and self.event_writer.unread))
-        self._drive("gerror", bool(enabled.gerror_irqen and self.regs.gerror_active))
+        """Set the wired causes."""
+        self.interrupts.update()
 
-    def _drive(self, cause: str, level: bool) -> None:
-        if level == self.levels[cause]:
-            return
-        self.levels[cause] = level
-        if self.trace is not None:
-            self.trace("vsmmu_irq", self.name, cause, int(level))
-        if self._irq is not None:
-            self._irq(cause, level)
+    @property
+    def levels(self) -> dict[str, bool]:
+        """By cause, whether its wired interrupt stands."""
+        return self.interrupts.levels
 
     @property
     def idle(self) -> bool:

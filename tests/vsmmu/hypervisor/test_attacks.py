@@ -452,13 +452,6 @@ def test_the_fetch_address_of_a_walk_abort_is_the_guests_or_zero(guest):
 # What the toolstack may ask for.
 
 
-def test_a_stream_behind_an_smmu_the_vsmmu_was_not_made_for(world):
-    """Its features were not part of what the vSMMU advertises."""
-    with pytest.raises(HypercallError, match=r"^c does not stand behind vsmmu o@0x4040000$"):
-        world.hypervisor.assign(world["o"].vsmmu, 3, "c", 1)
-    assert world.hypervisor.owner("c", 1) is None
-
-
 def test_a_refused_assignment_leaves_nothing(world):
     hv, vsmmu = world.hypervisor, world["o"].vsmmu
     with pytest.raises(HypercallError):
