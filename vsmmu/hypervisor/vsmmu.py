@@ -343,11 +343,12 @@ class VSmmu:
         if meaning is None:
             self.refusals.add("C_BAD_STE", f"vMasterID {stream.vmaster_id:#x}: {found!r}")
             return _INVALID, CBadSte.build()
+        stream.ppar = meaning.ppar
         if not found.config & LIVE:
             return _ABORT, None
         if found.config == SteConfig.BYPASS:
             return self.domain.stage2_ste(), None
-        stream.s1ctxptr, stream.ppar = found.s1ctxptr, meaning.ppar
+        stream.s1ctxptr = found.s1ctxptr
         stream.cd_bits, stream.cd_split = meaning.cd_bits, meaning.cd_split
         if not self.idr1.ssidsize:
             # Ignored by the SMMU the guest sees, so the physical one must not act on them.
