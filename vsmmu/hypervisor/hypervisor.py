@@ -213,13 +213,15 @@ class Hypervisor:
             )
         host, owner = stream.host, vsmmu.domain.domid
         problem = f"({host.path}, {stream.pmaster_id:#x}) could not be stopped"
-        vsmmu.withdraw(stream)
+        unsent = vsmmu.withdraw(stream)
         self._wait(lambda: not stream.busy, problem)
         # What its owner had sent before may name it, so that has to pass first.
         self._complete(partial(host.submit, owner, []), problem)
         self._complete(partial(host.update_ste, HYPERVISOR, stream.pmaster_id, _ABORT), problem)
-        last = last_commands(vsmmu, stream)
+        last = last_commands(vsmmu, stream, unsent)
         self._complete(partial(host.submit, HYPERVISOR, last), problem)
+        mark = host.pri_reader.mark()
+        self._wait(lambda: host.pri_reader.passed(mark), problem)
         del self._owner[host.path, stream.pmaster_id]
 
     def owner(self, smmu: str, pmaster_id: int) -> str | None:
@@ -269,9 +271,9 @@ class Hypervisor:
 
     def _page_request(self, host: HostSmmu, entry: PriEntry) -> None:
         """To the owner; what has none fails at once, so that no device waits for it (§8.2)."""
-        vsmmu, stream = self._owner.get((host.path, entry.sid), (None, None))
-        if vsmmu is not None and stream is not None and stream in vsmmu.streams.values():
-            vsmmu.pri.take(stream, entry)
+        found = self._owner.get((host.path, entry.sid))
+        if found is not None and found[0].streams.get(found[1].vmaster_id) is found[1]:
+            found[0].pri.take(found[1], entry)
             return
         self.kept["page request: unassigned StreamID"] += 1
         if not entry.stop_marker:

@@ -40,6 +40,7 @@ class PriReader:
         self._write = write
         self._counters = counters
         self._on_request = on_request
+        # Requests taken since boot; the low bits are the queue's index.
         self._taken = 0
 
     def boot(self) -> None:
@@ -50,13 +51,21 @@ class PriReader:
             self._write("PRIQ_PROD", 0)
             self._write("PRIQ_CONS", 0)
 
+    def mark(self) -> int:
+        """What `passed` is to be asked for once all requests written by now are handed on."""
+        return self._taken + self._pending(EventqProd(self._read("PRIQ_PROD")))
+
+    def passed(self, mark: int) -> bool:
+        """Whether the requests before a mark have been handed on."""
+        return self._taken >= mark
+
     def step(self, budget: int) -> int:
         """Hand on at most `budget` requests. An overflow is over once what was there is read."""
         ring = self._ring
         if ring is None:
             return 0
         prod = EventqProd(self._read("PRIQ_PROD"))
-        pending = ring.pending(prod.wr, ring.clip(self._taken))
+        pending = self._pending(prod)
         done = min(budget, pending)
         for _ in range(done):
             words = self._memory.read_words(ring.address(self._taken), PriEntry.dwords)
@@ -73,3 +82,7 @@ class PriReader:
             cons = EventqCons.build(rd=ring.clip(self._taken), ovackflg=acknowledged)
             self._write("PRIQ_CONS", cons.raw)
         return done
+
+    def _pending(self, prod: EventqProd) -> int:
+        ring = self._ring
+        return 0 if ring is None else ring.pending(prod.wr, ring.clip(self._taken))

@@ -106,17 +106,23 @@ class VSmmu:
         self._recount()
         self.mark(stream)
 
-    def withdraw(self, stream: Stream) -> None:
-        """Take a stream away. The caller changes the physical STE and invalidates."""
+    def withdraw(self, stream: Stream) -> list[Command]:
+        """Take a stream away. The caller changes the physical STE and invalidates.
+
+        Returns:
+            Commands that name it and were not sent yet.
+        """
         del self.streams[stream.vmaster_id]
         batch = self._pending.get(stream.host, {})
-        for command in [c for c in batch if getattr(c, "sid", None) == stream.pmaster_id]:
+        unsent = [c for c in batch if getattr(c, "sid", None) == stream.pmaster_id]
+        for command in unsent:
             del batch[command]
         if stream in self._stale:
             self._stale.remove(stream)
         stream.stale = False
         self.stalls.forget(stream)
         self._recount()
+        return unsent
 
     def _recount(self) -> None:
         self.hosts = tuple(dict.fromkeys(s.host for s in self.streams.values()))
@@ -150,6 +156,7 @@ class VSmmu:
         if not enables.cmdqen:
             # Not consumed, so that it is taken again if the queue goes on as it is.
             self._sync = self._sync_mark = None
+            self._atc_timed_out = False
         if not enables.eventqen:
             self.event_writer.drop_uncommitted()
         if not self.pri.enabled:

@@ -7,16 +7,30 @@ emptied, what its page requests wait for is answered.
 
 from __future__ import annotations
 
-from vsmmu.arch.commands import ATC_INV_ALL, CmdAtcInv, CmdStallTerm, CmdTlbiS12Vmall, Command
+from collections.abc import Sequence
+
+from vsmmu.arch.commands import (
+    ATC_INV_ALL,
+    CmdAtcInv,
+    CmdPriResp,
+    CmdStallTerm,
+    CmdTlbiS12Vmall,
+    Command,
+)
 from vsmmu.hypervisor.domain import Stream
 from vsmmu.hypervisor.vsmmu import VSmmu
 
 
-def last_commands(vsmmu: VSmmu, stream: Stream) -> list[Command]:
-    """The physical commands, in order; without a SubstreamID an ATC_INV means every one."""
+def last_commands(vsmmu: VSmmu, stream: Stream, unsent: Sequence[Command]) -> list[Command]:
+    """The physical commands, in order; without a SubstreamID an ATC_INV means every one.
+
+    Args:
+        unsent: what `VSmmu.withdraw` returned, of which answers to the device are still due.
+    """
     commands: list[Command] = [CmdTlbiS12Vmall.build(vmid=vsmmu.domain.vmid)]
     if stream.host.can_stall:
         commands.append(CmdStallTerm.build(sid=stream.pmaster_id))
     if vsmmu.idr0.ats:
         commands.append(CmdAtcInv.build(sid=stream.pmaster_id, size_lg2=ATC_INV_ALL))
+    commands += [command for command in unsent if isinstance(command, CmdPriResp)]
     return [*commands, *vsmmu.pri.withdraw(stream)]

@@ -168,6 +168,22 @@ def test_eats_is_suppressed_where_ats_is_not_offered() -> None:
     assert machine.smmus["a"].ats.request(TranslationRequest(0x600, 0x10000)).status == Status.UR
 
 
+def test_a_device_that_says_translated_is_checked_without_ats_too() -> None:
+    """Hardware has ATS, the guest is offered none: no address that a device makes up passes."""
+    machine = World(STREAMS, features=SMMU)
+    g = machine["g"].boot()
+    for state in ("off", "bypass", "attached"):
+        if state == "bypass":
+            g.run(g.driver.bypass(0))
+        elif state == "attached":
+            g.attach(0)
+        for address in (MACHINE, machine["o"].domain.owned[0][0]):
+            outcome = machine.smmus["a"].translated(Access(0x600, address, True))
+            assert (outcome.status, outcome.pa) == ("fault", None), state
+        assert machine.scheduler.run_until_idle()
+    assert g.events() == []
+
+
 def test_split_stage_ats_is_not_the_guests_to_ask_for(machine: World, guest: Guest) -> None:
     """Its SMMU has one stage: the STE is ILLEGAL (§5.2)."""
     set_eats(guest, 0, Eats.SPLIT)

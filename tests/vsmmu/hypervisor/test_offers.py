@@ -12,7 +12,8 @@ from dt_tools.profiles import DEFAULT
 from vsmmu.arch.commands import OPCODES, CmdCfgiCd, CmdSync, Command
 from vsmmu.arch.context import Cd
 from vsmmu.arch.pagetable import S1Leaf
-from vsmmu.arch.registers import BY_NAME, Cr0, Gerror, Idr0, Idr1, Idr3, Idr5, StallModel
+from vsmmu.arch.pri import PriEntry
+from vsmmu.arch.registers import BY_NAME, Cr0, Gerror, Idr0, Idr1, Idr3, Idr5, QueueBase, StallModel
 from vsmmu.arch.stream_table import Ste, SteConfig
 from vsmmu.hypervisor.features import UnfitError, advertise, lacking
 from vsmmu.hypervisor.hypervisor import HypercallError
@@ -23,13 +24,16 @@ from vsmmu.smmu.port import DevicePort
 from vsmmu.smmu.smmu import Smmu
 
 from .test_host_features import Host, host
-from .world import BUFFER, Guest, World
+from .world import BASE as BASE_ADDRESS
+from .world import BUFFER, RAM, Guest, World
 
 SWITCHES = ("substreams", "httu", "msi", "stalls", "ats", "pri")
 EVERYTHING = Policy(**dict.fromkeys(SWITCHES, True))
 RICH = Features.everything().replace(sidsize=16)
 FIELDS = {"IDR0": Idr0, "IDR1": Idr1, "IDR3": Idr3, "IDR5": Idr5}
 SYNC = CmdSync.build(cs=0)
+# Opcodes of commands that the vSMMUs here have.
+_LIKELY = (0x03, 0x05, 0x10, 0x12, 0x40, 0x40, 0x41, 0x41, 0x44, 0x44, 0x44, 0x45, 0x46)
 
 
 def rich(path: str = "/rich", **fields: int) -> Host:
@@ -107,9 +111,8 @@ def test_one_smmu_without_it_is_enough(fields: dict[str, int], lost: dict[str, i
         assert changed(found, full) == lost
         assert lacking(found, rich()) is None
         assert lacking(found, lesser) is None
-    named = {"IDR5.STALL_MAX"} if lost == {"stall_max": 3} else set()
-    reason = lacking(full, lesser)
-    assert (reason is None) == bool(named)
+    # Fewer places for stalls are no reason, none at all are.
+    assert (lacking(full, lesser) is None) == (lost == {"stall_max": 3})
 
 
 def test_two_smmus_that_answer_differently_are_not_offered_pri() -> None:
@@ -232,29 +235,35 @@ def test_hostile_commands_stop_nobody_else(seed: int) -> None:
     words = g.memory.read_words(cd, Cd.dwords)
     assert words is not None
     g.memory.write_words(cd, Cd(words).replace(s=1).words)
-    names = [name for name in BY_NAME if name not in ("CMDQ_BASE", "STRTAB_BASE")]
+    # A queue or stream table elsewhere would end the test instead of adding to it.
+    names = [name for name in BY_NAME if not name.startswith(("CMDQ_", "STRTAB_"))]
+    base = QueueBase.build(log2size=3, addr=RAM + 0x8000).raw
+    machine.hypervisor.trap(g.domain, BASE_ADDRESS + 0xC0, 8, base)
     for turn in range(120):
         port: DevicePort = rng.choice([*g.ports, asking])
         if port.pending < 4:
             port.read(rng.choice((0x10000, 0x9000, 0x9000 + 0x1000 * turn)), 8)
+        machine.smmus["a"].priq.request(
+            PriEntry.build(sid=rng.choice((1, 2, 9)), prgindex=turn % 8, r=1, last=turn & 1)
+        )
         if not turn % 5:
-            eats, stalld = rng.getrandbits(2), rng.getrandbits(1)
+            eats, stalld = rng.choice((0, 1, 1, 1, 2, 3)), rng.choice((0, 0, 0, 1))
             ste = Ste.build(
-                v=1, config=SteConfig.S1, s1ctxptr=cd, s1dss=rng.getrandbits(2), s1stalld=stalld,
+                v=1, config=SteConfig.S1, s1ctxptr=cd, s1dss=rng.choice((1, 2, 2)), s1stalld=stalld,
                 eats=eats, s1cdmax=rng.choice((0, 0, 1)), ppar=stalld,
             )  # fmt: skip
             g.ste(rng.randrange(3), ste)
         commands: list[Command] = []
         for _ in range(6):
-            kind = rng.choice(list(OPCODES))
-            low = rng.getrandbits(32) & ~0x4FF | kind | rng.choice((0, 0, 0x400))
-            commands.append(Command((rng.randrange(4) << 32 | low, rng.getrandbits(5))))
+            kind = rng.choice(_LIKELY if rng.random() < 0.9 else list(OPCODES))
+            low = rng.getrandbits(32) & ~0x4FF | kind | (0 if rng.random() < 0.95 else 0x400)
+            commands.append(Command((rng.randrange(4) << 32 | low, rng.getrandbits(3))))
         post(g, *commands, SYNC)
         if not turn % 7:
             value = rng.choice((0, 1, 2, 0xF, 0x1F, rng.getrandbits(32)))
             g.write(rng.choice(names), value, rest=False)
-            g.write("CR0", rng.choice((0xD, 0xF, 0x1F, 0xF)), rest=False)
-        for _ in range(60):
+            g.write("CR0", rng.choice((0xC, 0xD, 0xF, 0x1F, 0x1F, 0xF)), rest=False)
+        for _ in range(200):
             machine.scheduler.step()
         if Gerror(g.read("GERROR") ^ g.read("GERRORN")).cmdq_err:
             g.memory.write_words(g.driver._cmdq.address(g.read("CMDQ_CONS")), SYNC.words)
@@ -264,7 +273,8 @@ def test_hostile_commands_stop_nobody_else(seed: int) -> None:
     assert o.read("GERROR") == o.read("GERRORN")
     g.write("CR0", Cr0.build(cmdqen=1, eventqen=1).raw)
     assert sum(len(smmu.stalls) for smmu in machine.smmus.values()) == 0
-    assert machine.smmus["a"].counters["stall.held"] + machine.smmus["b"].counters["stall.held"]
+    seen = g.vsmmu.counters
+    assert min(seen["stall"], seen["CMD_RESUME"], seen["CMD_ATC_INV"], seen["page request"]) > 2
     for physical in machine.hypervisor.hosts.values():
         errors = {name for name in physical.counters if name.startswith("CERROR")}
         assert errors <= {"CERROR_ATC_INV_SYNC"}

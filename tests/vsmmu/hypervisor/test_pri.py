@@ -313,6 +313,35 @@ def test_a_stream_that_is_taken_back_leaves_no_group_open(machine: World, guest:
     assert guest.got(1) == [(None, 2, PrgResponse.SUCCESS)]
 
 
+def test_an_answer_that_was_given_survives_the_withdrawal(machine: World, guest: PriGuest) -> None:
+    """It is on its way to the physical queue when the stream is taken back."""
+    guest.ask(1)
+    vsmmu = guest.guest.vsmmu
+    stream = vsmmu.streams[0]
+    vsmmu.pri.respond(stream, CmdPriResp.build(sid=0, prgindex=1, resp=Resp.SUCCESS))
+    machine.hypervisor.deassign(vsmmu, stream)
+    assert guest.got() == [(None, 1, PrgResponse.SUCCESS)]
+
+
+def test_a_request_of_the_old_owner_is_not_given_to_the_new_one(
+    machine: World, guest: PriGuest
+) -> None:
+    """What is in the physical queue when the stream is taken back is read first."""
+    other = PriGuest(machine["o"])
+    host = machine.hypervisor.hosts["a"]
+    step, host.pri_reader.step = host.pri_reader.step, lambda budget: 0  # type: ignore[method-assign]
+    for index in range(40):
+        entry = PriEntry.build(sid=0x600, prgindex=index, r=1, last=1)
+        machine.smmus["a"].priq.request(entry)
+    guest.rest()
+    host.pri_reader.step = step  # type: ignore[method-assign]
+    machine.hypervisor.deassign(guest.guest.vsmmu, guest.guest.vsmmu.streams[0])
+    machine.hypervisor.assign(other.guest.vsmmu, 5, "a", 0x600)
+    other.rest()
+    assert other.told() == []
+    assert len(guest.got()) == 40
+
+
 def test_a_stream_without_an_owner_fails(machine: World, guest: PriGuest) -> None:
     stray = AtsPort("stray", machine.smmus["a"], 0x900, pages=True)
     entry = PriEntry.build(sid=0x900, prgindex=1, r=1, last=1)
