@@ -136,8 +136,8 @@ class HostSmmu:
             f"events {path}", self._eventq, memory, self._read, self._write, self.counters,
             lambda event: on_event(self, event),
         )  # fmt: skip
-        self._pri = bool(policy.pri and self.idr0.pri)
-        priq = self._ring(min(log2, self.idr1.priqs), PriEntry.size) if self._pri else None
+        self.uses_pri = int(policy.pri and self.idr0.pri)
+        priq = self._ring(min(log2, self.idr1.priqs), PriEntry.size) if self.uses_pri else None
         self.pri_reader = PriReader(
             f"page requests {path}", priq, memory, self._read, self._write, self.counters,
             lambda entry: on_request(self, entry),
@@ -173,13 +173,13 @@ class HostSmmu:
         self._write("EVENTQ_CONS", 0)
         self.pri_reader.boot()
         # Translated transactions are always checked: STE.EATS says what stage 2 they meet.
-        enables = Cr0.build(cmdqen=1, eventqen=1, atschk=self.idr0.ats, priqen=int(self._pri))
+        enables = Cr0.build(cmdqen=1, eventqen=1, atschk=self.idr0.ats, priqen=self.uses_pri)
         self._write("CR0", enables.raw)
         flush: list[Command] = [CmdCfgiSteRange.build(range=CFGI_ALL_RANGE)]
         if self.idr0.hyp:
             flush.append(CmdTlbiEl2All.build())
         flush.append(CmdTlbiNsnhAll.build())
-        irqs = IrqCtrl.build(gerror_irqen=1, eventq_irqen=1, priq_irqen=int(self._pri))
+        irqs = IrqCtrl.build(gerror_irqen=1, eventq_irqen=1, priq_irqen=self.uses_pri)
         self._write("IRQ_CTRL", irqs.raw)
         self.submit(HYPERVISOR, flush, lambda: self._write("CR0", enables.replace(smmuen=1).raw))
 

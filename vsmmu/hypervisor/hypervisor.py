@@ -85,7 +85,8 @@ class Hypervisor:
             host.boot()
             self.scheduler.add(host)
             self.scheduler.add(host.event_reader)
-            self.scheduler.add(host.pri_reader)
+            if host.uses_pri:
+                self.scheduler.add(host.pri_reader)
         self._wait(
             lambda: all(host.idle for host in self.hosts.values()),
             "the physical SMMUs did not come up",
@@ -159,7 +160,8 @@ class Hypervisor:
         self._behind[vsmmu] = frozenset(smmus)
         self.scheduler.add(vsmmu)
         self.scheduler.add(vsmmu.event_writer)
-        self.scheduler.add(vsmmu.pri)
+        if vsmmu.idr0.pri:
+            self.scheduler.add(vsmmu.pri)
         return vsmmu
 
     def assign(

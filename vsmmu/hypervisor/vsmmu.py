@@ -14,39 +14,34 @@ from collections.abc import Mapping
 
 from vsmmu.arch import commands as arch_commands
 from vsmmu.arch.commands import CmdCfgiSte, CmdSync, Command, Cs
-from vsmmu.arch.events import CBadSte, CBadStreamid, Event, FTranslForbidden
+from vsmmu.arch.events import CBadStreamid, Event, FTranslForbidden
 from vsmmu.arch.registers import (
     Cerror,
     CmdqCons,
     Cr0,
     Cr2,
-    Gbpa,
     Gerror,
     Idr0,
     Idr1,
     Idr3,
     Idr5,
     QueueBase,
-    StallModel,
 )
-from vsmmu.arch.stream_table import LIVE, Eats, Ste, SteConfig
+from vsmmu.arch.stream_table import Ste
 from vsmmu.hypervisor import commands
 from vsmmu.hypervisor.domain import Domain, Stream
 from vsmmu.hypervisor.event_writer import EventWriter
-from vsmmu.hypervisor.guest_ste import fetch
 from vsmmu.hypervisor.host_smmu import HostSmmu
 from vsmmu.hypervisor.interrupts import Interrupts, Irq
 from vsmmu.hypervisor.policy import Policy, Refusals
 from vsmmu.hypervisor.pri import PriWriter
+from vsmmu.hypervisor.shadow import shadow
 from vsmmu.hypervisor.stalls import Stalls
 from vsmmu.queue import Ring
 from vsmmu.smmu.features import Features
 from vsmmu.smmu.regfile import RegisterFile
-from vsmmu.smmu.ste import decode_ste
 from vsmmu.trace import Trace
 
-_ABORT = Ste.build(v=1, config=SteConfig.ABORT)
-_INVALID = Ste()
 _CMDQ_ERR = Gerror.mask("cmdq_err")[0]
 
 
@@ -76,7 +71,7 @@ class VSmmu:
         self.base, self.size = base, size
         self.regs = RegisterFile(ids, self._changed)
         self.idr0, self.idr1, self.idr3 = Idr0(ids["IDR0"]), Idr1(ids["IDR1"]), Idr3(ids["IDR3"])
-        self._features = Features.from_ids(**{n.lower(): v for n, v in ids.items()})
+        self.features = Features.from_ids(**{n.lower(): v for n, v in ids.items()})
         self.streams: dict[int, Stream] = {}
         self.hosts: tuple[HostSmmu, ...] = ()
         self.counters: Counter[str] = Counter()
@@ -311,7 +306,7 @@ class VSmmu:
 
     def _shadow(self, stream: Stream) -> None:
         stream.stale = False
-        target, raises = self._target(stream)
+        target, raises = shadow(self, stream)
         if target == stream.host.read_ste(stream.pmaster_id):
             # Nothing to write, but the CDs cached through this STE have to go as well (§4.3.1).
             stream.raises = raises
@@ -334,39 +329,6 @@ class VSmmu:
         stream.busy = False
         stream.raises = raises
         self._outstanding -= 1
-
-    def _target(self, stream: Stream) -> tuple[Ste, Event | None]:
-        """The physical STE for a stream as the guest has configured it now.
-
-        With the event that the guest's configuration stands for, where the STE is invalid.
-        """
-        if not Cr0(self.regs["CR0"]).smmuen:
-            abort = Gbpa(self.regs["GBPA"]).abort
-            return (_ABORT if abort else self.domain.stage2_ste()), None
-        found = fetch(self.regs, stream.vmaster_id, self.domain.memory)
-        if isinstance(found, Event):
-            return _INVALID, found
-        meaning = decode_ste(found, self._features)
-        if meaning is None:
-            self.refusals.add("C_BAD_STE", f"vMasterID {stream.vmaster_id:#x}: {found!r}")
-            return _INVALID, CBadSte.build()
-        stream.ppar = meaning.ppar
-        if not found.config & LIVE:
-            return _ABORT, None
-        if found.config == SteConfig.BYPASS:
-            return self.domain.stage2_ste(), None
-        stream.s1ctxptr = found.s1ctxptr
-        stream.cd_bits, stream.cd_split = meaning.cd_bits, meaning.cd_split
-        if not self.idr1.ssidsize:
-            # Ignored by the SMMU the guest sees, so the physical one must not act on them.
-            found = found.replace(s1cdmax=0, s1fmt=0, s1dss=0)
-        offered = self.idr0.stall_model == StallModel.STALL_AND_TERMINATE
-        return self.domain.nested_ste(
-            found,
-            stall_disabled=stream.host.can_stall and not (offered and not found.s1stalld),
-            ats=meaning.eats == Eats.FULL,
-            ppar=bool(self.idr0.pri and meaning.ppar),
-        ), None
 
     # Events and the interrupt.
 

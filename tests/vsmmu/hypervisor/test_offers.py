@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import fields as fields_of
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -82,6 +85,13 @@ def test_a_switch_adds_its_own_fields(switches: set[str], fields: dict[str, int]
 def test_every_switch_is_off_by_default() -> None:
     assert not any(getattr(Policy(), name) for name in SWITCHES)
     assert changed(offered(host(), policy=EVERYTHING), BASE) == {}
+
+
+def test_the_document_has_every_switch() -> None:
+    text = (Path(__file__).parents[3] / "docs/vsmmu-features.md").read_text()
+    named = re.findall(r"^\| `(\w+)` \| IDR", text, re.MULTILINE)
+    switches = [f.name for f in fields_of(Policy) if f.type == "bool"]
+    assert named == list(SWITCHES) == switches
 
 
 @pytest.mark.parametrize(
