@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 import pytest
 
 from vsmmu.arch.commands import CmdCfgiSte, CmdPriResp, CmdSync, Resp
@@ -326,17 +328,20 @@ def test_an_answer_that_was_given_survives_the_withdrawal(machine: World, guest:
 def test_a_request_of_the_old_owner_is_not_given_to_the_new_one(
     machine: World, guest: PriGuest
 ) -> None:
-    """What is in the physical queue when the stream is taken back is read first."""
+    """What is in the physical queue when the stream is taken back is read first, however slowly."""
     other = PriGuest(machine["o"])
     host = machine.hypervisor.hosts["a"]
-    step, host.pri_reader.step = host.pri_reader.step, lambda budget: 0  # type: ignore[method-assign]
+    step, turns = host.pri_reader.step, count(1)
+    host.pri_reader.step = (  # type: ignore[method-assign]
+        lambda budget: 0 if next(turns) % 50 else step(1)
+    )
     for index in range(40):
         entry = PriEntry.build(sid=0x600, prgindex=index, r=1, last=1)
         machine.smmus["a"].priq.request(entry)
     guest.rest()
-    host.pri_reader.step = step  # type: ignore[method-assign]
     machine.hypervisor.deassign(guest.guest.vsmmu, guest.guest.vsmmu.streams[0])
     machine.hypervisor.assign(other.guest.vsmmu, 5, "a", 0x600)
+    host.pri_reader.step = step  # type: ignore[method-assign]
     other.rest()
     assert other.told() == []
     assert len(guest.got()) == 40
