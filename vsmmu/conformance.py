@@ -26,7 +26,10 @@ DOCUMENT = _ROOT / "docs" / "conformance.md"
 _SOURCES = ("vsmmu/arch", "vsmmu/smmu", "vsmmu/memory.py", "vsmmu/queue.py")
 _TESTS = "tests/vsmmu"
 # Diagnostics and replay: they name clauses and carry none of them out.
-_TALK = ("arch/legality", "arch/legality_others", "arch/describe", "smmu/replay")
+_TALK = (
+    "arch/legality", "arch/legality_cd", "arch/legality_others", "arch/legality_ste",
+    "arch/describe", "smmu/replay",
+)  # fmt: skip
 # Registers are found by their names, and served by one module.
 _REGISTERS, _REGISTER_FILE = "6.3", "smmu/regfile"
 _TAG = re.compile(r"§(\d+(?:\.\d+)*)(?: to §(\d+(?:\.\d+)*))?")

@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.differential.qemu_allow import allowed
 from tests.differential.qemu_author import DATA, Author
 from tests.differential.qemu_compare import Allow, Pair
-from tests.differential.qemu_deviations import AVOIDED, DEVIATIONS, Deviation, allowed
+from tests.differential.qemu_deviation import AVOIDED, Deviation
+from tests.differential.qemu_deviations import DEVIATIONS
 from tests.differential.qemu_machine import BINARY, QemuDied, find, version
 from tests.differential.qemu_program import Program
 from tests.differential.qemu_random import program

@@ -14,7 +14,8 @@ from vsmmu.arch import commands, events
 from vsmmu.arch.context import Cd, L1Cd
 from vsmmu.arch.feature_registers import EVERY_REGISTER, PRI_PAGE0_ALIASES, GatosParFault, GerrorAll
 from vsmmu.arch.layout import Field, Layout
-from vsmmu.arch.legality import Ids, Reason, cd_reasons, ste_reasons
+from vsmmu.arch.legality import Ids, Reason
+from vsmmu.arch.legality_cd import cd_reasons
 from vsmmu.arch.legality_others import (
     cd_ignored,
     command_reasons,
@@ -25,6 +26,7 @@ from vsmmu.arch.legality_others import (
     register_reasons,
     ste_ignored,
 )
+from vsmmu.arch.legality_ste import ste_reasons
 from vsmmu.arch.pri import PriEntry
 from vsmmu.arch.registers import (
     PAGE0_ALIASES,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """What is wrong with a command, a record, a level 1 descriptor, a register (IHI 0070 §4 to §8).
 
-STEs and CDs are in `vsmmu.arch.legality`. All of this is for diagnostics: the models decide for
-themselves.
+STEs and CDs are in `legality_ste` and `legality_cd`. All of this is for diagnostics: the models
+decide for themselves.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from vsmmu.arch.commands import decode as decode_command
 from vsmmu.arch.context import Cd, L1Cd
 from vsmmu.arch.events import TRANSLATION_FAULTS, Event, EventClass
 from vsmmu.arch.feature_registers import REFUSED_REGISTERS
-from vsmmu.arch.legality import Identification, Reason, ias_bits, oas_bits, strw_used
+from vsmmu.arch.legality import Identification, Reason, ias_bits, oas_bits
+from vsmmu.arch.legality_ste import strw_used
 from vsmmu.arch.pri import PriEntry
 from vsmmu.arch.registers import Idr0, Idr1, Idr3, Register, StallModel
 from vsmmu.arch.stream_table import LIVE, SPAN_MAX, STAGE1, STAGE2, L1Std, Ste, World

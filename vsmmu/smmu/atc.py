@@ -34,7 +34,10 @@ class Status(IntEnum):
 
 
 class TranslationRequest(NamedTuple):
-    """One ATS Translation Request; `no_write` is NW. `priv` and `execute` come with a PASID."""
+    """One ATS Translation Request; `no_write` is NW.
+
+    `priv` and `execute` come with a PASID, and count for nothing without one.
+    """
 
     sid: int
     iova: int
@@ -195,6 +198,9 @@ class AtsPort(DevicePort):
             self._waits = None
 
     def _submit_access(self, access: Access) -> Outcome | Stalled:
+        if access.ssid is None:
+            # Privilege and execution come with a PASID (§13.7).
+            access = access._replace(priv=False, instr=False)
         found = self.atc.find(access.ssid, access.priv, access.iova)
         if found is None or not _grants(found, access):
             found = self.smmu.ats.request(
@@ -218,7 +224,7 @@ class AtsPort(DevicePort):
         with_pasid = access.ssid is not None
         entry = PriEntry.build(
             sid=access.sid, ssid=access.ssid or 0, ssv=int(with_pasid),
-            priv=int(access.priv and with_pasid), x=int(access.instr and with_pasid),
+            priv=int(access.priv), x=int(access.instr),
             r=int(not access.write), w=int(access.write), last=1, prgindex=self._prgindex,
             addr=access.iova & MASK64 & -PAGE,
         )  # fmt: skip

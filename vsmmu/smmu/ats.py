@@ -118,8 +118,13 @@ class Ats:
     # Translation Requests.
 
     def request(self, request: TranslationRequest) -> Completion:
-        """Answer a Translation Request (§3.9.1)."""
+        """Answer a Translation Request (§3.9.1).
+
+        Priv and Exe come with a PASID: without one it is unprivileged data (§13.7).
+        """
         self._counters["ats.request"] += 1
+        if request.ssid is None:
+            request = request._replace(priv=False, execute=False)
         completion = self._answer(request)
         self._counters[f"ats.{completion.status.name.lower()}"] += 1
         if completion.status == Status.SUCCESS and not (completion.read or completion.write):

@@ -76,14 +76,15 @@ class CommandQueue:
         return done
 
     def _consume(self) -> bool:
-        regs = self._regs
-        if not regs["CR0ACK"] & _CMDQEN or regs.gerror_active & _CMDQ_ERR:
+        values = self._regs.values
+        active = values["GERROR"] ^ values["GERRORN"]
+        if not values["CR0ACK"] & _CMDQEN or active & _CMDQ_ERR:
             return False
-        if regs["CMDQ_BASE"] != self._base:
+        if values["CMDQ_BASE"] != self._base:
             self._ring = self._located()
         ring = self._ring
-        cons = regs["CMDQ_CONS"] & _RD
-        pending = ring.pending(regs["CMDQ_PROD"], cons)
+        cons = values["CMDQ_CONS"] & _RD
+        pending = ring.pending(values["CMDQ_PROD"], cons)
         if not pending:
             return False
         counters = self._counters
@@ -105,8 +106,8 @@ class CommandQueue:
         counters["cmd." + command.name] += 1
         if self.intents:
             self.intents.pop(ring.clip(cons), None)
-        full = self._sev and ring.is_full(regs["CMDQ_PROD"], cons)
-        regs["CMDQ_CONS"] = regs["CMDQ_CONS"] & ~_RD | ring.advance(cons)
+        full = self._sev and ring.is_full(values["CMDQ_PROD"], cons)
+        values["CMDQ_CONS"] = values["CMDQ_CONS"] & ~_RD | ring.advance(cons)
         if full:
             # Software may wait for room with WFE (§3.5.1).
             counters["sev"] += 1

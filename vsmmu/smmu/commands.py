@@ -45,8 +45,9 @@ from vsmmu.arch.commands import (
 )
 from vsmmu.arch.pri import PrgResponse
 from vsmmu.arch.registers import Cr0, Cr2
+from vsmmu.memory import PAGE_SHIFT
 from vsmmu.smmu.config import DEFERRED
-from vsmmu.smmu.intent import Cause, Intent
+from vsmmu.smmu.intent import Cause
 from vsmmu.smmu.stall import ABORT, RAZWI, RETRY
 from vsmmu.smmu.tlb import WORLD_E2H, WORLD_EL2, Tlb
 from vsmmu.smmu.transaction import VA_MASK
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from vsmmu.smmu.ats import Ats
     from vsmmu.smmu.config import Config
     from vsmmu.smmu.features import Features
+    from vsmmu.smmu.intent import Intent
     from vsmmu.smmu.pri import PriQueue
     from vsmmu.smmu.regfile import RegisterFile
     from vsmmu.smmu.stall import StallBuffer
@@ -65,9 +67,7 @@ DONE, ILL, WAIT = range(3)
 _MAX_SID = 0xFFFF_FFFF
 _VMW, _VMW_MAX = Cr0.vmw, 4
 _E2H = Cr2.mask("e2h")[0]
-_PTM = Cr2.mask("ptm")[0]
 _SMMUEN = Cr0.mask("smmuen")[0]
-_PAGE_SHIFT = 12
 _RESPONSES = {
     Resp.FAILURE: PrgResponse.FAILURE,
     Resp.INVALID_REQUEST: PrgResponse.INVALID_REQUEST,
@@ -194,7 +194,7 @@ def _cfgi_cd_all(unit: Unit, command: CmdCfgiCdAll) -> int:
 # TLB (§4.4). VMIDs tag entries only where there is a stage 2.
 
 
-def _vmid(unit: Unit, vmid: int) -> int:
+def vmid_tag(unit: Unit, vmid: int) -> int:
     """The tag of a VMID; CR0.VMW says how many low bits invalidations ignore (§3.17.6, §6.3.9)."""
     if not unit.features.s2p:
         return 0
@@ -225,25 +225,25 @@ def _span(unit: Unit, command: Any, limit: int) -> tuple[int, int] | None:
 @_effect(CmdTlbiNhAll, needs="s1p")
 def _tlbi_nh_all(unit: Unit, command: CmdTlbiNhAll) -> int:
     return _maintain(
-        unit, command, unit.tlb.invalidate_vmid, _vmid(unit, command.vmid), stage2=False
+        unit, command, unit.tlb.invalidate_vmid, vmid_tag(unit, command.vmid), stage2=False
     )
 
 
 @_effect(CmdTlbiNhAsid, needs="s1p")
 def _tlbi_nh_asid(unit: Unit, command: CmdTlbiNhAsid) -> int:
     return _maintain(
-        unit, command, unit.tlb.invalidate_asid, _vmid(unit, command.vmid), command.asid
+        unit, command, unit.tlb.invalidate_asid, vmid_tag(unit, command.vmid), command.asid
     )
 
 
 @_effect(CmdTlbiNhVa, needs="s1p")
 def _tlbi_nh_va(unit: Unit, command: CmdTlbiNhVa) -> int:
-    return _by_va(unit, command, _vmid(unit, command.vmid), command.asid)
+    return _by_va(unit, command, vmid_tag(unit, command.vmid), command.asid)
 
 
 @_effect(CmdTlbiNhVaa, needs="s1p")
 def _tlbi_nh_vaa(unit: Unit, command: CmdTlbiNhVaa) -> int:
-    return _by_va(unit, command, _vmid(unit, command.vmid), None)
+    return _by_va(unit, command, vmid_tag(unit, command.vmid), None)
 
 
 def _by_va(unit: Unit, command: Any, tag: int, asid: int | None) -> int:
@@ -289,7 +289,7 @@ def _tlbi_el2_vaa(unit: Unit, command: CmdTlbiEl2Vaa) -> int:
 @_effect(CmdTlbiS12Vmall, needs="s2p")
 def _tlbi_s12_vmall(unit: Unit, command: CmdTlbiS12Vmall) -> int:
     return _maintain(
-        unit, command, unit.tlb.invalidate_vmid, _vmid(unit, command.vmid), stage2=True
+        unit, command, unit.tlb.invalidate_vmid, vmid_tag(unit, command.vmid), stage2=True
     )
 
 
@@ -298,93 +298,13 @@ def _tlbi_s2_ipa(unit: Unit, command: CmdTlbiS2Ipa) -> int:
     span = _span(unit, command, VA_MASK)
     if span is None:
         return ILL
-    vmid, leaf = _vmid(unit, command.vmid), bool(command.leaf)
+    vmid, leaf = vmid_tag(unit, command.vmid), bool(command.leaf)
     return _maintain(unit, command, unit.tlb.invalidate_ipa, vmid, *span, leaf=leaf)
 
 
 @_effect(CmdTlbiNsnhAll)
 def _tlbi_nsnh_all(unit: Unit, command: CmdTlbiNsnhAll) -> int:
     return _maintain(unit, command, unit.tlb.invalidate_all)
-
-
-# Broadcast invalidation by PEs (§3.17.2). CR2.E2H does not matter: an operation names its regime.
-# ASET=1 spares an ASID's entries from invalidation by ASID, alone or with a VA; global entries are
-# dropped whatever their ASET, which is allowed.
-
-# No CD has this ASID: what is left are the global entries.
-_NO_ASID = 1 << 16
-_Broadcast = Callable[[Unit, int, int, int, int, Cause], int]
-
-
-def _is_private(unit: Unit, tag: int, asid: int) -> bool:
-    """Whether an ASID is spared. With CR0.VMW the tag stands for others that may be shared."""
-    return not unit.tlb.vmw and (tag, asid) in unit.private
-
-
-def _bc_va(unit: Unit, tag: int, asid: int, first: int, last: int, cause: Cause) -> int:
-    named = _NO_ASID if _is_private(unit, tag, asid) else asid
-    return unit.tlb.invalidate_va(tag, named, first, last, cause=cause)
-
-
-def _bc_asid(unit: Unit, tag: int, asid: int, first: int, last: int, cause: Cause) -> int:
-    if _is_private(unit, tag, asid):
-        return 0
-    return unit.tlb.invalidate_asid(tag, asid, cause=cause)
-
-
-def _bc_vaa(unit: Unit, tag: int, asid: int, first: int, last: int, cause: Cause) -> int:
-    return unit.tlb.invalidate_va(tag, None, first, last, cause=cause)
-
-
-def _bc_vmall(unit: Unit, tag: int, asid: int, first: int, last: int, cause: Cause) -> int:
-    return unit.tlb.invalidate_vmid(tag, stage2=False, cause=cause)
-
-
-def _bc_vmalls12(unit: Unit, tag: int, asid: int, first: int, last: int, cause: Cause) -> int:
-    return unit.tlb.invalidate_vmid(tag, stage2=True, cause=cause)
-
-
-def _bc_all(unit: Unit, tag: int, asid: int, first: int, last: int, cause: Cause) -> int:
-    return unit.tlb.invalidate_all(cause=cause)
-
-
-def _bc_ipa(unit: Unit, tag: int, asid: int, first: int, last: int, cause: Cause) -> int:
-    return unit.tlb.invalidate_ipa(tag, first, last, cause=cause)
-
-
-_EL1: dict[str, _Broadcast] = {
-    "VAE1": _bc_va, "VALE1": _bc_va, "VAAE1": _bc_vaa, "VAALE1": _bc_vaa, "ASIDE1": _bc_asid,
-    "VMALLE1": _bc_vmall,
-}  # fmt: skip
-_EL2: dict[str, _Broadcast] = {"VAE2": _bc_va, "VALE2": _bc_va, "ALLE2": _bc_vmall}
-_STAGE2: dict[str, _Broadcast] = {
-    "VMALLS12E1": _bc_vmalls12, "ALLE1": _bc_all, "IPAS2E1": _bc_ipa, "IPAS2LE1": _bc_ipa,
-}  # fmt: skip
-_EVERY_VMID = frozenset({"ALLE1"})
-
-
-def broadcast(
-    unit: Unit, op: str, vmid: int, asid: int, address: int, size: int, *, e2h: bool,
-    intent: Intent | None = None,
-) -> int:  # fmt: skip
-    """Carry out an operation that a PE broadcast; see `Smmu.broadcast_tlbi`."""
-    effect = _EL1.get(op) or _EL2.get(op) or _STAGE2.get(op)
-    if effect is None:
-        raise ValueError(f"TLBI {op} is not an operation of a Non-secure regime")
-    features = unit.features
-    if not features.idr0.btm or unit.regs["CR2"] & _PTM:
-        return 0
-    unit.count("btm." + op)
-    cause = Cause(op, intent)
-    first, last = address & VA_MASK, min((address & VA_MASK) + max(size, 1) - 1, VA_MASK)
-    if op in _EL2 or (e2h and op in _EL1):
-        return effect(unit, WORLD_E2H if e2h else WORLD_EL2, asid if e2h else 0, first, last, cause)
-    if op in _EVERY_VMID:
-        return effect(unit, 0, asid, first, last, cause)
-    # Without stage 2 entries have VMID 0; with 8-bit VMIDs a wider one matches nothing.
-    if vmid >> (16 if features.idr0.vmid16 else 8) or (vmid and not features.s2p):
-        return 0
-    return effect(unit, _vmid(unit, vmid), asid, first, last, cause)
 
 
 # Messages to endpoints (§4.5); both are ignored with SMMUEN=0.
@@ -398,7 +318,7 @@ def _atc_inv(unit: Unit, command: CmdAtcInv) -> int:
         return DONE
     # Global means something with a PASID alone.
     ssid = command.ssid if command.ssv else None
-    size = 1 << (command.size_lg2 + _PAGE_SHIFT)
+    size = 1 << (command.size_lg2 + PAGE_SHIFT)
     globl = bool(command.ssv and command.globl)
     sent = unit.ats.invalidate(command.sid, ssid, command.addr, size, globl=globl)
     return DONE if sent else WAIT

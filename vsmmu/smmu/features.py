@@ -148,8 +148,8 @@ class Features:
             stages: "1", "2" or "nested".
             sidsize: StreamID bits, 0 to 32.
             oas: output address bits: 32, 36, 40, 42, 44, 48 or 52.
-            aidr: architecture minor revision: 2 is SMMUv3.2, with IDR3.FWB if there is stage 2 and
-                IDR0.HYP if there are both.
+            aidr: architecture minor revision, 0 to 3: 2 is SMMUv3.2, with IDR3.FWB if there is
+                stage 2 and IDR0.HYP if there are both; 3 adds IDR3.E0PD and IDR3.PTWNNC.
         """
         if stages not in ("1", "2", "nested"):
             raise ValueError(f'stages are "1", "2" or "nested", not {stages!r}')
@@ -164,7 +164,10 @@ class Features:
                 st_level=1,
             ),
             Idr1.build(sidsize=sidsize, eventqs=19, cmdqs=19),
-            Idr3.build(had=s1, xnx=int(s2 and aidr >= 1), fwb=int(s2 and aidr >= 2), ril=1, bbml=2),
+            Idr3.build(
+                had=s1, xnx=int(s2 and aidr >= 1), fwb=int(s2 and aidr >= 2), ril=1, bbml=2,
+                e0pd=int(s1 and aidr >= 3), ptwnnc=int(s2 and aidr >= 3),
+            ),
             Idr5.build(oas=OAS_BITS.index(oas), gran4k=1, gran16k=1, gran64k=1),
             Iidr(),
             Aidr.build(archminrev=aidr),
@@ -173,10 +176,10 @@ class Features:
     @classmethod
     def everything(cls) -> Self:
         """SMMUv3.3 with all that is modelled."""
-        return cls.default(sidsize=32, oas=52).replace(
-            httu=2, hyp=1, vmw=1, cd2l=1, ssidsize=20, attr_perms_ovr=1, stt=1, e0pd=1, ptwnnc=1,
-            ds=1, vax=1, archminrev=3, stall_model=StallModel.STALL_AND_TERMINATE, stall_max=256,
-            term_model=0, msi=1, sev=1, btm=1, ats=1, atsrecerr=1, pri=1, priqs=19, pps=1,
+        return cls.default(sidsize=32, oas=52, aidr=3).replace(
+            httu=2, vmw=1, cd2l=1, ssidsize=20, attr_perms_ovr=1, stt=1, ds=1, vax=1,
+            stall_model=StallModel.STALL_AND_TERMINATE, stall_max=256, term_model=0,
+            msi=1, sev=1, btm=1, ats=1, atsrecerr=1, pri=1, priqs=19, pps=1,
         )  # fmt: skip
 
     def replace(self, **fields: int) -> Self:

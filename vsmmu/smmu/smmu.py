@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from vsmmu.arch.registers import Cerror, Cr0, Gerror, IrqCtrl
 from vsmmu.smmu.ats import Ats
+from vsmmu.smmu.broadcast import broadcast
 from vsmmu.smmu.cmdq import CommandQueue
-from vsmmu.smmu.commands import broadcast
 from vsmmu.smmu.config import CACHING, Config
 from vsmmu.smmu.eventq import EventQueue
 from vsmmu.smmu.msi import Messages
@@ -97,9 +97,7 @@ class Smmu:
         self._derived: dict[Any, Any] = {}
         self.tlb = Tlb(counters, TLB_ENTRIES if kept.entries else 0, self._derived)
         self._walker = walker = Walker(memory, self.tlb, counters, contiguous=kept.hostile)
-        self.config = Config(
-            self.regs, memory, features, walker, counters, caching=kept, derived=self._derived
-        )
+        self.config = Config(self.regs, memory, features, walker, counters, kept, self._derived)
         self.private: set[tuple[int, int]] = set()
         self.intent: Intent | None = None
         self._translator = Translator(

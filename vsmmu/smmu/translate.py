@@ -107,19 +107,10 @@ class Translator:
     """
 
     def __init__(
-        self,
-        regs: RegisterFile,
-        features: Features,
-        config: Config,
-        tlb: Tlb,
-        walker: Walker,
-        counters: Counter[str],
-        private: set[tuple[int, int]] | None = None,
-        derived: dict[Any, Any] | None = None,
-    ) -> None:
-        self._shortcuts: dict[tuple[int, int | None, bool, bool, bool], Shortcut] = (
-            {} if derived is None else derived
-        )
+        self, regs: RegisterFile, features: Features, config: Config, tlb: Tlb, walker: Walker,
+        counters: Counter[str], private: set[tuple[int, int]], derived: dict[Any, Any],
+    ) -> None:  # fmt: skip
+        self._shortcuts: dict[tuple[int, int | None, bool, bool, bool], Shortcut] = derived
         # Answers of shortcuts: by stage 2 alone, and with stage 1; lookups that they saved else.
         self._hits2 = self._hits1 = self._lookups = 0
         self._values = regs.values

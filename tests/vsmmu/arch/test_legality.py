@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from vsmmu.arch.context import Cd
 from vsmmu.arch.describe import EVERYTHING
 from vsmmu.arch.layout import Layout
-from vsmmu.arch.legality import Ids, cd_reasons, ste_reasons, strw_used, world_of
+from vsmmu.arch.legality import Ids
+from vsmmu.arch.legality_cd import cd_reasons
+from vsmmu.arch.legality_ste import ste_reasons, strw_used, world_of
 from vsmmu.arch.registers import Idr0, Idr1, Idr3, Idr5
 from vsmmu.arch.stream_table import Ste, SteConfig, World
 from vsmmu.smmu.cd import decode_cd

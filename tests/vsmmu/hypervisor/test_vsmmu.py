@@ -24,7 +24,16 @@ from vsmmu.arch.commands import (
     CmdTlbiS12Vmall,
     Command,
 )
-from vsmmu.arch.registers import BY_NAME, EventqProd, Gbpa, Gerror, Idr0, Idr1, QueueBase
+from vsmmu.arch.registers import (
+    BY_NAME,
+    EventqProd,
+    Gbpa,
+    Gerror,
+    Idr0,
+    Idr1,
+    QueueBase,
+    StrtabBaseCfg,
+)
 from vsmmu.arch.stream_table import L1Std, Ste, SteConfig
 from vsmmu.hypervisor.features import UnfitError
 from vsmmu.hypervisor.hypervisor import HypercallError
@@ -280,15 +289,32 @@ def test_a_table_that_is_too_short(world):
     assert g.events() == [("C_BAD_STREAMID", 1)]
 
 
-def test_a_table_outside_the_guests_memory_is_f_ste_fetch(world):
+@pytest.mark.parametrize("two_level", [False, True])
+@pytest.mark.parametrize("beyond", [0, 1 << 52])
+def test_a_table_outside_the_guests_memory_is_f_ste_fetch(world, two_level, beyond):
+    """§7.3.4: FetchAddr[55:OAS] is RES0, by the OAS that the guest was told."""
     g = world["g"].boot()
     g.write("CR0", 0xC)
-    g.write("STRTAB_BASE", NOWHERE)
-    g.write("STRTAB_BASE_CFG", 8)
+    base, cfg = beyond | NOWHERE, StrtabBaseCfg.build(log2size=8)
+    if two_level:
+        g.memory.write64(BUFFER, L1Std.build(span=9, l2ptr=base).raw)
+        base, cfg = BUFFER, cfg.replace(split=8, fmt=1)
+    g.write("STRTAB_BASE", base)
+    g.write("STRTAB_BASE_CFG", cfg.raw)
     g.write("CR0", 0xD)
     assert not ok(g, 1)
     assert [e.fetchaddr for e in g.driver.events] == [NOWHERE + 64]
     assert g.events() == [("F_STE_FETCH", 1)]
+
+
+def test_a_level_1_table_outside_the_guests_memory_is_f_ste_fetch(world):
+    g = world["g"].boot()
+    g.write("CR0", 0xC)
+    g.write("STRTAB_BASE", 1 << 52 | NOWHERE)
+    g.write("STRTAB_BASE_CFG", StrtabBaseCfg.build(log2size=8, split=6, fmt=1).raw)
+    g.write("CR0", 0xD)
+    assert not ok(g, 1)
+    assert [e.fetchaddr for e in g.driver.events] == [NOWHERE]
 
 
 def test_cd_and_tables_outside_the_guests_memory(guest):

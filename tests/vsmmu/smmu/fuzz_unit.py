@@ -289,9 +289,10 @@ class Unit:
         assert len(smmu.tlb) <= smmu.tlb.capacity <= TLB_ENTRIES
         assert len(smmu.tlb) == sum(1 for _ in smmu.tlb)
         assert len(smmu.tlb._order) <= 4 * smmu.tlb.capacity
-        for cache in (config._streams, config._contexts, config._l1, config._l1cds, config._early):
+        fetch, early = config._fetch, config._early._held
+        for cache in (config._streams, config._contexts, fetch.l1stds, fetch.l1cds, early):
             assert len(cache) <= entries
-        for cache in (config._contexts, config._l1cds, config._early):
+        for cache in (config._contexts, fetch.l1cds, early):
             assert len(cache) == sum(len(inner) for inner in cache.entries.values())
         assert len(config.deferred) <= DEFERRED
         assert len(smmu.private) <= PRIVATE

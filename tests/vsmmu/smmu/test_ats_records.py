@@ -9,6 +9,7 @@ from __future__ import annotations
 import pytest
 
 from vsmmu.arch.registers import Cr0
+from vsmmu.arch.stream_table import S1Dss
 from vsmmu.memory import PAGE
 from vsmmu.smmu import Access, Features
 from vsmmu.smmu.ats import Completion, Status, TranslationRequest
@@ -40,11 +41,15 @@ def split_stage(machine: Machine, **ste: int) -> int:
 
 
 @pytest.mark.parametrize("priv", [False, True])
-def test_an_empty_completion_echoes_priv(ats: Machine, priv: bool) -> None:
-    """§3.9.1: Priv of the completion is the request's."""
-    ats.ste(SID, config=5, s1ctxptr=ats.cd(ttb0=ats.alloc(PAGE)), eats=1)
-    answer = ats.smmu.ats.request(TranslationRequest(SID, 0, None, False, priv))
-    assert answer == Completion(Status.SUCCESS, priv=priv)
+@pytest.mark.parametrize("ssid", [None, 1])
+def test_an_empty_completion_echoes_priv(ats: Machine, ssid: int | None, priv: bool) -> None:
+    """§3.9.1: Priv of the completion is the request's, which has one with a PASID (§13.7)."""
+    place = ats.alloc(128, 128)
+    for i in range(2):
+        ats.cd(place + 64 * i, ttb0=ats.alloc(PAGE))
+    ats.ste(SID, config=5, s1ctxptr=place, s1cdmax=1, s1dss=S1Dss.SSID0, eats=1)
+    answer = ats.smmu.ats.request(TranslationRequest(SID, 0, ssid, False, priv))
+    assert answer == Completion(Status.SUCCESS, priv=priv and ssid is not None)
 
 
 def test_a_translated_transaction_is_unprivileged_data_without_substream(ats: Machine) -> None:

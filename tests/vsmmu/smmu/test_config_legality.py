@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vsmmu.arch.context import Cd
-from vsmmu.arch.legality import cd_reasons, ste_reasons, world_of
+from vsmmu.arch.legality_cd import cd_reasons
+from vsmmu.arch.legality_ste import ste_reasons, world_of
 from vsmmu.arch.stream_table import Ste
 from vsmmu.smmu import Features
 from vsmmu.smmu.cd import decode_cd

@@ -156,5 +156,6 @@ def test_no_words_raise(mode: str, seed: int) -> None:
     config = machine.smmu.config
     assert len(config.deferred) <= DEFERRED
     room = config.caching.entries
-    assert max(map(len, (config._streams, config._contexts, config._l1cds, config._l1))) <= room
-    assert len(config._early) <= room
+    fetch, early = config._fetch, config._early._held
+    caches = (config._streams, config._contexts, fetch.l1cds, fetch.l1stds, early)
+    assert max(map(len, caches)) <= room

@@ -54,13 +54,18 @@ def test_success_alone_has_it_tried_again(pri: PriMachine, resp: int, again: boo
     assert (request.done, request.ok) == (True, again)
 
 
-@pytest.mark.parametrize("ssid", [None, 1])
-def test_priv_and_execute_come_with_a_pasid(pri: PriMachine, ssid: int | None) -> None:
-    """§8: X and Priv are 0 with SSV=0."""
+def substreams(pri: PriMachine) -> None:
+    """Two substreams of stream 1 with the same tables."""
     contexts = pri.alloc(128, 128)
     for i in range(2):
         pri.cd(contexts + 64 * i, ttb0=pri.root)
     pri.ste(1, config=5, s1ctxptr=contexts, s1cdmax=1, s1dss=2, eats=1)
+
+
+@pytest.mark.parametrize("ssid", [None, 1])
+def test_priv_and_execute_come_with_a_pasid(pri: PriMachine, ssid: int | None) -> None:
+    """§8: X and Priv are 0 with SSV=0."""
+    substreams(pri)
     held(pri, priv=True, instr=True, ssid=ssid)
     entry = pri.entry(0)
     with_pasid = int(ssid is not None)
@@ -69,19 +74,28 @@ def test_priv_and_execute_come_with_a_pasid(pri: PriMachine, ssid: int | None) -
     )  # fmt: skip
 
 
-def test_a_fetch_needs_the_right_to_execute(pri: PriMachine) -> None:
-    """§3.9.1: a completion to a request without Execute does not serve a fetch."""
+@pytest.mark.parametrize(
+    ("ssid", "expected"), [(1, [(True, 2), (False, 4)]), (None, [(True, 1), (True, 2)])]
+)
+def test_a_fetch_needs_the_right_to_execute(
+    pri: PriMachine, ssid: int | None, expected: list[tuple[bool, int]]
+) -> None:
+    """§3.9.1: a completion to a request without Execute does not serve a fetch.
+
+    Without a PASID there are no fetches: they are reads of data (§13.7).
+    """
+    substreams(pri)
     pri.map(pri.root, 0, DATA, flags=AF | UNPRIV | READ_ONLY)
     pri.map(pri.root, PAGE, DATA, flags=AF | UNPRIV | READ_ONLY | UXN)
     pri.port.pages = False
     ends = []
     for page in range(2):
-        pri.port.read(page * PAGE, 4)
+        pri.port.read(page * PAGE, 4, ssid=ssid)
         pri.port.step(1)
-        fetch = pri.port.read(page * PAGE, 4, instr=True)
+        fetch = pri.port.read(page * PAGE, 4, instr=True, ssid=ssid)
         pri.port.step(1)
         ends.append((fetch.ok, pri.smmu.counters["ats.request"]))
-    assert ends == [(True, 2), (False, 4)]
+    assert ends == expected
 
 
 def test_an_invalidation_takes_of_the_budget(pri: PriMachine) -> None:

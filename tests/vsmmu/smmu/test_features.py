@@ -28,6 +28,16 @@ def test_v3_1_has_no_fwb() -> None:
     assert Features.default(aidr=1).ids["IDR3"] == 0x1414
 
 
+@pytest.mark.parametrize("stages", ["1", "2", "nested"])
+@pytest.mark.parametrize("aidr", range(4))
+def test_default_is_legal_in_every_version(aidr: int, stages: str) -> None:
+    """What a version makes mandatory (§6.3.4) is there with the stage that it belongs to."""
+    features = Features.default(aidr=aidr, stages=stages)
+    s1, s2 = int(stages != "2"), int(stages != "1")
+    assert features.ids["AIDR"] == aidr
+    assert (features.idr3.e0pd, features.idr3.ptwnnc) == ((s1, s2) if aidr == 3 else (0, 0))
+
+
 @pytest.mark.parametrize(("stages", "low"), [("1", 2), ("2", 1), ("nested", 3)])
 def test_stages(stages: str, low: int) -> None:
     assert Features.default(stages=stages).ids["IDR0"] & 3 == low

@@ -15,7 +15,7 @@ from vsmmu.smmu.config import DEFERRED
 from vsmmu.smmu.eventq import PENDING_EVENTS
 
 from .machine import NOWHERE, Machine
-from .test_stall import DATA, IOVA, Stalling, field
+from .stall_machine import DATA, IOVA, Stalling, field
 
 
 @pytest.mark.parametrize("ac", [0, 1])

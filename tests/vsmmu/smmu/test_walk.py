@@ -22,6 +22,7 @@ from vsmmu.smmu.walk import Stage1, Stage2, Table, Walker, is_device, stage1_per
 RAM, RAM_SIZE = 0x1_0000_0000, 0x1000_0000
 GRANULES = {12: G4K, 14: G16K, 16: G64K}
 BLOCKS = {12: {1, 2}, 14: {2}, 16: {2}}
+AF, AP_EL0 = 1 << 10, 1 << 6
 
 
 @dataclass
@@ -289,118 +290,7 @@ def test_device_type(memattr: int, fwb: bool, device: bool) -> None:
     assert is_device(memattr, fwb=fwb) == device
 
 
-# The contiguous hint and HTTU. No second opinion.
-
-AF, DBM, CONTIG, AP_RO, AP_EL0 = 1 << 10, 1 << 51, 1 << 52, 1 << 7, 1 << 6
-
-
-def contiguous_walk(
-    page: int, level: int, entries: int, spoil: int = 0
-) -> tuple[Walker, Tlb, Stage1, Table, int]:
-    """A group of `entries` descriptors at `level`, the one at index 1 moved by `spoil`."""
-    memory = Memory([(RAM, 1 << 20)])
-    granule = GRANULES[page]
-    counters: Counter[str] = Counter()
-    tlb = Tlb(counters)
-    shift = granule.shift(level)
-    for i in range(entries):
-        output = (1 << 40) + (i << shift) + (spoil if i == 1 else 0)
-        memory.write64(RAM + 8 * i, output | CONTIG | AF | AP_EL0 | (3 if level == 3 else 1))
-    table = Table(granule, level, min(48, shift + granule.stride), RAM)
-    regime = Stage1((table, None), 48, False, False, False)
-    walker = Walker(memory, tlb, counters, contiguous=True)
-    return walker, tlb, regime, table, shift
-
-
-@pytest.mark.parametrize(
-    ("page", "level", "entries"),
-    [(12, 3, 16), (12, 2, 16), (12, 1, 16), (14, 3, 128), (14, 2, 32), (16, 3, 32), (16, 2, 32)],
-)
-def test_contiguous_group_is_one_entry(page: int, level: int, entries: int) -> None:
-    """Arm ARM D8.7.1: one member's walk serves and invalidates the whole group."""
-    walker, tlb, regime, table, shift = contiguous_walk(page, level, entries)
-    for i in (1, 0, entries - 1):
-        entry = walker.translate1(regime, table, i << shift, None, 0, 1, 0, 1)
-        assert not isinstance(entry, Fault)
-        assert entry.pa | i << shift & entry.mask == (1 << 40) + (i << shift)
-    assert len(tlb) == 1
-    assert tlb.invalidate_va(0, 1, entries - 1 << shift, entries - 1 << shift) == 1
-
-
-def test_contiguous_is_a_hint() -> None:
-    walker, tlb, regime, table, shift = contiguous_walk(12, 3, 16)
-    walker.contiguous = False
-    for i in range(3):
-        walker.translate1(regime, table, i << shift, None, 0, 1, 0, 1)
-    assert len(tlb) == 3
-
-
-def test_misprogrammed_contiguous_group() -> None:
-    """A member whose output belies the group stays alone; before its walk the group may answer."""
-    walker, tlb, regime, table, shift = contiguous_walk(12, 3, 16, spoil=1 << 12)
-    alone = walker.translate1(regime, table, 1 << shift, None, 0, 1, 0, 1)
-    assert not isinstance(alone, Fault)
-    assert (alone.pa, alone.mask) == ((1 << 40) + (2 << 12), 0xFFF)
-    tlb.invalidate_all()
-    walker.translate1(regime, table, 0, None, 0, 1, 0, 1)
-    group = walker.translate1(regime, table, 1 << shift, None, 0, 1, 0, 1)
-    assert not isinstance(group, Fault)
-    assert group.pa | 1 << shift == (1 << 40) + (1 << 12)
-
-
-def httu(descriptor: int, **regime: bool) -> tuple[Memory, Walker, Stage1, Table]:
-    memory = Memory([(RAM, 1 << 20)])
-    memory.write64(RAM, 1 << 40 | 3 | descriptor)
-    table = Table(G4K, 3, 21, RAM)
-    counters: Counter[str] = Counter()
-    walker = Walker(memory, Tlb(counters), counters)
-    return memory, walker, Stage1((table, None), 48, False, False, False, **regime), table
-
-
-@pytest.mark.parametrize(
-    ("descriptor", "ha", "hd", "need", "name", "after"),
-    [
-        (AP_EL0, False, False, 1, "F_ACCESS", AP_EL0),
-        (AP_EL0, True, False, 1, None, AP_EL0 | AF),
-        (AP_EL0 | DBM | AP_RO, True, False, 2, "F_PERMISSION", AP_EL0 | DBM | AP_RO),
-        (AP_EL0 | DBM | AP_RO, True, True, 1, None, AP_EL0 | DBM | AP_RO | AF),
-        (AP_EL0 | DBM | AP_RO, True, True, 2, None, AP_EL0 | DBM | AF),
-        (AP_EL0 | AP_RO | AF, True, True, 2, "F_PERMISSION", AP_EL0 | AP_RO | AF),
-        (DBM | AP_RO, True, True, 2, "F_PERMISSION", DBM | AP_RO),
-        (DBM | AP_RO, True, True, 16, None, DBM | AF),
-    ],
-)
-def test_httu_stage_1(
-    descriptor: int, ha: bool, hd: bool, need: int, name: str | None, after: int
-) -> None:
-    """§3.13.2, §3.13.3: AF with HA, AP[2] with HD and DBM, never more than the access needs.
-
-    No second opinion.
-    """
-    memory, walker, regime, table = httu(descriptor, ha=ha, hd=hd)
-    got = walker.translate1(regime, table, 0, None, 0, 1, 0, need)
-    assert (got.kind.name if isinstance(got, Fault) else None) == name
-    assert memory.read64(RAM) == 1 << 40 | 3 | after
-
-
-def test_write_after_a_cached_read_makes_the_page_dirty() -> None:
-    """§3.13.3: a clean entry in the TLB lets no write past the descriptor. No second opinion."""
-    memory, walker, regime, table = httu(AP_EL0 | DBM | AP_RO | AF, ha=True, hd=True)
-    read = walker.translate1(regime, table, 0, None, 0, 1, 0, 1)
-    assert not isinstance(read, Fault)
-    assert read.granted & 2 == 0
-    assert memory.read64(RAM) == 1 << 40 | 3 | AP_EL0 | DBM | AP_RO | AF
-    write = walker.translate1(regime, table, 0, None, 0, 1, 0, 2)
-    assert not isinstance(write, Fault)
-    assert write.granted & 2
-    assert memory.read64(RAM) == 1 << 40 | 3 | AP_EL0 | DBM | AF
-    # Cleaned by software, without an invalidation: the dirty entry goes on.
-    memory.write64(RAM, 1 << 40 | 3 | AP_EL0 | DBM | AP_RO | AF)
-    walker.translate1(regime, table, 0, None, 0, 1, 0, 2)
-    assert memory.read64(RAM) == 1 << 40 | 3 | AP_EL0 | DBM | AP_RO | AF
-    walker._tlb.invalidate_va(0, 1, 0, 0)
-    walker.translate1(regime, table, 0, None, 0, 1, 0, 2)
-    assert memory.read64(RAM) == 1 << 40 | 3 | AP_EL0 | DBM | AF
+# 52-bit addresses.
 
 
 @pytest.mark.parametrize(
