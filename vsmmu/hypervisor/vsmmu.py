@@ -187,8 +187,14 @@ class VSmmu:
         self._pending.setdefault(host, {})[command] = scope
 
     def begin_sync(self, command: CmdSync) -> None:
-        """Flush; CONS passes this CMD_SYNC when the flush and the events before it are done."""
+        """Flush; CONS passes this CMD_SYNC when the flush and the events before it are done.
+
+        With a physical CMD_SYNC where nothing waits too: until it has completed, the record of an
+        access that was terminated may not be in the physical event queue (§4.7.3).
+        """
         self._sync, self._sync_mark = command, None
+        for host in self.hosts:
+            self._pending.setdefault(host, {})
 
     # The drain.
 
@@ -222,12 +228,13 @@ class VSmmu:
     def _flush_due(self) -> bool:
         if not self._pending:
             return False
-        waiting = sum(map(len, self._pending.values()))
-        return waiting >= self._policy.commands_per_flush or bool(waiting and self._sync)
+        if self._sync is not None:
+            return True
+        return sum(map(len, self._pending.values())) >= self._policy.commands_per_flush
 
     def _flush(self) -> None:
         for host, batch in self._pending.items():
-            if not batch:
+            if not batch and self._sync is None:
                 continue
             self._outstanding += 1
             for command in batch:
