@@ -13,8 +13,8 @@ from dt_tools import blob
 from vsmmu.arch.stream_table import Ste
 from vsmmu.cli import main
 from vsmmu.cli.run import execute
-from vsmmu.hypervisor.hypervisor import Hypervisor
 from vsmmu.hypervisor.policy import REASONS, Policy
+from vsmmu.hypervisor.reports import Reports
 
 SAMPLES = ("one-guest", "two-guests", "hostile")
 
@@ -354,18 +354,16 @@ def test_a_stream_in_two_guests_is_refused(scenario, tmp_path, capsys):
 
 def test_an_event_in_a_step_of_another_guest_is_told(samples, monkeypatch):
     """A hypervisor that gives events to the wrong guest does not pass the samples."""
-    right = Hypervisor._event
+    right = Reports.event
 
     def wrong(self, host, event):
-        (path, sid), (vsmmu, _) = next(
-            (key, pair) for key, pair in self._owner.items() if pair[0].domain.name == "media"
-        )
+        vsmmu, stream = next(p for p in self._owner.values() if p[0].domain.name == "media")
         if self._owner[host.path, event.sid][0] is vsmmu:
             right(self, host, event)
         else:
-            right(self, self.hosts[path], type(event)(event.words).replace(sid=sid))
+            right(self, stream.host, type(event)(event.words).replace(sid=stream.pmaster_id))
 
-    monkeypatch.setattr(Hypervisor, "_event", wrong)
+    monkeypatch.setattr(Reports, "event", wrong)
     report = execute(str(samples / "two-guests.toml"))
     problems = [p for step in report.steps for p in step.problems]
     assert "media got F_TRANSLATION vMasterID 0x0 of a step that is not its own" in problems

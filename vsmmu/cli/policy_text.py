@@ -24,7 +24,7 @@ def policy_text(policy: Policy, width: int | None = None) -> str:
 
     width = max(width or shutil.get_terminal_size((80, 24)).columns, 40)
     caps = policy.caps()
-    values = {name: f"{value} {unit}" for name, value, unit, _ in caps}
+    values = {name: _value(value, unit) for name, value, unit, _ in caps}
     lines = ["caps"]
     lines += _table([(n, values[n], meaning) for n, _, _, meaning in caps], width)
     lines += ["", "fields of a guest's STE that reach the physical one (dword: mask)"]
@@ -36,6 +36,12 @@ def policy_text(policy: Policy, width: int | None = None) -> str:
     lines += ["", "refusals are counted by reason"]
     lines += _table(list(REASONS.items()), width)
     return "".join(line + "\n" for line in lines)
+
+
+def _value(value: int, unit: str) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value} {unit}"
 
 
 def _wrapped(text: str, width: int, first: str = _INDENT, rest: str = _INDENT) -> list[str]:

@@ -13,13 +13,18 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from vsmmu.arch.commands import (
+    ATC_INV_ALL,
     CFGI_ALL_RANGE,
+    CmdAtcInv,
     CmdCfgiCd,
     CmdCfgiCdAll,
     CmdCfgiSte,
     CmdCfgiSteRange,
     CmdPrefetchAddr,
     CmdPrefetchConfig,
+    CmdPriResp,
+    CmdResume,
+    CmdStallTerm,
     CmdSync,
     CmdTlbiNhAll,
     CmdTlbiNhAsid,
@@ -28,9 +33,10 @@ from vsmmu.arch.commands import (
     CmdTlbiNsnhAll,
     Command,
     Cs,
+    Resp,
 )
 from vsmmu.arch.events import CBadStreamid, FSteFetch
-from vsmmu.arch.registers import Cerror
+from vsmmu.arch.registers import Cerror, StallModel
 from vsmmu.hypervisor.scope import cd_scope, tlb_scope
 
 if TYPE_CHECKING:
@@ -52,8 +58,8 @@ def _shadows(*kinds: type[Command]) -> Callable[[Handler], Handler]:
 def execute(vsmmu: VSmmu, command: Command) -> Cerror | None:
     """Carry out one guest command. What the vSMMU does not advertise is CERROR_ILL (§7.1).
 
-    That covers reserved opcodes, EL2 and stage 2 maintenance, ATC_INV and PRI_RESP, RESUME and
-    STALL_TERM, and the Secure commands.
+    That covers reserved opcodes, EL2 and stage 2 maintenance, the Secure commands, and those of
+    ATS, PRI and stalls where these are not offered.
     """
     handler = _HANDLERS.get(type(command))
     if handler is None or getattr(command, "ssec", False):
@@ -158,4 +164,51 @@ def _sync(vsmmu: VSmmu, command: CmdSync) -> Cerror | None:
     if command.cs > Cs.SEV:
         return Cerror.ILL
     vsmmu.begin_sync(command)
+    return None
+
+
+# Messages to devices (§4.5); both are ignored with SMMUEN=0.
+
+
+@_shadows(CmdAtcInv)
+def _atc_inv(vsmmu: VSmmu, command: CmdAtcInv) -> Cerror | None:
+    """To the guest's own device; a timeout stops the guest's queue at its CMD_SYNC (§4.5.1)."""
+    if not vsmmu.idr0.ats or command.size_lg2 > ATC_INV_ALL:
+        return Cerror.ILL
+    stream = vsmmu.streams.get(command.sid)
+    if stream is not None and vsmmu.regs.cr0.smmuen:
+        changes = {} if vsmmu.idr1.ssidsize else {"ssv": 0, "ssid": 0, "globl": 0}
+        vsmmu.issue(stream.host, _rebuilt(command, sid=stream.pmaster_id, **changes))
+    return None
+
+
+@_shadows(CmdPriResp)
+def _pri_resp(vsmmu: VSmmu, command: CmdPriResp) -> Cerror | None:
+    """An answer to a page request that the guest was told of (§4.5.2)."""
+    if not vsmmu.idr0.pri or command.resp > Resp.SUCCESS:
+        return Cerror.ILL
+    stream = vsmmu.streams.get(command.sid)
+    if stream is not None and vsmmu.regs.cr0.smmuen:
+        vsmmu.pri.respond(stream, command)
+    return None
+
+
+# Stalled transactions (§4.7.1, §4.7.2).
+
+
+@_shadows(CmdResume)
+def _resume(vsmmu: VSmmu, command: CmdResume) -> Cerror | None:
+    if vsmmu.idr0.stall_model == StallModel.TERMINATE_ONLY:
+        return Cerror.ILL
+    vsmmu.stalls.resume(command.sid, command.stag, retry=bool(command.ac))
+    return None
+
+
+@_shadows(CmdStallTerm)
+def _stall_term(vsmmu: VSmmu, command: CmdStallTerm) -> Cerror | None:
+    if vsmmu.idr0.stall_model == StallModel.TERMINATE_ONLY:
+        return Cerror.ILL
+    stream = vsmmu.streams.get(command.sid)
+    if stream is not None:
+        vsmmu.stalls.stall_term(stream)
     return None

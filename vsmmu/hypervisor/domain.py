@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vsmmu.arch.events import Event
-from vsmmu.arch.stream_table import ShCfg, Ste, SteConfig
+from vsmmu.arch.stream_table import Eats, ShCfg, Ste, SteConfig
 from vsmmu.hypervisor.host_smmu import HostSmmu
 from vsmmu.hypervisor.policy import GUEST_STE_FIELDS
 from vsmmu.hypervisor.rate import Rate
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
     from vsmmu.hypervisor.vsmmu import VSmmu
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Stream:
     """One assigned stream: the pair (physical SMMU, pMasterID) and the guest's name for it.
 
     `raises` is the event that the guest's own configuration stands for while the physical STE
-    can only abort: None when the guest's STE is one that hardware carries out.
+    can only abort: None when the guest's STE is one that hardware carries out. `s1ctxptr`,
+    `cd_bits` and `cd_split` say where its CDs are, `ppar` is its STE.PPAR (`smmu.ste.Stream`).
     """
 
     vmaster_id: int
@@ -33,6 +35,9 @@ class Stream:
     devices: tuple[str, ...] = ()
     raises: Event | None = None
     s1ctxptr: int = 0
+    cd_bits: int = 0
+    cd_split: int = 0
+    ppar: bool = False
     busy: bool = False
     stale: bool = False
 
@@ -57,6 +62,11 @@ class GuestMemory:
         """Store an aligned 64-bit word."""
         pa = self._stage2.to_pa(ipa, write=True)
         return pa is not None and self._memory.write64(pa, value)
+
+    def write32(self, ipa: int, value: int) -> bool:
+        """Store an aligned 32-bit word, as a message does."""
+        pa = self._stage2.to_pa(ipa, write=True)
+        return pa is not None and self._memory.write32(pa, value)
 
     def read_words(self, ipa: int, count: int) -> tuple[int, ...] | None:
         """`count` consecutive words; None when any is not the domain's."""
@@ -96,6 +106,16 @@ class GuestMemory:
         return True
 
 
+class Doorbell(NamedTuple):
+    """The translation register of a domain's virtual ITS.
+
+    `deliver` is told the base of the vSMMU that sends and the data; False is an abort.
+    """
+
+    address: int
+    deliver: Callable[[int, int], bool]
+
+
 @dataclass(slots=True, eq=False)
 class Domain:
     """A guest. `vmid` tags its translations on every physical SMMU.
@@ -120,14 +140,24 @@ class Domain:
     vsmmus: list[VSmmu] = field(default_factory=list)
     # The cap on events of all its vSMMUs together.
     event_rate: Rate | None = None
+    doorbell: Doorbell | None = None
 
-    def nested_ste(self, guest: Ste, *, stall_disabled: bool) -> Ste:
+    def nested_ste(
+        self, guest: Ste, *, stall_disabled: bool, ats: bool = False, ppar: bool = False
+    ) -> Ste:
         """The physical STE for a guest's stage 1: its allowed fields over our stage 2.
 
-        `stall_disabled` sets S1STALLD, on an SMMU that could stall: no vSMMU advertises stalls.
+        Args:
+            stall_disabled: sets S1STALLD, on an SMMU that could stall.
+            ats: split-stage ATS, the only kind that stage 2 contains (§3.9.2).
+            ppar: STE.PPAR.
         """
         fields = {name: getattr(guest, name) for name in GUEST_STE_FIELDS}
-        fields |= self._stage2_fields | {"s1stalld": int(stall_disabled)}
+        fields |= self._stage2_fields | {
+            "s1stalld": int(stall_disabled),
+            "eats": Eats.SPLIT if ats else Eats.NONE,
+            "ppar": int(ppar),
+        }
         return Ste.build(v=1, config=SteConfig.NESTED, **fields)
 
     def stage2_ste(self) -> Ste:

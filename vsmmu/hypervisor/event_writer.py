@@ -42,9 +42,7 @@ class EventWriter:
 
     def add(self, event: Event) -> None:
         """Queue a record, or count it as lost: the guest's queue is disabled, or overflows."""
-        if not self._vsmmu.regs.cr0.eventqen:
-            self._vsmmu.counters["event dropped"] += 1
-        elif self._aborted:
+        if not self.open:
             # Not writable for another reason than being full: no overflow (§7.2).
             self._vsmmu.counters["event dropped"] += 1
         elif len(self._pending) >= self._policy.pending_events or self._too_many(event.sid):
@@ -75,6 +73,18 @@ class EventWriter:
         self._vsmmu.counters["event dropped"] += len(self._pending)
         self.retired += len(self._pending)
         self._pending.clear()
+        self._vsmmu.stalls.drop_untold()
+
+    @property
+    def open(self) -> bool:
+        """Whether records can be written but for want of room: enabled, and not aborted."""
+        return bool(self._vsmmu.regs.cr0.eventqen and not self._aborted)
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no room in the guest's queue."""
+        regs = self._vsmmu.regs
+        return self._ring.is_full(regs["EVENTQ_PROD"], regs["EVENTQ_CONS"])
 
     @property
     def _ring(self) -> Ring:
@@ -91,32 +101,41 @@ class EventWriter:
         return bool(self._ring.used(regs["EVENTQ_PROD"], regs["EVENTQ_CONS"]))
 
     def step(self, budget: int) -> int:
-        """Write at most `budget` records."""
+        """Write at most `budget` records; those of stalled transactions after the others."""
         done = 0
         while done < budget and self._pending:
             self._write(self._pending.popleft())
             self.retired += 1
             done += 1
+        done += self._vsmmu.stalls.step(budget - done)
         if done:
             self._vsmmu.update_irq()
         return done
 
     def _write(self, event: Event) -> None:
         """§3.5.2, §7.2: dropped when disabled; OVFLG when full; EVENTQ_ABT_ERR on abort."""
-        vsmmu, regs, ring = self._vsmmu, self._vsmmu.regs, self._ring
-        if not regs.cr0.eventqen or self._aborted:
-            vsmmu.counters["event dropped"] += 1
-        elif ring.is_full(regs["EVENTQ_PROD"], regs["EVENTQ_CONS"]):
+        if not self.open:
+            self._vsmmu.counters["event dropped"] += 1
+        elif self.full:
             self._overflow()
-        elif not vsmmu.domain.memory.write_words(ring.address(regs["EVENTQ_PROD"]), event.words):
-            vsmmu.counters["event dropped"] += 1
-            regs.raise_gerror("eventq_abt_err")
-        else:
-            prod = EventqProd(regs["EVENTQ_PROD"])
-            regs["EVENTQ_PROD"] = prod.replace(wr=ring.advance(prod.wr)).raw
-            vsmmu.counters[event.name] += 1
-            if vsmmu.trace is not None:
-                vsmmu.trace("vsmmu_event", vsmmu.name, repr(event))
+        elif not self.place(event):
+            self._vsmmu.counters["event dropped"] += 1
+
+    def place(self, event: Event) -> bool:
+        """Write a record where the queue is open and has room; False when that aborts."""
+        vsmmu, regs, ring = self._vsmmu, self._vsmmu.regs, self._ring
+        if not vsmmu.domain.memory.write_words(ring.address(regs["EVENTQ_PROD"]), event.words):
+            vsmmu.interrupts.gerror("eventq_abt_err")
+            return False
+        was_empty = not self.unread
+        prod = EventqProd(regs["EVENTQ_PROD"])
+        regs["EVENTQ_PROD"] = prod.replace(wr=ring.advance(prod.wr)).raw
+        vsmmu.counters[event.name] += 1
+        if vsmmu.trace is not None:
+            vsmmu.trace("vsmmu_event", vsmmu.name, repr(event))
+        if was_empty:
+            vsmmu.interrupts.message("eventq")
+        return True
 
     @property
     def _aborted(self) -> bool:

@@ -18,12 +18,17 @@ from vsmmu.arch.events import (
     CBadSubstreamid,
     Event,
     EventClass,
+    FBadAtsTreq,
     FCdFetch,
     FStreamDisabled,
+    FTranslForbidden,
     FUut,
     FWalkEabt,
 )
 from vsmmu.hypervisor.domain import Domain, Stream
+
+# CDs and level 1 CDs are this long; a second-level table of the smaller kind is a page.
+_CD, _L1CD, _PAGE = 64, 8, 0x1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,13 @@ def to_guest(event: Event, stream: Stream, domain: Domain) -> Event | Kept:
             base["ssid"] = event.ssid
         return type(event).build(**base)
     if isinstance(event, FCdFetch):
-        return FCdFetch.build(fetchaddr=stream.s1ctxptr, **base)
+        ipa = domain.stage2.to_ipa(event.fetchaddr) if stream.cd_bits else None
+        return FCdFetch.build(fetchaddr=stream.s1ctxptr if ipa is None else ipa & ~7, **base)
+    if isinstance(event, FBadAtsTreq):
+        names = ("span", "p", "x", "w", "r", "inputaddr")
+        return FBadAtsTreq.build(**base, **{name: getattr(event, name) for name in names})
+    if isinstance(event, FTranslForbidden):
+        return FTranslForbidden.build(**base, rnw=event.rnw, inputaddr=event.inputaddr)
     if isinstance(event, FWalkEabt):
         return _walk_abort(event, base, domain)
     if isinstance(event, FUut):
@@ -75,10 +86,22 @@ def _walk_abort(event: FWalkEabt, base: dict[str, int], domain: Domain) -> Event
 def _translation(event: Any, base: dict[str, int], stream: Stream) -> Event | Kept:
     if not event.s2:
         kind: type[Event] = type(event)
-        return kind.build(cls=event.cls, **base, **_access(event))
+        return kind.build(cls=event.cls, stall=event.stall, **base, **_access(event))
     if event.cls == EventClass.CD:
-        return FCdFetch.build(fetchaddr=stream.s1ctxptr, **base)
+        return FCdFetch.build(fetchaddr=_cd_address(event, stream), **base)
     if event.cls == EventClass.TT:
         # The record holds the page of the descriptor's IPA; the low bits are not in it.
         return FWalkEabt.build(cls=EventClass.TT, fetchaddr=event.ipa, **base, **_access(event))
     return Kept("stage 2 fault")
+
+
+def _cd_address(event: Any, stream: Stream) -> int:
+    """Where the CD or level 1 CD is that stage 2 has not got; the record holds its page."""
+    index = event.ssid if event.ssv and stream.cd_bits else 0
+    if not stream.cd_split:
+        return stream.s1ctxptr + _CD * index
+    level1 = stream.s1ctxptr + _L1CD * (index >> stream.cd_split)
+    if level1 // _PAGE == event.ipa // _PAGE:
+        return level1
+    page: int = event.ipa
+    return page | _CD * index % _PAGE

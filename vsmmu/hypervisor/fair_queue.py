@@ -24,14 +24,17 @@ class Batch:
     """Commands that end with a CMD_SYNC; `entered` of them are in the queue.
 
     `scopes` are what the commands are meant for, by command. `others` is how many commands of
-    other owners the SMMU had consumed when the batch was submitted.
+    other owners the SMMU had consumed when the batch was submitted. `end` counts all commands that
+    were entered with it and before, once all of it is. A batch with `timed_out` enters in one turn.
     """
 
     commands: Sequence[Command]
     scopes: Sequence[Scope | None]
     done: Done | None
+    timed_out: Done | None
     others: int
     entered: int = 0
+    end: int = 0
 
 
 class FairQueue:
@@ -43,6 +46,7 @@ class FairQueue:
 
     Attributes:
         entered, consumed: commands since boot, by owner.
+        whole: the most commands, CMD_SYNC included, of a batch that enters in one turn.
         waited: the most commands of other owners that the SMMU had to take between a batch's
             submission and its CMD_SYNC, by owner.
     """
@@ -52,6 +56,7 @@ class FairQueue:
         self.consumed: Counter[int] = Counter()
         self.waited: Counter[int] = Counter()
         self._turn, self._share = max(turn, 1), max(share, 1)
+        self.whole = min(self._turn, self._share)
         self._waiting: dict[int, deque[Batch]] = {}
         self._turns: deque[int] = deque()
         self._left = self._turn
@@ -68,13 +73,14 @@ class FairQueue:
         commands: Sequence[Command],
         scopes: Sequence[Scope | None],
         done: Done | None,
+        timed_out: Done | None = None,
     ) -> None:
-        """Queue a batch behind the owner's own."""
+        """Queue a batch behind the owner's own; with `timed_out`, of `whole` commands at most."""
         if owner not in self._waiting:
             self._waiting[owner] = deque()
             self._turns.append(owner)
         others = self._total_consumed - self.consumed[owner]
-        self._waiting[owner].append(Batch(commands, scopes, done, others))
+        self._waiting[owner].append(Batch(commands, scopes, done, timed_out, others))
 
     def forget(self, owner: int) -> None:
         """Drop what is not in the queue yet."""
@@ -91,18 +97,26 @@ class FairQueue:
         while count > 0 and passed < len(self._turns):
             owner = self._turns[0]
             room = self._share - (self.entered[owner] - self.consumed[owner])
-            limit = min(count, self._left, room)
-            if limit <= 0:
-                self._pass()
-                passed += 1
-                continue
             batch = self._waiting[owner][0]
+            needed = self._needed(batch)
+            if min(self._left, room) < needed:
+                # Where only its turn is too short, the owner's next one is not.
+                passed += room < needed
+                self._pass()
+                continue
+            limit = min(count, self._left, room)
             first, last = batch.entered, min(batch.entered + limit, len(batch.commands))
             out.append((owner, batch, first, last))
             self._enter(owner, batch, last - first)
             count -= last - first
             passed = 0
         return out
+
+    def _needed(self, batch: Batch) -> int:
+        """Commands that must have room before any of a batch may enter."""
+        if batch.timed_out is None or batch.entered:
+            return 1
+        return min(len(batch.commands), self.whole)
 
     def consume(self, count: int) -> None:
         """The SMMU has consumed so many commands more."""

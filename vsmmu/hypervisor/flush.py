@@ -33,7 +33,6 @@ from vsmmu.memory import PAGE
 
 _NUM_BITS = 5
 _BBML_HITLESS = 2
-_TIMEOUT = "CERROR_ATC_INV_SYNC"
 
 
 class Flush:
@@ -77,9 +76,14 @@ class Flush:
             if stream.pmaster_id in stream.host.ats:
                 command = CmdAtcInv.build(sid=stream.pmaster_id, size_lg2=ATC_INV_ALL)
                 commands.setdefault(stream.host, []).append(command)
-        before = sum(host.counters[_TIMEOUT] for host in commands)
-        yield from completed([partial(h.submit, owner, c) for h, c in commands.items()])
-        return sum(host.counters[_TIMEOUT] for host in commands) == before
+        silent: list[HostSmmu] = []
+        yield from completed(
+            [
+                partial(h.submit, owner, c, timed_out=partial(silent.append, h))
+                for h, c in commands.items()
+            ]
+        )
+        return not silent
 
     def _hosts(self, domain: Domain) -> list[HostSmmu]:
         return list(dict.fromkeys(stream.host for stream in self._streams(domain)))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, pairwise
 from typing import Protocol
 
 from vsmmu.arch.commands import (
@@ -24,8 +25,10 @@ from vsmmu.arch.commands import (
     Cs,
 )
 from vsmmu.arch.events import Event
+from vsmmu.arch.feature_registers import EVERY_REGISTER
+from vsmmu.arch.pri import PriEntry
 from vsmmu.arch.registers import (
-    BY_NAME,
+    Cerror,
     CmdqCons,
     Cr0,
     Cr1,
@@ -39,25 +42,23 @@ from vsmmu.arch.registers import (
     QueueBase,
     StallModel,
     StrtabBase,
-    StrtabBaseCfg,
-    StrtabFmt,
 )
-from vsmmu.arch.stream_table import L1Std, Ste, SteConfig
+from vsmmu.arch.stream_table import Ste
 from vsmmu.hypervisor.event_reader import EventReader
-from vsmmu.hypervisor.fair_queue import Done, FairQueue, Scope
+from vsmmu.hypervisor.fair_queue import Batch, Done, FairQueue, Scope
 from vsmmu.hypervisor.pages import PageAllocator
 from vsmmu.hypervisor.policy import Policy
+from vsmmu.hypervisor.pri_reader import PriReader
+from vsmmu.hypervisor.stream_table import StreamTable
 from vsmmu.memory import PAGE, Memory
 from vsmmu.queue import Ring
 from vsmmu.ste_update import phases
 
 HYPERVISOR = 0
-_SPLIT = 8
 _SYNC = CmdSync.build(cs=Cs.SEV)
 _CMDQ_ERR = Gerror.mask("cmdq_err")[0]
 # Offset and size of each register.
-_PLACES = {name: (register.offset, register.width // 8) for name, register in BY_NAME.items()}
-_ABORT_STE = Ste.build(v=1, config=SteConfig.ABORT)
+_PLACES = {register.name: (register.offset, register.width // 8) for register in EVERY_REGISTER}
 
 
 class Hardware(Protocol):
@@ -74,13 +75,14 @@ class Hardware(Protocol):
 
 
 class HostSmmu:
-    """One physical SMMU under the hypervisor; an engine, `event_reader` is another.
+    """One physical SMMU under the hypervisor; an engine, its two readers are others.
 
     Args:
         path: the node of the host tree, the name under which StreamIDs are keyed.
         hardware: the physical model.
         memory, pages: where queues and tables are put.
         on_event: told every event record that the SMMU wrote.
+        on_request: told every page request, where the policy has the PRI queue used.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class HostSmmu:
         pages: PageAllocator,
         policy: Policy,
         on_event: Callable[[HostSmmu, Event], None],
+        on_request: Callable[[HostSmmu, PriEntry], None],
     ) -> None:
         self.path = path
         self.name = f"driver {path}"
@@ -100,11 +103,10 @@ class HostSmmu:
         self.ats: set[int] = set()
         self._memory = memory
         self._pages = pages
-        # Batches in the queue, by the count of commands that ends them; batches that the SMMU has
-        # passed, by the count of events that must be handed on first.
-        self._running: deque[tuple[int, Done]] = deque()
+        # Batches in the queue; batches that the SMMU has passed, by the count of events that must
+        # be handed on first.
+        self._running: deque[Batch] = deque()
         self._landing: deque[tuple[int, Done]] = deque()
-        self._l2: dict[int, int] = {}
         self.idr0 = Idr0(self._read("IDR0"))
         self.idr1 = Idr1(self._read("IDR1"))
         self.idr5 = Idr5(self._read("IDR5"))
@@ -117,14 +119,20 @@ class HostSmmu:
             f"events {path}", self._eventq, memory, self._read, self._write, self.counters,
             lambda event: on_event(self, event),
         )  # fmt: skip
+        self.uses_pri = int(policy.pri and self.idr0.pri)
+        priq = self._ring(min(log2, self.idr1.priqs), PriEntry.size) if self.uses_pri else None
+        self.pri_reader = PriReader(
+            f"page requests {path}", priq, memory, self._read, self._write, self.counters,
+            lambda entry: on_request(self, entry),
+        )  # fmt: skip
         # GERROR as it was when nothing of it was active.
         self._acknowledged: int | None = None
         # Commands entered and consumed since boot; their low bits are the queue's indexes.
         self._entered = 0
         self._consumed = 0
-        self._two_level = bool(self.idr0.st_level) and self.sid_bits > _SPLIT
-        entries = 8 << self.sid_bits - _SPLIT if self._two_level else 64 << self.sid_bits
-        self._strtab = pages.allocate(entries, entries)
+        self.table = StreamTable(
+            memory, pages, bits=self.sid_bits, two_level=bool(self.idr0.st_level)
+        )
 
     # Bringing the SMMU up, in the order of §3.11 and §6.3.9.
 
@@ -138,24 +146,24 @@ class HostSmmu:
             Cr1.build(table_sh=3, table_oc=1, table_ic=1, queue_sh=3, queue_oc=1, queue_ic=1).raw,
         )
         self._write("CR2", Cr2.build(ptm=1, recinvsid=1).raw)
-        self._write("STRTAB_BASE", StrtabBase.build(addr=self._strtab, ra=1).raw)
-        fmt = StrtabFmt.TWO_LEVEL if self._two_level else StrtabFmt.LINEAR
-        cfg = StrtabBaseCfg.build(log2size=self.sid_bits, split=_SPLIT, fmt=fmt)
-        self._write("STRTAB_BASE_CFG", cfg.raw)
+        self._write("STRTAB_BASE", StrtabBase.build(addr=self.table.base, ra=1).raw)
+        self._write("STRTAB_BASE_CFG", self.table.config.raw)
         self._write("CMDQ_BASE", self._queue_base(self._cmdq))
         self._write("CMDQ_PROD", 0)
         self._write("CMDQ_CONS", 0)
         self._write("EVENTQ_BASE", self._queue_base(self._eventq))
         self._write("EVENTQ_PROD", 0)
         self._write("EVENTQ_CONS", 0)
+        self.pri_reader.boot()
         # Without ATSCHK a Translated transaction passes whatever its STE says (§3.9.2).
-        enables = Cr0.build(cmdqen=1, eventqen=1, atschk=self.idr0.ats)
+        enables = Cr0.build(cmdqen=1, eventqen=1, atschk=self.idr0.ats, priqen=self.uses_pri)
         self._write("CR0", enables.raw)
         flush: list[Command] = [CmdCfgiSteRange.build(range=CFGI_ALL_RANGE)]
         if self.idr0.hyp:
             flush.append(CmdTlbiEl2All.build())
         flush.append(CmdTlbiNsnhAll.build())
-        self._write("IRQ_CTRL", IrqCtrl.build(gerror_irqen=1, eventq_irqen=1).raw)
+        irqs = IrqCtrl.build(gerror_irqen=1, eventq_irqen=1, priq_irqen=self.uses_pri)
+        self._write("IRQ_CTRL", irqs.raw)
         self.submit(HYPERVISOR, flush, lambda: self._write("CR0", enables.replace(smmuen=1).raw))
 
     @property
@@ -179,13 +187,23 @@ class HostSmmu:
         owner: int,
         commands: Sequence[Command] | Mapping[Command, Scope | None],
         done: Done | None = None,
+        timed_out: Done | None = None,
     ) -> None:
         """Queue commands of an owner; `done` is called when a CMD_SYNC after them completed.
 
-        A mapping says what each command is meant for; None is what it names itself.
+        A mapping says what each command is meant for; None is what it names itself. `timed_out` is
+        called before `done` if a device did not answer one of their CMD_ATC_INVs.
         """
         scopes = tuple(commands.values()) if isinstance(commands, Mapping) else ()
-        self.queue.submit(owner, (*commands, _SYNC), scopes, done)
+        listed = tuple(commands)
+        if timed_out is not None:
+            # What a CMD_SYNC tells of is whose it is only if nobody else's CMD_SYNC comes before.
+            limit = min(self.queue.whole, self._cmdq.size) - 1
+            while len(listed) > limit:
+                chunk = (*listed[:limit], _SYNC)
+                self.queue.submit(owner, chunk, scopes[:limit], None, timed_out)
+                listed, scopes = listed[limit:], scopes[limit:]
+        self.queue.submit(owner, (*listed, _SYNC), scopes, done, timed_out)
 
     def forget(self, owner: int) -> None:
         """Drop what an owner has not got into the queue yet, as when its domain is destroyed."""
@@ -213,8 +231,9 @@ class HostSmmu:
         for _, batch, first, last in self.queue.take(min(budget, room)):
             for index in range(first, last):
                 self._enter(batch.commands[index], batch.scopes[index : index + 1])
-            if last == len(batch.commands) and batch.done is not None:
-                self._running.append((self._entered, batch.done))
+            if last == len(batch.commands):
+                batch.end = self._entered
+                self._running.append(batch)
         if self._entered != before:
             self._write("CMDQ_PROD", self._cmdq.clip(self._entered))
         return self._entered - before
@@ -235,9 +254,11 @@ class HostSmmu:
         self._consumed += passed
         self.queue.consume(passed)
         mark = None
-        while self._running and self._running[0][0] <= self._consumed:
-            mark = self.event_reader.mark() if mark is None else mark
-            self._landing.append((mark, self._running.popleft()[1]))
+        while self._running and self._running[0].end <= self._consumed:
+            done = self._running.popleft().done
+            if done is not None:
+                mark = self.event_reader.mark() if mark is None else mark
+                self._landing.append((mark, done))
 
     def _land(self, budget: int) -> int:
         """Complete batches whose events have been handed on."""
@@ -251,7 +272,8 @@ class HostSmmu:
         """Acknowledge global errors; a command the SMMU calls illegal is replaced by a CMD_SYNC.
 
         Everything submitted here is built by the hypervisor, so CERROR_ILL means a defect of
-        ours; the queue goes on for the other owners and the counter tells.
+        ours; the queue goes on for the other owners and the counter tells. CERROR_ATC_INV_SYNC
+        belongs to the batch that this CMD_SYNC ends, and the CMD_SYNC is taken again (§7.1).
         """
         gerror = self._read("GERROR")
         if gerror == self._acknowledged:
@@ -263,10 +285,20 @@ class HostSmmu:
         if active & _CMDQ_ERR:
             cons = CmdqCons(self._read("CMDQ_CONS"))
             self.counters[f"CERROR_{CmdqCons.err.show(cons.err)}"] += 1
-            self._memory.write_words(self._cmdq.address(cons.rd), _SYNC.words)
+            if cons.err == Cerror.ATC_INV_SYNC:
+                self._timed_out()
+            else:
+                self._memory.write_words(self._cmdq.address(cons.rd), _SYNC.words)
         self._write("GERRORN", gerror)
         self.counters["gerror"] += 1
         return 1
+
+    def _timed_out(self) -> None:
+        """Tell the owner of the batch whose CMD_SYNC the SMMU stands on."""
+        self._reap()
+        for batch in self._running:
+            if batch.end == self._consumed + 1 and batch.timed_out is not None:
+                batch.timed_out()
 
     # The stream table.
 
@@ -275,28 +307,15 @@ class HostSmmu:
 
         The StreamID has at most `sid_bits` bits.
         """
-        index = sid >> _SPLIT
-        if not self._two_level:
-            if not self.read_ste(sid).v:
-                self._memory.write_words(self._ste_address(sid), _ABORT_STE.words)
-            done()
-        elif index in self._l2:
-            done()
-        else:
-            table = self._pages.allocate(64 << _SPLIT, 64 << _SPLIT)
-            for i in range(1 << _SPLIT):
-                self._memory.write_words(table + 64 * i, _ABORT_STE.words)
-            self._l2[index] = table
-            l1std = L1Std.build(span=_SPLIT + 1, l2ptr=table)
-            self._memory.write64(self._strtab + 8 * index, l1std.raw)
+        if self.table.cover(sid):
             # §3.21.3.1: a cached invalid L1STD is only dropped by a non-leaf CMD_CFGI_STE.
             self.submit(HYPERVISOR, [CmdCfgiSte.build(sid=sid, leaf=0)], done)
+        else:
+            done()
 
     def read_ste(self, sid: int) -> Ste:
         """The STE as it stands in memory."""
-        words = self._memory.read_words(self._ste_address(sid), 8)
-        assert words is not None, "the physical stream table lies in RAM"
-        return Ste(words)
+        return self.table.read(sid)
 
     def update_ste(self, owner: int, sid: int, new: Ste, done: Done) -> None:
         """Change an STE phase by phase; `done` after the last CMD_SYNC.
@@ -305,7 +324,11 @@ class HostSmmu:
         """
         if new.eats:
             self.ats.add(sid)
-        self._next_phase(owner, sid, iter(phases(self.read_ste(sid), new)), done)
+        old = self.read_ste(sid)
+        # ATS goes first and comes last: beside another change it would cost an abort.
+        states = [old, old.replace(eats=0), new.replace(eats=0), new]
+        steps = [phases(*pair) for pair in pairwise(states if old.eats != new.eats else [old, new])]
+        self._next_phase(owner, sid, chain.from_iterable(steps), done)
 
     def _next_phase(
         self, owner: int, sid: int, rest: Iterator[list[tuple[int, int]]], done: Done
@@ -314,16 +337,9 @@ class HostSmmu:
         if phase is None:
             done()
             return
-        address = self._ste_address(sid)
-        for index, value in phase:
-            self._memory.write64(address + 8 * index, value)
+        self.table.store(sid, phase)
         invalidate = [CmdCfgiSte.build(sid=sid, leaf=1)]
         self.submit(owner, invalidate, lambda: self._next_phase(owner, sid, rest, done))
-
-    def _ste_address(self, sid: int) -> int:
-        if self._two_level:
-            return self._l2[sid >> _SPLIT] + 64 * (sid % (1 << _SPLIT))
-        return self._strtab + 64 * sid
 
     # Registers.
 

@@ -3,17 +3,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
 from vsmmu.arch.commands import CmdTlbiS12Vmall
-from vsmmu.arch.events import Event, FUut
 from vsmmu.arch.registers import OAS_BITS
 from vsmmu.arch.stream_table import Ste, SteConfig
+from vsmmu.hypervisor.behind import Behind
 from vsmmu.hypervisor.domain import Domain, GuestMemory, Stream
-from vsmmu.hypervisor.events import Kept, to_guest
 from vsmmu.hypervisor.fair_queue import Done
 from vsmmu.hypervisor.features import advertise
 from vsmmu.hypervisor.flush import Flush, completed
@@ -25,8 +24,10 @@ from vsmmu.hypervisor.jobs import Job, Jobs, Work
 from vsmmu.hypervisor.pages import OutOfMemoryError, PageAllocator
 from vsmmu.hypervisor.policy import Policy
 from vsmmu.hypervisor.rate import Rate
+from vsmmu.hypervisor.reports import Reports
 from vsmmu.hypervisor.stage2 import Stage2
 from vsmmu.hypervisor.vsmmu import VSmmu
+from vsmmu.hypervisor.withdrawal import last_commands
 from vsmmu.memory import Memory
 from vsmmu.scheduler import Scheduler
 from vsmmu.trace import Trace
@@ -68,16 +69,24 @@ class Hypervisor:
         self.policy = policy or Policy()
         self.pages = PageAllocator(memory.regions)
         self.domains: dict[int, Domain] = {}
-        self.kept: Counter[str] = Counter()
         self._trace = trace
         self._owner: dict[tuple[str, int], tuple[VSmmu, Stream]] = {}
         self._last_domid = HYPERVISOR
         # Streams whose endpoint did not answer when it was taken back.
         self._quarantined: set[tuple[str, int]] = set()
-        # The SMMUs whose features a vSMMU's are the intersection of.
-        self._behind: dict[VSmmu, frozenset[str]] = {}
+        self._behind = Behind()
+        self.reports = Reports(self._owner, trace)
+        self.kept = self.reports.kept
         self.hosts = {
-            path: HostSmmu(path, hw, memory, self.pages, self.policy, self._event)
+            path: HostSmmu(
+                path,
+                hw,
+                memory,
+                self.pages,
+                self.policy,
+                self.reports.event,
+                self.reports.page_request,
+            )
             for path, hw in hardware.items()
         }
         self.frames = Frames(memory, self.pages)
@@ -98,6 +107,8 @@ class Hypervisor:
             host.boot()
             self.scheduler.add(host)
             self.scheduler.add(host.event_reader)
+            if host.uses_pri:
+                self.scheduler.add(host.pri_reader)
         self._wait(
             lambda: all(host.idle for host in self.hosts.values()),
             "the physical SMMUs did not come up",
@@ -191,15 +202,18 @@ class Hypervisor:
             if base < other.base + other.size and other.base < base + size:
                 raise HypercallError(f"vSMMU window {base:#x} overlaps {other.name}")
         hosts = [self._host(path) for path in smmus]
-        ids = advertise(wanted, hosts)
+        share = min((self.policy.stalls_per_vsmmu, *map(self._behind.stall_places, hosts)))
+        ids = advertise(wanted, hosts, replace(self.policy, stalls_per_vsmmu=share))
         vsmmu = VSmmu(
             domain, base, size, ids, self.policy, irq=irq, trace=self._trace,
             clock=lambda: self.scheduler.turns,
         )  # fmt: skip
         domain.vsmmus.append(vsmmu)
-        self._behind[vsmmu] = frozenset(smmus)
+        self._behind.add(vsmmu, smmus)
         self.scheduler.add(vsmmu)
         self.scheduler.add(vsmmu.event_writer)
+        if vsmmu.idr0.pri:
+            self.scheduler.add(vsmmu.pri)
         return vsmmu
 
     def assign(
@@ -213,9 +227,9 @@ class Hypervisor:
         """Give a guest the stream (SMMU, pMasterID) under the name vMasterID.
 
         Raises:
-            HypercallError: the vSMMU was not made for this SMMU, the stream is already someone's
-                or its endpoint once did not answer, the vMasterID is taken or out of range, or the
-                pMasterID is beyond what the SMMU's stream table covers.
+            HypercallError: the SMMU lacks what the vSMMU advertises, the stream is already
+                someone's or its endpoint once did not answer, the vMasterID is taken or out of
+                range, or the pMasterID is beyond what the SMMU's stream table covers.
         """
         host = self._host(smmu)
         owner = self._owner.get((smmu, pmaster_id))
@@ -232,8 +246,9 @@ class Hypervisor:
             raise HypercallError(
                 f"{smmu}: StreamID {pmaster_id:#x} is beyond its {host.sid_bits} bits"
             )
-        if smmu not in self._behind[vsmmu]:
-            raise HypercallError(f"{smmu} does not stand behind {vsmmu.name}")
+        reason = self._behind.admit(vsmmu, host)
+        if reason is not None:
+            raise HypercallError(f"{smmu} cannot stand behind {vsmmu.name}: lacks {reason}")
         problem = f"({smmu}, {pmaster_id:#x}) could not be assigned"
         self._complete(partial(host.cover, pmaster_id), problem)
         stream = Stream(vmaster_id, host, pmaster_id, devices)
@@ -289,28 +304,6 @@ class Hypervisor:
                 return 0
         return None
 
-    # What the hardware reports.
-
-    def _event(self, host: HostSmmu, event: Event) -> None:
-        found = self._owner.get((host.path, event.sid))
-        if found is None:
-            self._keep(host, event, "unassigned StreamID")
-            return
-        vsmmu, stream = found
-        if not vsmmu.enabled and not isinstance(event, FUut):
-            self._keep(host, event, "SMMUEN is 0")
-            return
-        record = to_guest(event, stream, vsmmu.domain)
-        if isinstance(record, Kept):
-            self._keep(host, event, record.reason)
-        else:
-            vsmmu.raise_event(record)
-
-    def _keep(self, host: HostSmmu, event: Event, reason: str) -> None:
-        self.kept[f"{event.name}: {reason}"] += 1
-        if self._trace is not None:
-            self._trace("hyp_event_kept", host.path, repr(event), reason)
-
     def _host(self, path: str) -> HostSmmu:
         host = self.hosts.get(path)
         if host is None:
@@ -334,16 +327,19 @@ class Hypervisor:
         host, sid, domain = stream.host, stream.pmaster_id, vsmmu.domain
         if vsmmu.streams.get(stream.vmaster_id) is not stream:
             return
-        vsmmu.withdraw(stream)
+        unsent = vsmmu.withdraw(stream)
         while stream.busy:
             yield False
         # What its owner had sent before may name it, so that has to pass first.
         yield from completed([partial(host.submit, domain.domid, [])])
         yield from completed([partial(host.update_ste, HYPERVISOR, sid, _ABORT)])
-        flush = CmdTlbiS12Vmall.build(vmid=domain.vmid)
-        yield from completed([partial(host.submit, HYPERVISOR, [flush])])
+        last = last_commands(vsmmu, stream, unsent)
+        yield from completed([partial(host.submit, HYPERVISOR, last)])
         if not (yield from self.flush.endpoints(HYPERVISOR, [stream])):
             self._quarantined.add((host.path, sid))
+        mark = host.pri_reader.mark()
+        while not host.pri_reader.passed(mark):
+            yield False
         host.ats.discard(sid)
         del self._owner[host.path, sid]
 
@@ -351,9 +347,11 @@ class Hypervisor:
         for vsmmu in domain.vsmmus:
             self.scheduler.remove(vsmmu)
             self.scheduler.remove(vsmmu.event_writer)
+            if vsmmu.idr0.pri:
+                self.scheduler.remove(vsmmu.pri)
             for stream in list(vsmmu.streams.values()):
                 yield from self._stop(vsmmu, stream)
-            del self._behind[vsmmu]
+            self._behind.forget(vsmmu)
         flush = CmdTlbiS12Vmall.build(vmid=domain.vmid)
         yield from completed(
             [partial(host.submit, HYPERVISOR, [flush]) for host in self.hosts.values()]

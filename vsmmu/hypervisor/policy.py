@@ -70,6 +70,20 @@ class Policy:
     hypercalls: int = _cap(128, "hypercalls", "of a domain that have not returned")
     grants: int = _cap(1024, "grants", "that a domain may have")
     grant_mappings: int = _cap(1024, "mappings", "of other domains' grants that a domain may have")
+    # What a vSMMU may offer where every physical SMMU behind it has it. A guest that maps memory
+    # for DMA needs none of it, so each is off until somebody asks (docs/vsmmu-features.md).
+    substreams: bool = _cap(False, "switch", "SubstreamIDs of vSMMUs")
+    httu: bool = _cap(False, "switch", "hardware update of access flags and dirty state")
+    msi: bool = _cap(False, "switch", "messages in place of wired interrupts")
+    stalls: bool = _cap(False, "switch", "stalled transactions that a guest answers")
+    ats: bool = _cap(False, "switch", "ATS of a guest's devices")
+    pri: bool = _cap(False, "switch", "page requests of a guest's devices")
+    stalls_per_vsmmu: int = _cap(
+        16, "transactions", "stalled on each SMMU behind a vSMMU, set aside there for it"
+    )
+    pending_page_requests: int = _cap(
+        64, "requests", "that wait for a guest's queue; past this the queue counts as full"
+    )
     refusals_kept: int = _cap(32, "refusals", "of a vSMMU that are kept with their detail")
 
     def caps(self) -> list[tuple[str, int, str, str]]:

@@ -14,43 +14,42 @@ from collections.abc import Callable, Mapping
 
 from vsmmu.arch import commands as arch_commands
 from vsmmu.arch.commands import CmdCfgiSte, CmdSync, Command, Cs
-from vsmmu.arch.events import CBadSte, CBadStreamid, Event
+from vsmmu.arch.events import CBadStreamid, Event, FTranslForbidden
 from vsmmu.arch.registers import (
     Cerror,
     CmdqCons,
     Cr0,
     Cr2,
-    Gbpa,
     Gerror,
+    Idr0,
     Idr1,
     Idr3,
-    IrqCtrl,
+    Idr5,
     QueueBase,
 )
-from vsmmu.arch.stream_table import LIVE, Ste, SteConfig
+from vsmmu.arch.stream_table import Ste
 from vsmmu.hypervisor import commands
 from vsmmu.hypervisor.domain import Domain, Stream
 from vsmmu.hypervisor.event_writer import EventWriter
 from vsmmu.hypervisor.fair_queue import Scope
-from vsmmu.hypervisor.guest_ste import fetch
 from vsmmu.hypervisor.host_smmu import HostSmmu
+from vsmmu.hypervisor.interrupts import Interrupts, Irq
 from vsmmu.hypervisor.policy import Policy, Refusals
+from vsmmu.hypervisor.pri import PriWriter
+from vsmmu.hypervisor.shadow import shadow
 from vsmmu.hypervisor.stale import StaleStreams
+from vsmmu.hypervisor.stalls import Stalls
 from vsmmu.queue import Ring
 from vsmmu.smmu.features import Features
 from vsmmu.smmu.regfile import RegisterFile
-from vsmmu.smmu.ste import decode_ste
 from vsmmu.trace import Trace
 
-_ABORT = Ste.build(v=1, config=SteConfig.ABORT)
-_INVALID = Ste()
 _CMDQ_ERR = Gerror.mask("cmdq_err")[0]
 _INDEX = CmdqCons.mask("rd")[0]
-Irq = Callable[[str, bool], None]
 
 
 class VSmmu:
-    """One vSMMU of a domain; its drain is an engine, `event_writer` is another.
+    """One vSMMU of a domain; its drain is an engine, `event_writer` and `pri` are others.
 
     Args:
         domain: whose it is.
@@ -76,21 +75,21 @@ class VSmmu:
         self.domain = domain
         self.base, self.size = base, size
         self.regs = RegisterFile(ids, self._changed)
-        self.idr1, self.idr3 = Idr1(ids["IDR1"]), Idr3(ids["IDR3"])
-        self._features = Features.from_ids(**{n.lower(): v for n, v in ids.items()})
+        self.idr0, self.idr1, self.idr3 = Idr0(ids["IDR0"]), Idr1(ids["IDR1"]), Idr3(ids["IDR3"])
+        self.features = Features.from_ids(**{n.lower(): v for n, v in ids.items()})
         # Addresses of queues are truncated to OAS (§3.4.3).
-        self.address_mask = (1 << self._features.oas) - 1
+        self.address_mask = (1 << self.features.oas) - 1
         self.streams: dict[int, Stream] = {}
         self.hosts: tuple[HostSmmu, ...] = ()
         self.counters: Counter[str] = Counter()
         self.physical: Counter[str] = Counter()
         self.refusals = Refusals(policy.refusals_kept)
         self.event_writer = EventWriter(self, policy, clock)
-        self.levels = {"eventq": False, "gerror": False}
-        self.sync_interrupts = 0
-        self._policy = policy
-        self._irq = irq
+        self.stalls = Stalls(self, Idr5(ids["IDR5"]).stall_max)
+        self.pri = PriWriter(self, policy.pending_page_requests)
         self.trace = trace
+        self.interrupts = Interrupts(self, irq)
+        self._policy = policy
         self.stale = StaleStreams(policy.streams_per_unit)
         self._pending: dict[HostSmmu, dict[Command, Scope | None]] = {}
         self._outstanding = 0
@@ -98,6 +97,8 @@ class VSmmu:
         self._sync_mark: int | None = None
         self._enabled = 0
         self._edge = False
+        # A CMD_ATC_INV of the guest timed out, and no CMD_SYNC has said so yet.
+        self._atc_timed_out = False
 
     # Streams.
 
@@ -107,14 +108,21 @@ class VSmmu:
         self._recount()
         self.mark(stream)
 
-    def withdraw(self, stream: Stream) -> None:
-        """Take a stream away. The caller changes the physical STE and invalidates."""
+    def withdraw(self, stream: Stream) -> list[Command]:
+        """Take a stream away. The caller changes the physical STE and invalidates.
+
+        Returns:
+            Commands that name it and were not sent yet.
+        """
         del self.streams[stream.vmaster_id]
         batch = self._pending.get(stream.host, {})
-        for command in [c for c in batch if getattr(c, "sid", None) == stream.pmaster_id]:
+        unsent = [c for c in batch if getattr(c, "sid", None) == stream.pmaster_id]
+        for command in unsent:
             del batch[command]
         self.stale.forget(stream)
+        self.stalls.forget(stream)
         self._recount()
+        return unsent
 
     def _recount(self) -> None:
         self.hosts = tuple(dict.fromkeys(s.host for s in self.streams.values()))
@@ -140,7 +148,7 @@ class VSmmu:
         elif name == "GBPA" and not (self._enabled and Cr0(self.regs["CR0"]).smmuen):
             self.regs.set_fields("GBPA", update=1)
             self._start_edge()
-        self.update_irq()
+        self.interrupts.update()
 
     def _stop_disabled(self) -> None:
         """A queue that is disabled holds nothing back for its next use (§6.3.9)."""
@@ -148,8 +156,11 @@ class VSmmu:
         if not enables.cmdqen:
             # Not consumed, so that it is taken again if the queue goes on as it is.
             self._sync = self._sync_mark = None
+            self._atc_timed_out = False
         if not enables.eventqen:
             self.event_writer.drop_uncommitted()
+        if not self.pri.enabled:
+            self.pri.drop_uncommitted()
 
     def _hold_smmuen(self) -> None:
         """CR0ACK.SMMUEN follows once the shadow STEs do (§6.3.9.6)."""
@@ -176,8 +187,14 @@ class VSmmu:
         self._pending.setdefault(host, {})[command] = scope
 
     def begin_sync(self, command: CmdSync) -> None:
-        """Flush; CONS passes this CMD_SYNC when the flush and the events before it are done."""
+        """Flush; CONS passes this CMD_SYNC when the flush and the events before it are done.
+
+        With a physical CMD_SYNC where nothing waits too: until it has completed, the record of an
+        access that was terminated may not be in the physical event queue (§4.7.3).
+        """
         self._sync, self._sync_mark = command, None
+        for host in self.hosts:
+            self._pending.setdefault(host, {})
 
     # The drain.
 
@@ -211,12 +228,13 @@ class VSmmu:
     def _flush_due(self) -> bool:
         if not self._pending:
             return False
-        waiting = sum(map(len, self._pending.values()))
-        return waiting >= self._policy.commands_per_flush or bool(waiting and self._sync)
+        if self._sync is not None:
+            return True
+        return sum(map(len, self._pending.values())) >= self._policy.commands_per_flush
 
     def _flush(self) -> None:
         for host, batch in self._pending.items():
-            if not batch:
+            if not batch and self._sync is None:
                 continue
             self._outstanding += 1
             for command in batch:
@@ -224,11 +242,15 @@ class VSmmu:
                 if self.trace is not None:
                     self.trace("vsmmu_shadow_cmd", self.name, host.path, repr(command))
             self.physical[CmdSync.name] += 1
-            host.submit(self.domain.domid, batch, self._landed)
+            watch = {"timed_out": self._atc_inv_timed_out} if self.idr0.ats else {}
+            host.submit(self.domain.domid, batch, self._landed, **watch)
         self._pending = {}
 
     def _landed(self) -> None:
         self._outstanding -= 1
+
+    def _atc_inv_timed_out(self) -> None:
+        self._atc_timed_out = True
 
     def _runnable(self) -> bool:
         if not (self.regs["CMDQ_PROD"] ^ self.regs["CMDQ_CONS"]) & _INDEX:
@@ -268,8 +290,7 @@ class VSmmu:
         if self.trace is not None:
             self.trace("vsmmu_refuse", self.name, f"CERROR_{error.name} {detail}")
         self.regs.set_fields("CMDQ_CONS", err=error)
-        self.regs.raise_gerror("cmdq_err")
-        self.update_irq()
+        self.interrupts.gerror("cmdq_err")
 
     def _events_settled(self) -> bool:
         """Whether the records that had arrived when the flush completed are written or gone."""
@@ -279,24 +300,30 @@ class VSmmu:
 
     def _finish_sync(self, sync: CmdSync) -> None:
         self._sync = None
+        if self._atc_timed_out:
+            # CONS stays on the CMD_SYNC, which completes when it is taken again (§7.1).
+            self._atc_timed_out = False
+            self._stop(Cerror.ATC_INV_SYNC, "a device did not answer a CMD_ATC_INV")
+            return
+        self.stalls.synchronise()
         self._advance()
         if sync.cs == Cs.IRQ:
-            # No MSI is advertised; the wired completion is a pulse, nothing holds it up (§4.8).
-            self.sync_interrupts += 1
-            for level in (True, False):
-                if self._irq is not None:
-                    self._irq("cmdq-sync", level)
+            self.interrupts.sync(sync)
 
     def _finish_edge(self) -> None:
+        wanted = Cr0(self.regs["CR0"]).smmuen
+        if not wanted and self.stalls.terminate_all():
+            self._flush()
+            return
         self._edge = False
-        self._enabled = Cr0(self.regs["CR0"]).smmuen
+        self._enabled = wanted
         self.regs.set_fields("CR0ACK", smmuen=self._enabled)
         self.regs.set_fields("GBPA", update=0)
 
     # Shadowing.
 
     def _shadow(self, stream: Stream) -> None:
-        target, raises = self._target(stream)
+        target, raises = shadow(self, stream)
         if target == stream.host.read_ste(stream.pmaster_id):
             # Nothing to write, but the CDs cached through this STE have to go as well (§4.3.1).
             stream.raises = raises
@@ -320,30 +347,6 @@ class VSmmu:
         self.stale.ended(stream)
         self._outstanding -= 1
 
-    def _target(self, stream: Stream) -> tuple[Ste, Event | None]:
-        """The physical STE for a stream as the guest has configured it now.
-
-        With the event that the guest's configuration stands for, where the STE is invalid.
-        """
-        if not Cr0(self.regs["CR0"]).smmuen:
-            abort = Gbpa(self.regs["GBPA"]).abort
-            return (_ABORT if abort else self.domain.stage2_ste()), None
-        found = fetch(self.regs, stream.vmaster_id, self.domain.memory)
-        if isinstance(found, Event):
-            return _INVALID, found
-        if decode_ste(found, self._features) is None:
-            self.refusals.add("C_BAD_STE", f"vMasterID {stream.vmaster_id:#x}: {found!r}")
-            return _INVALID, CBadSte.build()
-        if not found.config & LIVE:
-            return _ABORT, None
-        if found.config == SteConfig.BYPASS:
-            return self.domain.stage2_ste(), None
-        stream.s1ctxptr = found.s1ctxptr
-        if not self.idr1.ssidsize:
-            # Ignored by the SMMU the guest sees, so the physical one must not act on them.
-            found = found.replace(s1cdmax=0, s1fmt=0, s1dss=0)
-        return self.domain.nested_ste(found, stall_disabled=stream.host.can_stall), None
-
     # Events and the interrupt.
 
     @property
@@ -352,25 +355,22 @@ class VSmmu:
         return bool(self._enabled or Cr0(self.regs["CR0"]).smmuen)
 
     def raise_event(self, event: Event) -> None:
-        """An event for the guest; C_BAD_STREAMID only with CR2.RECINVSID."""
+        """An event for the guest; some only as its registers say (§7.3.3, §7.3.8)."""
         if isinstance(event, CBadStreamid) and not Cr2(self.regs["CR2"]).recinvsid:
+            return
+        if isinstance(event, FTranslForbidden) and self.regs.cr0.smmuen > self.regs.cr0.atschk:
+            # The physical check is always on: the guest's SMMU would not have looked.
             return
         self.event_writer.add(event)
 
     def update_irq(self) -> None:
-        """Set the wired causes: each is high while it is enabled and stands (level triggered)."""
-        enabled = IrqCtrl(self.regs["IRQ_CTRLACK"])
-        self._drive("eventq", bool(enabled.eventq_irqen and self.event_writer.unread))
-        self._drive("gerror", bool(enabled.gerror_irqen and self.regs.gerror_active))
+        """Set the wired causes."""
+        self.interrupts.update()
 
-    def _drive(self, cause: str, level: bool) -> None:
-        if level == self.levels[cause]:
-            return
-        self.levels[cause] = level
-        if self.trace is not None:
-            self.trace("vsmmu_irq", self.name, cause, int(level))
-        if self._irq is not None:
-            self._irq(cause, level)
+    @property
+    def levels(self) -> dict[str, bool]:
+        """By cause, whether its wired interrupt stands."""
+        return self.interrupts.levels
 
     @property
     def idle(self) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-# The names of the device-tree binding; PRIQ is not modelled.
-CAUSES = ("eventq", "gerror", "cmdq-sync")
+# The names of the device-tree binding.
+CAUSES = ("eventq", "priq", "gerror", "cmdq-sync")
 COMBINED = "combined"
 
 

@@ -8,7 +8,7 @@ outstanding when IRQ_CTRLACK or a later CMD_SYNC follows (§3.18.1).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from vsmmu.arch.names import MemAttr, Sh
 from vsmmu.arch.registers import OAS_BITS, Idr0, Idr5, IrqCfg0, IrqCfg2
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vsmmu.arch.commands import CmdSync
-    from vsmmu.memory import Memory
     from vsmmu.smmu.regfile import RegisterFile
 
 _ADDR, _MEMATTR, _SH = IrqCfg0.addr, IrqCfg2.memattr, IrqCfg2.sh
@@ -43,6 +42,14 @@ class Message(NamedTuple):
     sh: int
 
 
+class Bus(Protocol):
+    """What messages are written to."""
+
+    def write32(self, pa: int, value: int, /) -> bool:
+        """Store an aligned 32-bit word; False on external abort."""
+        ...  # pragma: no cover
+
+
 class Messages:
     """Writes the messages of one SMMU.
 
@@ -59,7 +66,7 @@ class Messages:
     def __init__(
         self,
         regs: RegisterFile,
-        memory: Memory,
+        memory: Bus,
         counters: Counter[str],
         gerror: Callable[[str], None],
     ) -> None:
@@ -79,13 +86,17 @@ class Messages:
         ADDR=0 is no message (§6.3.21), and then the caller has a wired interrupt to pulse.
         """
         name = source.upper()
-        address = _ADDR.of((self._regs[f"{name}_IRQ_CFG0"],)) & self._mask
+        address = self._address(name)
         if not address:
             return False
         attributes = (self._regs[f"{name}_IRQ_CFG2"],)
         data = self._regs[f"{name}_IRQ_CFG1"]
         self._write(source, address, data, _MEMATTR.of(attributes), _SH.of(attributes))
         return True
+
+    def configured(self, source: str) -> bool:
+        """Whether the interrupt of a source is a message."""
+        return bool(self._mask and self._address(source.upper()))
 
     def sync(self, command: CmdSync) -> None:
         """The message of a CMD_SYNC with SIG_IRQ; none with MSIAddress=0 (§4.7.3).
@@ -95,6 +106,9 @@ class Messages:
         address = command.msiaddress & self._mask
         if address:
             self._write("cmdq-sync", address, command.msidata, command.msiattr, command.msh)
+
+    def _address(self, name: str) -> int:
+        return _ADDR.of((self._regs[f"{name}_IRQ_CFG0"],)) & self._mask
 
     def _write(self, source: str, address: int, data: int, memattr: int, sh: int) -> None:
         memattr, sh = effective(memattr, sh)

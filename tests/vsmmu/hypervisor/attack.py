@@ -78,9 +78,9 @@ def sent(guest, smmu: str) -> list[Command]:
     host, seen = guest.world.hypervisor.hosts[smmu], []
     original = host.submit
 
-    def submit(owner, commands, done=None):
+    def submit(owner, commands, done=None, **watch):
         seen.extend(commands)
-        original(owner, commands, done)
+        original(owner, commands, done, **watch)
 
     host.submit = submit
     return seen

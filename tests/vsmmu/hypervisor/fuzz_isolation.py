@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from random import Random
 
 from vsmmu.arch.commands import (
@@ -25,6 +26,7 @@ from vsmmu.arch.stream_table import LIVE, STAGE2, Ste
 from vsmmu.hypervisor.host_smmu import HYPERVISOR, Done, HostSmmu
 from vsmmu.hypervisor.hypervisor import Hypervisor
 from vsmmu.hypervisor.policy import Policy
+from vsmmu.hypervisor.reports import Reports
 from vsmmu.scheduler import Scheduler
 from vsmmu.smmu.features import Features
 from vsmmu.smmu.port import DevicePort, Request
@@ -109,15 +111,15 @@ class Device(DevicePort):
         return super()._transfer(request, pa, size)
 
 
-class JudgedHypervisor(Hypervisor):
+class JudgedReports(Reports):
     """What hardware reports goes to the stream's guest alone, and not what is stage 2's."""
 
     world: World
 
-    def _event(self, host: HostSmmu, event: Event) -> None:
+    def event(self, host: HostSmmu, event: Event) -> None:
         guests = self.world.guests
         before = [guest.vsmmu.event_writer.accepted for guest in guests]
-        super()._event(host, event)
+        super().event(host, event)
         for guest, accepted in zip(guests, before, strict=True):
             if guest.vsmmu.event_writer.accepted != accepted:
                 assert self.world.devices[host.path, event.sid].owner is guest, event
@@ -148,8 +150,11 @@ class World:
             features = features.replace(stall_model=0, stall_max=4)
         caching = random.choice(["none", "normal", "normal", "hostile"])
         self.smmus = {name: Smmu(name, self.memory, features, caching=caching) for name in SMMUS}
-        self.hypervisor = JudgedHypervisor(self.memory, self.scheduler, self.smmus, policy)
-        self.hypervisor.world = self
+        self.hypervisor = Hypervisor(self.memory, self.scheduler, self.smmus, policy)
+        judged = JudgedReports(self.hypervisor._owner, None)
+        judged.world, judged.kept = self, self.hypervisor.kept
+        for host in self.hypervisor.hosts.values():
+            host.event_reader._on_event = partial(judged.event, host)
         each = AHEAD if caching == "hostile" else LOOKS
         for smmu in self.smmus.values():
             for engine in smmu.engines:
@@ -185,7 +190,7 @@ class World:
             for k, sid in enumerate(SIDS):
                 device = self.devices[name, sid] = Device(self, self.smmus[name], sid)
                 self.give(device, guests[(i + k) % 3])
-        self.places = {hv.hosts[name]._ste_address(sid): (name, sid) for name, sid in self.devices}
+        self.places = {hv.hosts[name].table.address(sid): (name, sid) for name, sid in self.devices}
         self.memory.entries = set(self.places)
         self.judges: dict[str, Judged] = {}
         for engine in (*self.scheduler.engines, *self.devices.values()):

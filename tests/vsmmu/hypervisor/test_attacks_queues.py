@@ -19,8 +19,10 @@ from .attack import (
     CMDQ_ERR,
     EVENTQ_ABT,
     SYNC,
+    TLBI,
     UNMAPPED,
     line,
+    post,
     records,
     settle,
 )
@@ -237,3 +239,20 @@ def test_devices_that_only_fault_do_not_keep_others_from_their_turn():
     assert request is not None
     assert request.ok
     assert other.memory.read(BUFFER, 7) == b"through"
+
+
+@pytest.mark.parametrize("commands", [[SYNC], [TLBI, SYNC]])
+def test_a_sync_with_nothing_before_it_waits_for_records_of_hardware(guest, commands):
+    """§4.7.3: an access that was terminated has its record in the guest's queue by then."""
+    world, eventq = guest.world, guest.world.smmus["a"].eventq
+    world.scheduler.remove(eventq)
+    request = guest.ports[0].read(UNMAPPED, 4)
+    while not request.done:
+        world.scheduler.step()
+    prod = post(guest, *commands)
+    assert world.scheduler.run_until_idle()
+    assert (guest.read("CMDQ_CONS") == prod, records(guest)) == (False, [])
+    world.scheduler.add(eventq)
+    settle(world)
+    assert guest.read("CMDQ_CONS") == prod
+    assert records(guest) == [(0x10, 0)]

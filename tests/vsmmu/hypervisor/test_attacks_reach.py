@@ -12,7 +12,7 @@ from vsmmu.arch.commands import (
     CmdTlbiNhVaa,
 )
 from vsmmu.arch.events import FWalkEabt
-from vsmmu.arch.registers import QueueBase
+from vsmmu.arch.registers import Idr0, QueueBase
 from vsmmu.arch.stream_table import Ste, SteConfig
 from vsmmu.hypervisor.events import Kept, to_guest
 from vsmmu.hypervisor.hypervisor import HypercallError
@@ -173,8 +173,13 @@ def test_the_fetch_address_of_a_walk_abort_is_the_guests_or_zero(guest):
 
 
 def test_a_stream_behind_an_smmu_the_vsmmu_was_not_made_for(world):
-    """Its features were not part of what the vSMMU advertises."""
-    with pytest.raises(HypercallError, match=r"^c does not stand behind vsmmu o@0x4040000$"):
+    """It has to have all that the vSMMU advertises; the field that it lacks is named."""
+    host = world.hypervisor.hosts["c"]
+    ident = host.ident
+    lesser = Idr0(ident("IDR0")).replace(asid16=0).raw
+    host.ident = lambda name: lesser if name == "IDR0" else ident(name)
+    problem = r"^c cannot stand behind vsmmu o@0x4040000: lacks IDR0.ASID16$"
+    with pytest.raises(HypercallError, match=problem):
         world.hypervisor.assign(world["o"].vsmmu, 3, "c", 1)
     assert world.hypervisor.owner("c", 1) is None
 

@@ -58,9 +58,9 @@ def sent(guest: Guest, smmu: str) -> list[Command]:
     seen: list[Command] = []
     original = host.submit
 
-    def submit(owner: int, commands: list[Command], done: object = None) -> None:
+    def submit(owner: int, commands: list[Command], done: object = None, **watch: object) -> None:
         seen.extend(commands)
-        original(owner, commands, done)  # type: ignore[arg-type]
+        original(owner, commands, done, **watch)  # type: ignore[arg-type]
 
     host.submit = submit  # type: ignore[method-assign, assignment]
     return seen

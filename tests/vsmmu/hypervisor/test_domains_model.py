@@ -187,8 +187,7 @@ class Domains(RuleBasedStateMachine):
     @rule(who=GUESTS, data=st.data())
     def plug(self, who: int, data: st.DataObject) -> None:
         known = self.known[who]
-        behind = self.hv._behind[known.guest.vsmmu]
-        fit = sorted(key for key in self.free if key[0] in behind)
+        fit = sorted(self.free)
         number = next((i for i in range(2) if i not in known.ports), None)
         if fit and number is not None:
             key = data.draw(st.sampled_from(fit))
@@ -241,7 +240,7 @@ class Domains(RuleBasedStateMachine):
         for known in self.known:
             self.hv.wait(self.hv.destroy_domain(known.guest.domain))
         assert not self.hv.frames.held
-        tables = sum(0x4000 * len(host._l2) for host in self.hv.hosts.values())
+        tables = sum(0x4000 * len(host.table._l2) for host in self.hv.hosts.values())
         assert self.left - self.hv.pages.left <= tables
         for host in self.hv.hosts.values():
             assert not [name for name in host.counters if name.startswith("CERROR")]

@@ -240,9 +240,9 @@ def test_a_sync_stands_between_stage_2_and_stage_1(world: World) -> None:
     host = world.hypervisor.hosts["a"]
     original = host.submit
 
-    def submit(owner: int, commands: list[Command], done: object = None) -> None:
+    def submit(owner: int, commands: list[Command], done: object = None, **watch: object) -> None:
         batches.append(list(commands))
-        original(owner, commands, done)  # type: ignore[arg-type]
+        original(owner, commands, done, **watch)  # type: ignore[arg-type]
 
     host.submit = submit  # type: ignore[method-assign, assignment]
     take(guest, BUFFER)

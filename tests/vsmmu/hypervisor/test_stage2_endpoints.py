@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from vsmmu.arch.commands import CmdAtcInv
-from vsmmu.arch.stream_table import Eats
+from vsmmu.arch.stream_table import Eats, Ste
 from vsmmu.hypervisor.domain import Domain
 from vsmmu.hypervisor.hypervisor import HypercallError
 from vsmmu.memory import PAGE
@@ -19,13 +21,18 @@ from .test_stage2_changes import IOVA, give, made, reaches, take
 from .world import BUFFER, MACHINE, RAM_SIZE, World
 
 
+def _with_ats(made_ste: Callable[..., Ste]) -> Callable[..., Ste]:
+    def made_with_ats(self: Domain, *args: Ste, **kwargs: bool) -> Ste:
+        return made_ste(self, *args, **kwargs).replace(eats=Eats.FULL)
+
+    return made_with_ats
+
+
 @pytest.fixture
 def endpoints(monkeypatch: pytest.MonkeyPatch) -> World:
     """Devices of x with an ATC; every shadow STE lets them have one."""
-    fields = Domain._stage2_fields.fget  # type: ignore[attr-defined]
-    monkeypatch.setattr(
-        Domain, "_stage2_fields", property(lambda self: fields(self) | {"eats": Eats.FULL})
-    )
+    for name in ("nested_ste", "stage2_ste"):
+        monkeypatch.setattr(Domain, name, _with_ats(getattr(Domain, name)))
     world = made(ats=1)
     guest = world["x"]
     for i, port in enumerate(guest.ports):

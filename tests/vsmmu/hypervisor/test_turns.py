@@ -246,7 +246,7 @@ def test_a_queue_full_of_syncs(seed):
     before = host.counters["CMD_SYNC"]
     g.put_without_rest(*[SYNC] * 255)
     assert world.scheduler.run_until_idle()
-    assert host.counters["CMD_SYNC"] == before, "nothing behind them, nothing sent"
+    assert host.counters["CMD_SYNC"] == before + 255, "records may be behind each of them"
     host.queue.waited.clear()
     for _ in range(6):
         g.put_without_rest(*[TLBI, SYNC] * 127)

@@ -103,7 +103,7 @@ def test_a_stream_belongs_to_one_guest(world):
 
 def test_a_command_for_a_stream_that_is_not_the_guests_has_no_effect(guest):
     before = {name: smmu.counters.copy() for name, smmu in guest.world.smmus.items()}
-    guest.put(CmdCfgiSte.build(sid=0x600), CmdCfgiCd.build(sid=0x700), SYNC)
+    guest.put(CmdCfgiSte.build(sid=0x600), CmdCfgiCd.build(sid=0x700))
     assert guest.read("CMDQ_CONS") == guest.read("CMDQ_PROD")
     assert {n: s.counters for n, s in guest.world.smmus.items()} == before
 
