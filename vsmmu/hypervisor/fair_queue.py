@@ -41,8 +41,8 @@ class FairQueue:
     """The order in which owners' batches enter one queue.
 
     Args:
-        turn: commands of one owner before the next owner's turn.
-        share: commands of one owner that may be in the queue.
+        turn: commands of one owner before the next owner's turn; at least 2.
+        share: commands of one owner that may be in the queue; at least 2.
 
     Attributes:
         entered, consumed: commands since boot, by owner.
@@ -55,7 +55,8 @@ class FairQueue:
         self.entered: Counter[int] = Counter()
         self.consumed: Counter[int] = Counter()
         self.waited: Counter[int] = Counter()
-        self._turn, self._share = max(turn, 1), max(share, 1)
+        # A command and its CMD_SYNC have to fit.
+        self._turn, self._share = max(turn, 2), max(share, 2)
         self.whole = min(self._turn, self._share)
         self._waiting: dict[int, deque[Batch]] = {}
         self._turns: deque[int] = deque()

@@ -198,7 +198,7 @@ class HostSmmu:
         listed = tuple(commands)
         if timed_out is not None:
             # What a CMD_SYNC tells of is whose it is only if nobody else's CMD_SYNC comes before.
-            limit = min(self.queue.whole, self._cmdq.size) - 1
+            limit = max(min(self.queue.whole, self._cmdq.size) - 1, 1)
             while len(listed) > limit:
                 chunk = (*listed[:limit], _SYNC)
                 self.queue.submit(owner, chunk, scopes[:limit], None, timed_out)

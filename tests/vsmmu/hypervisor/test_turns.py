@@ -76,11 +76,22 @@ def unmaps(guest: Guest, vmaster_id: int = 0, within: int = 20_000) -> int:
 # The queue itself.
 
 
+@pytest.mark.parametrize(("turn", "share"), [(0, 9), (1, 1), (1, 64), (16, 1)])
+def test_a_command_and_its_sync_fit_the_smallest_turn(turn, share):
+    """A batch that has to enter in one turn would wait for ever behind a turn of 1."""
+    queue, done = FairQueue(turn, share), []
+    assert queue.whole >= 2
+    batch = [Command((1, 0)), Command((2, 0))]
+    queue.submit(1, batch, (), None, lambda: done.append(True))
+    ((owner, taken, first, last),) = queue.take(8)
+    assert (owner, taken.commands, first, last) == (1, batch, 0, 2)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_order_and_bounds_of_random_batches(seed):
     """Each owner's commands in order, once; turn, share and wait as documented."""
     r = random.Random(seed)
-    turn, share, size = r.randint(1, 20), r.randint(1, 40), r.choice([2, 16, 64])
+    turn, share, size = r.randint(2, 20), r.randint(2, 40), r.choice([2, 16, 64])
     queue, sent, given = FairQueue(turn, share), {}, {}
     inside: list[int] = []
     number = 0
