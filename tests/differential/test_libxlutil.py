@@ -182,14 +182,14 @@ def bounded(examples: int) -> settings:
 
 
 @seed(417)
-@bounded(3000)
+@bounded(1500)
 @given(data=SOUPS)
 def test_token_soups(oracle: Oracle, data: bytes) -> None:
     assert_same(oracle, data)
 
 
 @seed(417)
-@bounded(2000)
+@bounded(1200)
 @given(data=SPOILT)
 def test_settings_with_a_soup_among_them(oracle: Oracle, data: bytes) -> None:
     assert_same(oracle, data)
