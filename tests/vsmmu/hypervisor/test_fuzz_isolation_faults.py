@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from vsmmu.hypervisor import commands, guest_ste, hypervisor
+from vsmmu.hypervisor import commands, guest_ste, reports, shadow
 from vsmmu.hypervisor.domain import Domain, GuestMemory
 from vsmmu.hypervisor.host_smmu import HostSmmu
 from vsmmu.hypervisor.vsmmu import VSmmu
@@ -17,17 +17,17 @@ SEEDS, STEPS = 40, 300
 
 
 def record_as_it_is(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(hypervisor, "to_guest", lambda event, stream, domain: event)
+    patch.setattr(reports, "to_guest", lambda event, stream, domain: event)
 
 
 def wrong_stream_in_a_record(patch: pytest.MonkeyPatch) -> None:
-    made = hypervisor.to_guest
+    made = reports.to_guest
 
     def to_guest(event, stream, domain):
         record = made(event, stream, domain)
         return record.replace(sid=event.sid) if hasattr(record, "sid") else record
 
-    patch.setattr(hypervisor, "to_guest", to_guest)
+    patch.setattr(reports, "to_guest", to_guest)
 
 
 def stage_2_field_of_the_guest(patch: pytest.MonkeyPatch) -> None:
@@ -69,7 +69,7 @@ def ste_read_twice(patch: pytest.MonkeyPatch) -> None:
         made(*arguments)
         return made(*arguments)
 
-    patch.setattr("vsmmu.hypervisor.vsmmu.fetch", fetch)
+    patch.setattr(shadow, "fetch", fetch)
 
 
 def index_without_its_mask(patch: pytest.MonkeyPatch) -> None:
