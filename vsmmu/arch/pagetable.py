@@ -40,6 +40,9 @@ class Granule:
         return 3 - (input_bits - 1 - self.page_shift) // self.stride
 
 
+# The bit of an input address that selects TTB0 or TTB1 (IHI 0070 §3.4.1).
+TTB_SELECT = 55
+
 G4K = Granule("4K", 12, (1, 2))
 G16K = Granule("16K", 14, (2,))
 G64K = Granule("64K", 16, (2,))

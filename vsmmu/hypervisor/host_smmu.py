@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, pairwise
 from typing import Protocol
 
+from vsmmu.arch import events
 from vsmmu.arch.commands import (
     CFGI_ALL_RANGE,
     CmdCfgiSte,
@@ -44,11 +45,10 @@ from vsmmu.arch.registers import (
     StrtabBase,
 )
 from vsmmu.arch.stream_table import Ste
-from vsmmu.hypervisor.event_reader import EventReader
 from vsmmu.hypervisor.fair_queue import Batch, Done, FairQueue, Scope
 from vsmmu.hypervisor.pages import PageAllocator
 from vsmmu.hypervisor.policy import Policy
-from vsmmu.hypervisor.pri_reader import PriReader
+from vsmmu.hypervisor.queue_reader import QueueReader
 from vsmmu.hypervisor.stream_table import StreamTable
 from vsmmu.memory import PAGE, Memory
 from vsmmu.queue import Ring
@@ -114,16 +114,16 @@ class HostSmmu:
         log2 = policy.physical_queue_log2
         self._cmdq = self._ring(min(log2, self.idr1.cmdqs), 16)
         self.queue = FairQueue(policy.commands_per_turn, policy.commands_in_queue)
-        self._eventq = self._ring(min(log2, self.idr1.eventqs), 32)
-        self.event_reader = EventReader(
-            f"events {path}", self._eventq, memory, self._read, self._write, self.counters,
-            lambda event: on_event(self, event),
+        eventq = self._ring(min(log2, self.idr1.eventqs), Event.size)
+        self.event_reader = QueueReader(
+            f"events {path}", "EVENTQ", eventq, memory, events.decode, self._read, self._write,
+            self.counters, "events", lambda event: on_event(self, event),
         )  # fmt: skip
         self.uses_pri = int(policy.pri and self.idr0.pri)
         priq = self._ring(min(log2, self.idr1.priqs), PriEntry.size) if self.uses_pri else None
-        self.pri_reader = PriReader(
-            f"page requests {path}", priq, memory, self._read, self._write, self.counters,
-            lambda entry: on_request(self, entry),
+        self.pri_reader = QueueReader(
+            f"page requests {path}", "PRIQ", priq, memory, PriEntry, self._read, self._write,
+            self.counters, "page requests", lambda entry: on_request(self, entry),
         )  # fmt: skip
         # GERROR as it was when nothing of it was active.
         self._acknowledged: int | None = None
@@ -148,12 +148,11 @@ class HostSmmu:
         self._write("CR2", Cr2.build(ptm=1, recinvsid=1).raw)
         self._write("STRTAB_BASE", StrtabBase.build(addr=self.table.base, ra=1).raw)
         self._write("STRTAB_BASE_CFG", self.table.config.raw)
-        self._write("CMDQ_BASE", self._queue_base(self._cmdq))
+        queue = QueueBase.build(log2size=self._cmdq.log2size, addr=self._cmdq.base, hint=1)
+        self._write("CMDQ_BASE", queue.raw)
         self._write("CMDQ_PROD", 0)
         self._write("CMDQ_CONS", 0)
-        self._write("EVENTQ_BASE", self._queue_base(self._eventq))
-        self._write("EVENTQ_PROD", 0)
-        self._write("EVENTQ_CONS", 0)
+        self.event_reader.boot()
         self.pri_reader.boot()
         # Without ATSCHK a Translated transaction passes whatever its STE says (§3.9.2).
         enables = Cr0.build(cmdqen=1, eventqen=1, atschk=self.idr0.ats, priqen=self.uses_pri)
@@ -346,9 +345,6 @@ class HostSmmu:
     def _ring(self, log2size: int, entry: int) -> Ring:
         size = max(entry << log2size, PAGE)
         return Ring(log2size, entry, self._pages.allocate(size, size))
-
-    def _queue_base(self, ring: Ring) -> int:
-        return QueueBase.build(log2size=ring.log2size, addr=ring.base, hint=1).raw
 
     def _read(self, name: str) -> int:
         return self.hardware.mmio_read(*_PLACES[name])

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from vsmmu.hypervisor.host_smmu import HostSmmu
     from vsmmu.hypervisor.vsmmu import VSmmu
 
-_STAGS = 1 << 16
+_STAGS = CmdResume.stag.mask + 1
 
 
 @dataclass(slots=True, eq=False)

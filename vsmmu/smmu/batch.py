@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vsmmu.arch.pagetable import TTB_SELECT
 from vsmmu.smmu.arena import Arena
-from vsmmu.smmu.batch_walk import RIGHTS, TTB_SELECT, Faults, Walk, signed
+from vsmmu.smmu.batch_walk import RIGHTS, Faults, Walk, signed
 from vsmmu.smmu.tlb import Tlb
 from vsmmu.smmu.transaction import MASK64, VA_MASK, Access, Fault, Outcome
 from vsmmu.smmu.walk import Route, Walker

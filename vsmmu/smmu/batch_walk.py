@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from vsmmu.arch.events import FAccess, FAddrSize, FPermission, FTranslation, FWalkEabt
-from vsmmu.arch.pagetable import S1Leaf
+from vsmmu.arch.pagetable import TTB_SELECT, S1Leaf
 from vsmmu.memory import PAGE, PAGE_SHIFT
 from vsmmu.smmu.batch_group import CLEAN, DEVICE, NOT_WRITE, Group, bits, perms1, perms2
 from vsmmu.smmu.batch_tables import ENOUGH, TablePages
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     Perms = Any
 
-# The bit of an input address that selects a half of stage 1.
-TTB_SELECT = 55
 # READ, WRITE and EXEC of one privilege.
 RIGHTS = (1 << PRIV_SHIFT) - 1
 _AF = S1Leaf.mask("af")[0]

@@ -17,6 +17,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vsmmu.arch.commands import CmdResume
 from vsmmu.arch.events import TRANSLATION_FAULTS, Event, FTlbConflict, FTranslForbidden, FWalkEabt
 from vsmmu.smmu.transaction import Access, Outcome
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 # What becomes of a stalled transaction.
 HELD, RETRY, ABORT, RAZWI = range(4)
 
-_STAGS = 1 << 16
+_STAGS = CmdResume.stag.mask + 1
 _IN_PAGE = 0xFFF
 # Records that differ in the offset within a page count as identical (§7.3.1).
 _BY_PAGE = TRANSLATION_FAULTS | {FTranslForbidden.number, FWalkEabt.number, FTlbConflict.number}

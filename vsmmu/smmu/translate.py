@@ -10,7 +10,7 @@ Limits: output memory attributes are not computed.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from vsmmu.arch.events import (
     TRANSLATION_FAULTS,
@@ -19,11 +19,13 @@ from vsmmu.arch.events import (
     FAddrSize,
     FTranslation,
 )
+from vsmmu.arch.pagetable import TTB_SELECT
 from vsmmu.arch.registers import Cr0, Cr2, Gbpa
 from vsmmu.arch.stream_table import OVERRIDE, OVERRIDE_VALUE, SteConfig
 from vsmmu.smmu.config import context_index
 from vsmmu.smmu.intent import Cause
 from vsmmu.smmu.regime import Route
+from vsmmu.smmu.shortcut import SHORTCUTS, Shortcut, in_range
 from vsmmu.smmu.tlb import Entry, Tlb
 from vsmmu.smmu.transaction import (
     EXEC,
@@ -47,7 +49,6 @@ if TYPE_CHECKING:
     from vsmmu.smmu.regfile import RegisterFile
     from vsmmu.smmu.regime import Table
     from vsmmu.smmu.ste import Stream
-    from vsmmu.smmu.tlb import Rows
     from vsmmu.smmu.walk import Walker
 
 _SMMUEN = Cr0.mask("smmuen")[0]
@@ -55,7 +56,6 @@ _ABORT = Gbpa.mask("abort")[0]
 _RECINVSID = Cr2.mask("recinvsid")[0]
 # Config bit 2 is clear where the stream aborts; alone it bypasses.
 _BYPASS = int(SteConfig.BYPASS)
-_TTB_SELECT = 55
 _RIGHTS = READ | WRITE | EXEC
 
 # Status of a fault's outcome.
@@ -66,31 +66,9 @@ PRIVATE = 8192
 
 _FATE = {s: f"txn.{s}" for s in ("ok", "bypass", "abort", "fault", "razwi", "stall")}
 _SILENT_ABORT = Outcome("abort")
-# Mask and value that no address has.
-_NOTHING = 0, 1
 # Why entries go when an ASID becomes private.
 _ASET = Cause("CD.ASET")
 _new = tuple.__new__
-
-
-# Shortcuts of one SMMU; all go when there would be more.
-_SHORTCUTS = 1024
-
-
-class Shortcut(NamedTuple):
-    """What the caches say of accesses of one kind, substream and StreamID.
-
-    An address is in range of half n of stage 1, or of stage 2 alone, when its bits in the mask
-    of `ranges[n]` have the value there. `rows` are where the TLB has the entries of the context.
-    Without a `table` in either half, stage 2 alone translates.
-    """
-
-    ranges: tuple[tuple[int, int], tuple[int, int]]
-    rows: Rows
-    need: int
-    shift: int
-    stream: Stream
-    context: Context | None
 
 
 class Translator:
@@ -143,7 +121,7 @@ class Translator:
         shortcut = self._shortcuts.get((sid, ssid, write, instr, priv))
         if shortcut is not None:
             ranges, rows, need, shift, stream, context = shortcut
-            mask, value = ranges[iova >> _TTB_SELECT & 1]
+            mask, value = ranges[iova >> TTB_SELECT & 1]
             if iova & mask == value:
                 va = iova & VA_MASK
                 for size, pages in rows:
@@ -218,27 +196,19 @@ class Translator:
         """Keep a shortcut for accesses like this one, where the caches answer the next."""
         if self._private is not None or not self._config.holds(access.sid, index):
             return
-        if len(self._shortcuts) >= _SHORTCUTS:
+        if len(self._shortcuts) >= SHORTCUTS:
             self._shortcuts.clear()
         if context is None:
             ranges = ((MASK64 & -(1 << self._address_bits), 0),) * 2
             rows = self._tlb.rows2(stream.vmid)
         else:
-            low, high = self._range(context, 0, need), self._range(context, 1, need)
-            ranges = low, high
+            ranges = in_range(context, 0, need), in_range(context, 1, need)
             rows = self._tlb.rows(stream.vmid, context.asid, context.aset)
         shift = PRIV_SHIFT if need >> PRIV_SHIFT else 0
         sid, _, write, instr, priv, ssid = access
         self._shortcuts[sid, ssid, write, instr, priv] = Shortcut(
             ranges, rows, need, shift, stream, context
         )
-
-    def _range(self, context: Context, high: int, need: int) -> tuple[int, int]:
-        """Mask and value of the addresses in range of a half of stage 1 (`table`)."""
-        table = context.stage1.tables[high]
-        if table is None or (context.e0pd[high] and not need >> PRIV_SHIFT):
-            return _NOTHING
-        return table.range_mask, table.range_mask if high else 0
 
     def route(self, access: Access) -> Route:
         """What the configuration makes of accesses like this one at any address, for a batch."""
@@ -321,13 +291,9 @@ class Translator:
     @staticmethod
     def table(context: Context, iova: int, need: int) -> Table | None:
         """The half of stage 1 that translates an address; None is F_TRANSLATION (§3.4.1)."""
-        high = iova >> _TTB_SELECT & 1
-        table = context.stage1.tables[high]
-        if table is None or iova & table.range_mask != (table.range_mask if high else 0):
-            return None
-        if context.e0pd[high] and not need >> PRIV_SHIFT:
-            return None
-        return table
+        high = iova >> TTB_SELECT & 1
+        mask, value = in_range(context, high, need)
+        return context.stage1.tables[high] if iova & mask == value else None
 
     def conclude(
         self, access: Access, fault: Fault, stream: Stream | None, context: Context | None

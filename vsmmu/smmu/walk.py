@@ -60,9 +60,6 @@ _MEMATTR = S2Leaf.memattr
 _DEVICE = ALL_PERMS + 1
 _new = tuple.__new__
 
-# What a `Leaf` has, in a plain tuple.
-_Leaf = tuple[int, int, int, bool, bool]
-
 
 class Leaf(NamedTuple):
     """A block, page or contiguous group that stage 1 found.
@@ -161,7 +158,7 @@ class Walker(PlainWalk):
         need: int,
     ) -> Entry | Fault:
         """Walk, and keep what was found even if it lacks the permission: it is a valid entry."""
-        leaf = self._stage1(regime, table, va, stage2, vmid, need)
+        leaf = self.stage1(regime, table, va, stage2, vmid, need)
         if isinstance(leaf, Fault):
             return leaf
         pa, shift, perms, is_global, clean = leaf
@@ -196,12 +193,6 @@ class Walker(PlainWalk):
         Permissions are for the caller to check. What `need` asks for decides only the update of
         the descriptor; without it, the access flag alone is set.
         """
-        leaf = self._stage1(regime, table, va, stage2, vmid, need)
-        return leaf if isinstance(leaf, Fault) else _new(Leaf, leaf)
-
-    def _stage1(
-        self, regime: Stage1, table: Table, va: int, stage2: Stage2 | None, vmid: int, need: int
-    ) -> _Leaf | Fault:
         found = self._descend1(regime, table, va, stage2, vmid)
         if isinstance(found, Fault):
             return found
@@ -224,7 +215,8 @@ class Walker(PlainWalk):
         shift = step.shift
         if self.contiguous and step.group and descriptor & CONTIG:
             address, shift = _grouped(address, va, step, regime.output_bits)
-        return address, shift, perms, not descriptor & NOT_GLOBAL or regime.el2, clean
+        is_global = not descriptor & NOT_GLOBAL or regime.el2
+        return _new(Leaf, (address, shift, perms, is_global, clean))
 
     def _descend1(
         self, regime: Stage1, table: Table, va: int, stage2: Stage2 | None, vmid: int

@@ -154,7 +154,7 @@ class World:
         judged = JudgedReports(self.hypervisor._owner, None)
         judged.world, judged.kept = self, self.hypervisor.kept
         for host in self.hypervisor.hosts.values():
-            host.event_reader._on_event = partial(judged.event, host)
+            host.event_reader._on_record = partial(judged.event, host)
         each = AHEAD if caching == "hostile" else LOOKS
         for smmu in self.smmus.values():
             for engine in smmu.engines:
