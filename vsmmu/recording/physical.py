@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A recording on the physical model, with the features that were recorded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from vsmmu.arch.events import Event, decode
+from vsmmu.arch.registers import BY_NAME, Cr0, EventqProd, Idr1, QueueBase
+from vsmmu.queue import Ring
+from vsmmu.recording.divergence import Difference, Result
+from vsmmu.recording.format import Access as Kind
+from vsmmu.recording.format import Dma, Mem, Progress, Read, Status
+from vsmmu.recording.memory import RecordedMemory
+from vsmmu.smmu.config_cache import CACHING, CONFIG_ENTRIES
+from vsmmu.smmu.features import Features
+from vsmmu.smmu.smmu import Access, Smmu
+
+# Units of work (commands, records) that a recording may ask for: so many at once, and so many more
+# with each record. A driver's batch is a few dozen commands.
+WORK, WORK_PER_RECORD = 1 << 20, 64
+_STEP = 4096
+# Linux links a level 2 table without a command (and Xen too), so invalid level 1 descriptors are
+# not kept.
+_HOSTILE = replace(CACHING["hostile"], entries=CONFIG_ENTRIES, invalid=False)
+_RW = 3
+_PROGRESS = tuple(BY_NAME[name].offset for name in ("CMDQ_CONS", "GERROR", "EVENTQ_PROD"))
+_SMMUEN = Cr0.mask("smmuen")[0]
+_WR = EventqProd.mask("wr")[0]
+_DISABLED = {"bypass": Status.DISABLED, "abort": Status.ABORT}
+_ENDED = {
+    "ok": Status.OK, "bypass": Status.BYPASS, "abort": Status.ABORT, "fault": Status.FAULT,
+    "razwi": Status.FAULT,
+}  # fmt: skip
+
+
+class Sides(NamedTuple):
+    """Lines for both sides of a difference, and the records behind the model's."""
+
+    recorded: tuple[str, ...] = ()
+    model: tuple[str, ...] = ()
+    provenance: tuple[str, ...] = ()
+
+
+class Physical:
+    """An SMMU with the recording's memory (`player.Target`).
+
+    Args:
+        caching: as in `Smmu`.
+    """
+
+    def __init__(self, caching: str = "none") -> None:
+        self.caching = caching
+        self._irqs = Counter[str]()
+        self._work = 0
+
+    def start(self, ids: dict[str, int], ram: tuple[int, int]) -> None:
+        """Make the machine. Raises ValueError for an identification that is not modelled."""
+        named = {
+            name: ids[name.upper()] for name in ("idr0", "idr1", "idr3", "idr5", "iidr", "aidr")
+        }
+        self._ids = ids
+        self.features = Features.recorded(**named)
+        self.memory = RecordedMemory(ram)
+        self.reset()
+
+    def reset(self) -> None:
+        """Another SMMU in front of the same memory."""
+        self.smmu = smmu = Smmu(
+            "smmu", self.memory, self.features, irq=self._pulse, caching=self.caching
+        )
+        if self.caching == "hostile":
+            smmu.config.caching = _HOSTILE
+        for name in ("IDR2", "IDR4"):
+            smmu.regs[name] = self._ids[name]
+        self._engines = smmu.engines
+        self._values = smmu.regs.values
+        self._eventq = smmu.eventq
+        self._translate = smmu.translate
+
+    def store(self, number: int, record: Mem) -> None:
+        """Memory changed."""
+        self.memory.store(number, record)
+
+    def write(self, number: int, offset: int, size: int, value: int) -> None:
+        """A register write, and all that it sets in motion."""
+        self.smmu.regs.write(offset, size, value)
+        self._run(number)
+
+    def _run(self, number: int) -> None:
+        """Run the engines until none has work. Raises ValueError beyond the bound."""
+        busy = True
+        while busy:
+            busy = False
+            for engine in self._engines:
+                done = engine.step(_STEP)
+                if done:
+                    busy = True
+                    self._work += done
+            if self._work > WORK + WORK_PER_RECORD * number:
+                raise ValueError("more commands and records than a driver asks for")
+
+    def read(self, offset: int, size: int) -> int:
+        """What the driver reads."""
+        return self.smmu.regs.read(offset, size)
+
+    def expected(self, read: Read) -> int:
+        """What was recorded."""
+        return read.value
+
+    def progress(self) -> Progress:
+        """The registers that a recording tells behind a write."""
+        read = self.smmu.regs.read
+        return Progress(*(read(offset, 4) for offset in _PROGRESS))
+
+    def access(self, number: int, dma: Dma) -> Result:
+        """Translate, and take the records that the SMMU wrote."""
+        before = self._values["EVENTQ_PROD"]
+        outcome = self._translate(Access(dma.sid, dma.iova, dma.access == Kind.WRITE))
+        ended = _ENDED[outcome.status]
+        if ended != Status.OK and not self._values["CR0ACK"] & _SMMUEN:
+            ended = _DISABLED[outcome.status]
+        events: tuple[tuple[int, ...], ...] = ()
+        if self._eventq.pending:
+            self._run(number)
+            events = tuple(self._records(before))
+        return Result(ended, outcome.pa, outcome.perms & _RW, events)
+
+    def _records(self, before: int) -> Any:
+        """Records between a value of EVENTQ_PROD and now, as they are in memory."""
+        base = QueueBase(self._values["EVENTQ_BASE"])
+        address = base.addr & (1 << self.features.oas) - 1
+        ring = Ring.of(address, base.log2size, Idr1.eventqs.of((self._values["IDR1"],)), Event.size)
+        pointer, end = ring.clip(before & _WR), ring.clip(self._values["EVENTQ_PROD"] & _WR)
+        while pointer != end:
+            words = self.memory.read_words(ring.address(pointer), Event.dwords)
+            if words is not None:
+                yield words
+            pointer = ring.advance(pointer)
+
+    def adopt(self, event: tuple[int, ...]) -> None:
+        """Write a record that the model did not make."""
+        self._eventq.record(decode(event))
+        self._eventq.step(1)
+
+    def irqs(self) -> Counter[str]:
+        """Pulses so far, by line; a CMD_SYNC that sends a message pulses none."""
+        messages = self.smmu.counters["msi.cmdq-sync"]
+        return self._irqs - Counter({"cmdq-sync": messages})
+
+    def _pulse(self, line: str) -> None:
+        self._irqs[line] += 1
+
+    def explain(self, difference: Difference, record: Any) -> Sides:
+        """Both sides."""
+        return Sides()
