@@ -54,6 +54,7 @@ class Hypervisor:
         hardware: physical SMMUs by the path of their node in the host tree.
         policy: caps.
         trace: where what happens is recorded.
+        pages: what of the memory may be given out; all of it by default.
     """
 
     def __init__(
@@ -63,11 +64,12 @@ class Hypervisor:
         hardware: Mapping[str, Hardware],
         policy: Policy | None = None,
         trace: Trace | None = None,
+        pages: PageAllocator | None = None,
     ) -> None:
         self.memory = memory
         self.scheduler = scheduler
         self.policy = policy or Policy()
-        self.pages = PageAllocator(memory.regions)
+        self.pages = pages or PageAllocator(memory.regions)
         self.domains: dict[int, Domain] = {}
         self._trace = trace
         self._owner: dict[tuple[str, int], tuple[VSmmu, Stream]] = {}

@@ -42,6 +42,7 @@ from vsmmu.hypervisor.stalls import Stalls
 from vsmmu.queue import Ring
 from vsmmu.smmu.features import Features
 from vsmmu.smmu.regfile import RegisterFile
+from vsmmu.smmu.tap import Tap
 from vsmmu.trace import Trace
 
 _CMDQ_ERR = Gerror.mask("cmdq_err")[0]
@@ -76,7 +77,7 @@ class VSmmu:
         self.base, self.size = base, size
         self.regs = RegisterFile(ids, self._changed)
         self.idr0, self.idr1, self.idr3 = Idr0(ids["IDR0"]), Idr1(ids["IDR1"]), Idr3(ids["IDR3"])
-        self.features = Features.from_ids(**{n.lower(): v for n, v in ids.items()})
+        self.features = Features.recorded(**{n.lower(): v for n, v in ids.items()})
         # Addresses of queues are truncated to OAS (§3.4.3).
         self.address_mask = (1 << self.features.oas) - 1
         self.streams: dict[int, Stream] = {}
@@ -88,6 +89,7 @@ class VSmmu:
         self.stalls = Stalls(self, Idr5(ids["IDR5"]).stall_max)
         self.pri = PriWriter(self, policy.pending_page_requests)
         self.trace = trace
+        self.tap: Tap | None = None
         self.interrupts = Interrupts(self, irq)
         self._policy = policy
         self.stale = StaleStreams(policy.streams_per_unit)
@@ -99,6 +101,14 @@ class VSmmu:
         self._edge = False
         # A CMD_ATC_INV of the guest timed out, and no CMD_SYNC has said so yet.
         self._atc_timed_out = False
+
+    def reset(self) -> None:
+        """Its registers as after power-on; streams stay. The caller runs it to rest before.
+
+        CR0 and IRQ_CTRL are to be 0 by then, so that nothing is under way.
+        """
+        self.regs.values.update(RegisterFile(self.features.ids, str).values)
+        self._changed("CR0")
 
     # Streams.
 
@@ -132,12 +142,17 @@ class VSmmu:
     def mmio_read(self, offset: int, size: int) -> int:
         """A trapped read; 0 for what is not a register."""
         self.counters["trap read"] += 1
-        return self.regs.read(offset, size)
+        value = self.regs.read(offset, size)
+        if self.tap is not None:
+            self.tap.read(offset, size, value)
+        return value
 
     def mmio_write(self, offset: int, size: int, value: int) -> None:
         """A trapped write. Constant work, whatever the value."""
         self.counters["trap write"] += 1
         self.regs.write(offset, size, value)
+        if self.tap is not None:
+            self.tap.written(offset, size, value)
 
     def _changed(self, name: str) -> None:
         if self.trace is not None:

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A recording through the vSMMU of a guest: the driver's accesses trap, its memory is the guest's.
+
+StreamIDs of the recording are vMasterIDs; an access goes to the physical SMMU behind the device
+under its pMasterID, and what comes of it is told in the guest's addresses and StreamIDs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from vsmmu.arch.events import decode
+from vsmmu.arch.registers import BY_NAME
+from vsmmu.arch.stream_table import SteConfig
+from vsmmu.hypervisor.domain import Stream
+from vsmmu.hypervisor.vsmmu import VSmmu
+from vsmmu.recording.divergence import Difference, Result
+from vsmmu.recording.event_queue import new_records
+from vsmmu.recording.format import Access as Kind
+from vsmmu.recording.format import Dma, Mem, Progress, Read, Status
+from vsmmu.recording.guest_machine import WINDOW, Choice, GuestMachine
+from vsmmu.recording.identification import is_identification
+from vsmmu.recording.physical import Sides
+from vsmmu.smmu.transaction import READ, WRITE, Access, Outcome
+
+# Units of work that a recording may ask for: so many at once, and so many more with each record.
+# A command of a guest is several units: its own, those of the physical queues, the waiting.
+WORK, WORK_PER_RECORD = 4 << 20, 256
+_TURNS = 1 << 16
+_RW = READ | WRITE
+_PROGRESS = [(BY_NAME[name].offset, 4) for name in ("CMDQ_CONS", "GERROR", "EVENTQ_PROD")]
+_ENDED = {"abort": Status.ABORT, "fault": Status.FAULT, "razwi": Status.FAULT}
+_NONE: Mapping[str, int] = {}
+
+
+def ending(vsmmu: VSmmu, stream: Stream, outcome: Outcome) -> int:
+    """`Status` of a guest's access as the guest's own SMMU would have it.
+
+    The physical SMMU translates by stage 2 what bypasses the guest's.
+    """
+    if outcome.status in _ENDED:
+        return _ENDED[outcome.status]
+    if not vsmmu.regs.cr0.smmuen:
+        return Status.DISABLED
+    nested = stream.host.read_ste(stream.pmaster_id).config == SteConfig.NESTED
+    return Status.OK if nested else Status.BYPASS
+
+
+class Guest:
+    """A guest's vSMMU, on a machine of the user's choice (`player.Target`).
+
+    Args:
+        choice: which machine.
+        sids: StreamIDs of the recording's devices.
+    """
+
+    def __init__(self, choice: Choice, sids: Collection[int]) -> None:
+        self._choice = choice
+        self._sids = sids
+        self._irqs = Counter[str]()
+        self._recorded = _NONE
+        self._clean = True
+
+    def start(self, ids: dict[str, int], ram: tuple[int, int]) -> None:
+        """Make the machine.
+
+        Raises:
+            ValueError: a machine that cannot be.
+            RefusedError: no vSMMU can stand in for what was recorded.
+        """
+        self._recorded = dict(ids)
+        self.machine = GuestMachine(self._choice, ids, ram, self._sids, self._irq)
+        self.vsmmu, self.layout = self.machine.vsmmu, self.machine.layout
+        self._memory = self.machine.domain.memory
+        self._scheduler = self.machine.scheduler
+        self._start = self._scheduler.now
+        self._run(0)
+
+    def advertised(self) -> list[tuple[str, int, int]]:
+        """(IDRn.FIELD, recorded, advertised) where the vSMMU identifies itself otherwise."""
+        out = []
+        for name, value in self._recorded.items():
+            if name not in self.vsmmu.regs.values or name not in BY_NAME:
+                continue
+            mine = self.vsmmu.regs[name]
+            for field, at in BY_NAME[name].layout.fields.items():
+                one, other = at.of((value,)), at.of((mine,))
+                if one != other:
+                    out.append((f"{name}.{field.upper()}", one, other))
+        return out
+
+    def reset(self) -> None:
+        """The guest's SMMU is reset; its memory and devices stay."""
+        if self._clean:
+            return
+        for name in ("CR0", "IRQ_CTRL"):
+            self.vsmmu.mmio_write(BY_NAME[name].offset, 4, 0)
+        self._run(0)
+        self.vsmmu.reset()
+        self._run(0)
+
+    def store(self, number: int, record: Mem) -> None:
+        """The guest changed its memory. Raises ValueError where it has none."""
+        if not self._memory.write(record.pa, record.data):
+            raise ValueError(f"M: {len(record.data)} bytes at {record.pa:#x} are not all in RAM")
+
+    def write(self, number: int, offset: int, size: int, value: int) -> None:
+        """A trapped write, and all that it sets in motion."""
+        self._clean = False
+        self._trap(offset, size, value)
+        self._run(number)
+
+    def read(self, offset: int, size: int) -> int:
+        """A trapped read."""
+        return self._trap(offset, size)
+
+    def _trap(self, offset: int, size: int, value: int | None = None) -> int:
+        machine = self.machine
+        found = machine.hypervisor.trap(machine.domain, WINDOW[0] + offset, size, value)
+        assert found is not None, "both pages lie in the window"
+        return found
+
+    def _run(self, number: int) -> None:
+        """Run the machine to rest. Raises ValueError beyond the bound."""
+        allowed = WORK + WORK_PER_RECORD * number
+        while not self._scheduler.run_until_idle(_TURNS):
+            if self._scheduler.now - self._start > allowed:
+                raise ValueError("more commands and records than a driver asks for")
+
+    def expected(self, read: Read) -> int:
+        """What was recorded; of an identification register, what the vSMMU advertises."""
+        if not is_identification(read.offset):
+            return read.value
+        return self.vsmmu.regs.read(read.offset, read.size)
+
+    def progress(self) -> Progress:
+        """The registers that a recording tells behind a write."""
+        return Progress(*(self.vsmmu.regs.read(*place) for place in _PROGRESS))
+
+    def access(self, number: int, dma: Dma) -> Result:
+        """Have the device access memory, and take the records that its guest got."""
+        stream = self.machine.streams[dma.sid]
+        if dma.status in Status.WITH_PA:
+            self.layout.map_around(self.machine.domain.stage2, dma.pa)
+        before = self.vsmmu.regs["EVENTQ_PROD"]
+        smmu = self.machine.smmus[stream.host.path]
+        outcome = smmu.translate(Access(stream.pmaster_id, dma.iova, dma.access == Kind.WRITE))
+        ended = ending(self.vsmmu, stream, outcome)
+        pa = None if outcome.pa is None else self.layout.to_ipa(outcome.pa)
+        events: tuple[tuple[int, ...], ...] = ()
+        if smmu.eventq.pending:
+            self._run(number)
+            oas = self.vsmmu.features.oas
+            events = tuple(new_records(self.vsmmu.regs, self._memory, oas, before))
+        return Result(ended, pa, outcome.perms & _RW, events)
+
+    def adopt(self, event: tuple[int, ...]) -> None:
+        """Write a record that the model did not make."""
+        self.vsmmu.event_writer.add(decode(event))
+        self._run(0)
+
+    def irqs(self) -> Counter[str]:
+        """Rising edges so far, by cause."""
+        return self._irqs
+
+    def _irq(self, cause: str, level: bool) -> None:
+        self._irqs[cause] += level
+
+    def explain(self, difference: Difference, record: Any) -> Sides:
+        """Both sides."""
+        return Sides()
+
