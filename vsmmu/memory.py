@@ -43,6 +43,7 @@ class Memory:
         page: frame number to the place of its first word in `words`, for the walker alone, which
             reads both as `read64` does; a page nobody wrote is in neither.
         words: the arena as 64-bit words; another one after it grew.
+        watch: takes the numbers of frames that are written, where somebody wants to know.
     """
 
     def __init__(self, regions: Iterable[tuple[int, int]]) -> None:
@@ -57,6 +58,7 @@ class Memory:
         # Page frame number -> index of the page's first word. Word 0.._WORDS-1 is the zero page,
         # which every RAM page that nobody wrote shares.
         self.page: dict[int, int] = {}
+        self.watch: set[int] | None = None
         self._used = 1
         self._arena = bytearray(64 * PAGE)
         self.words = memoryview(self._arena).cast("Q")
@@ -81,6 +83,8 @@ class Memory:
                 return False
             index = self._allocate(pa >> PAGE_SHIFT)
         self.words[index + ((pa & _IN_PAGE) >> 3)] = value
+        if self.watch is not None:
+            self.watch.add(pa >> PAGE_SHIFT)
         return True
 
     def read_words(self, pa: int, count: int) -> tuple[int, ...] | None:
@@ -131,6 +135,8 @@ class Memory:
                 index = self._allocate(pa >> PAGE_SHIFT)
             start = index * 8 + offset
             self._arena[start : start + n] = data[done : done + n]
+            if self.watch is not None:
+                self.watch.add(pa >> PAGE_SHIFT)
             pa, done = pa + n, done + n
         return True
 
@@ -148,6 +154,8 @@ class Memory:
         for frame in frames:
             start = self.page[frame] * 8
             self._arena[start : start + PAGE] = bytes(PAGE)
+        if self.watch is not None:
+            self.watch.update(frames)
 
     def arrays(self) -> tuple[NDArray[uint64], NDArray[uint64], NDArray[uint64]]:
         """(arena words, sorted frame numbers, index of each frame's first word) for batches.

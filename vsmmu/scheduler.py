@@ -10,6 +10,7 @@ thread.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from random import Random
 from typing import Protocol
 
@@ -83,6 +84,19 @@ class Scheduler:
             if turns < limit and not any(self._poll(e) for e in self._engines):
                 return True
         return False
+
+    def settle(self, engines: Iterable[Engine], limit: int = 1_000_000) -> bool:
+        """Turns of some engines, one after the other, until none of them has work.
+
+        It may be called within another engine's turn, as when what that one does is to be
+        complete before it goes on. False when `limit` turns were not enough.
+        """
+        listed = tuple(engines)
+        busy = True
+        while busy and limit > 0:
+            busy = any([self._poll(engine) for engine in listed])
+            limit -= len(listed)
+        return not busy
 
     def _poll(self, engine: Engine) -> int:
         self.turns += 1

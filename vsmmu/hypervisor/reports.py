@@ -6,12 +6,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from vsmmu.arch.events import Event, FBadAtsTreq, FTranslForbidden, FUut
+from vsmmu.arch.events import CBadSte, Event, FBadAtsTreq, FTranslForbidden, FUut
 from vsmmu.arch.pri import PriEntry
 from vsmmu.hypervisor.domain import Stream
 from vsmmu.hypervisor.events import Kept, to_guest
 from vsmmu.hypervisor.host_smmu import HYPERVISOR, HostSmmu
 from vsmmu.hypervisor.pri import failure
+from vsmmu.hypervisor.shadow import settles
 from vsmmu.hypervisor.stalls import terminate
 from vsmmu.hypervisor.vsmmu import VSmmu
 from vsmmu.trace import Trace
@@ -48,6 +49,9 @@ class Reports:
         vsmmu, stream = found
         if not vsmmu.enabled and not isinstance(event, _WITHOUT_SMMUEN):
             self._keep(host, event, "SMMUEN is 0")
+            return
+        if isinstance(event, CBadSte) and stream.raises is not None and settles(vsmmu, stream):
+            self._keep(host, event, "STE valid by now")
             return
         record = to_guest(event, stream, vsmmu.domain)
         stalled: int = getattr(event, "stall", 0)

@@ -52,3 +52,17 @@ def shadow(vsmmu: VSmmu, stream: Stream) -> tuple[Ste, Event | None]:
         ats=meaning.eats == Eats.FULL,
         ppar=bool(vsmmu.idr0.pri and meaning.ppar),
     ), None
+
+
+def settles(vsmmu: VSmmu, stream: Stream) -> bool:
+    """Whether an access that met an invalid shadow STE was to end silently.
+
+    A driver that links a level 2 table of STEs that abort sends no command for it, as Linux, and
+    a fetch that failed is cached nowhere. So the guest's STE is read again once something meets
+    what it was: if it is valid by now, the shadow is made anew.
+    """
+    target, raises = shadow(vsmmu, stream)
+    if raises is not None:
+        return False
+    vsmmu.mark(stream)
+    return target == _ABORT

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from vsmmu.arch.events import decode
+from vsmmu.arch.events import CBadSte, decode
 from vsmmu.arch.registers import BY_NAME
 from vsmmu.arch.stream_table import SteConfig
 from vsmmu.hypervisor.domain import Stream
@@ -38,8 +38,15 @@ _NONE: Mapping[str, int] = {}
 def ending(vsmmu: VSmmu, stream: Stream, outcome: Outcome) -> int:
     """`Status` of a guest's access as the guest's own SMMU would have it.
 
-    The physical SMMU translates by stage 2 what bypasses the guest's.
+    The physical SMMU translates by stage 2 what bypasses the guest's, and finds no valid STE where
+    the hypervisor has not seen yet that the guest's has become one that aborts.
+
+    Args:
+        outcome: the physical one; the machine is at rest since.
     """
+    if isinstance(outcome.event, CBadSte):
+        ste = stream.host.read_ste(stream.pmaster_id)
+        return Status.ABORT if ste.v and ste.config == SteConfig.ABORT else Status.FAULT
     if outcome.status in _ENDED:
         return _ENDED[outcome.status]
     if not vsmmu.regs.cr0.smmuen:
@@ -147,13 +154,13 @@ class Guest:
         before = self.vsmmu.regs["EVENTQ_PROD"]
         smmu = self.machine.smmus[stream.host.path]
         outcome = smmu.translate(Access(stream.pmaster_id, dma.iova, dma.access == Kind.WRITE))
-        ended = ending(self.vsmmu, stream, outcome)
         pa = None if outcome.pa is None else self.layout.to_ipa(outcome.pa)
         events: tuple[tuple[int, ...], ...] = ()
         if smmu.eventq.pending:
             self._run(number)
             oas = self.vsmmu.features.oas
             events = tuple(new_records(self.vsmmu.regs, self._memory, oas, before))
+        ended = ending(self.vsmmu, stream, outcome)
         return Result(ended, pa, outcome.perms & _RW, events)
 
     def adopt(self, event: tuple[int, ...]) -> None:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from vsmmu.smmu.batch import Translations
     from vsmmu.smmu.features import Features
     from vsmmu.smmu.intent import ConfigScope, Intent, TlbScope
+    from vsmmu.smmu.tap import DmaTap, Tap
     from vsmmu.trace import Trace
 
 __all__ = ["Access", "Outcome", "Smmu"]
@@ -73,6 +74,7 @@ class Smmu:
         ats: Translation Requests and endpoints.
         priq: the PRI queue's writer.
         intent: of the command that is being carried out, if any was stated.
+        tap, dma_tap: told what is done to its registers, and what devices do.
     """
 
     def __init__(
@@ -128,6 +130,8 @@ class Smmu:
         )  # fmt: skip
         self._enabled = False
         self._sync_mark: int | None = None
+        self.tap: Tap | None = None
+        self.dma_tap: DmaTap | None = None
 
     @property
     def counters(self) -> Counter[str]:
@@ -168,6 +172,8 @@ class Smmu:
         value = self.regs.read(offset, size)
         if self._trace is not None:
             self._trace("smmu_mmio_read", self.name, register_at(offset), value)
+        if self.tap is not None:
+            self.tap.read(offset, size, value)
         return value
 
     def mmio_write(self, offset: int, size: int, value: int) -> None:
@@ -175,6 +181,8 @@ class Smmu:
         if self._trace is not None:
             self._trace("smmu_mmio_write", self.name, register_at(offset), value)
         self.regs.write(offset, size, value)
+        if self.tap is not None:
+            self.tap.written(offset, size, value)
 
     def translate(self, access: Access) -> Outcome:
         """What becomes of one access; its event waits for the event writer.
@@ -182,16 +190,24 @@ class Smmu:
         Ask `ready` first: without room for another record, the record is dropped and counted.
         A fault that would stall is terminated: the caller has nothing to hold it in.
         """
+        if self.dma_tap is not None:
+            self.dma_tap.before(access)
         outcome = self._translator.translate(access)
         if outcome.event is not None or self._trace is not None:
             self._conclude(access, outcome)
+        if self.dma_tap is not None:
+            self.dma_tap.after(access, outcome)
         return outcome
 
     def transact(self, access: Access) -> Outcome | Stalled:
         """As `translate` for a device that can wait: a fault that may stall is held."""
+        if self.dma_tap is not None:
+            self.dma_tap.before(access)
         outcome = self._translator.translate(access, may_stall=True)
         if outcome.status != STALL:
             self._conclude(access, outcome)
+            if self.dma_tap is not None:
+                self.dma_tap.after(access, outcome)
             return outcome
         assert outcome.event is not None
         if self._trace is not None:
