@@ -29,6 +29,13 @@ class Kind:
     INTERRUPT = "interrupt"
 
 
+class Source(NamedTuple):
+    """A record that wrote something the model looked at: its number, and what it wrote."""
+
+    record: int
+    what: str
+
+
 @dataclass(frozen=True, slots=True)
 class Divergence:
     """The first record that the replay does not agree with.
@@ -41,7 +48,7 @@ class Divergence:
         what: the register, the access or the event, in a few words.
         recorded, model: the two values, a short text each.
         recorded_side, model_side: what the recorder saw and what the model did, a line each.
-        provenance: records that wrote what the model looked at, a line each.
+        provenance: records that wrote what the model looked at.
     """
 
     record: int
@@ -53,7 +60,7 @@ class Divergence:
     model: str
     recorded_side: tuple[str, ...] = ()
     model_side: tuple[str, ...] = ()
-    provenance: tuple[str, ...] = ()
+    provenance: tuple[Source, ...] = ()
 
     def __str__(self) -> str:
         return (
@@ -73,7 +80,7 @@ class Divergence:
             "model": self.model,
             "recorded_side": list(self.recorded_side),
             "model_side": list(self.model_side),
-            "provenance": list(self.provenance),
+            "provenance": [source._asdict() for source in self.provenance],
         }
 
 

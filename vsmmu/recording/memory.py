@@ -54,20 +54,19 @@ class RecordedMemory(Memory):
 
     def writer(self, pa: int, size: int = 8) -> int:
         """The last record that wrote any of the words at an address; 0 if none did."""
-        found = 0
+        return max(self.writers(pa, size), default=0)
+
+    def writers(self, pa: int, size: int = 8) -> list[int]:
+        """The records that wrote the words at an address last, each once."""
+        found = set()
         for at in range(pa & -8, pa + size, 8):
             index = self.page.get(at >> PAGE_SHIFT)
             if index is not None:
-                found = max(found, self._writers[index + ((at & _IN_PAGE) >> 3)])
-        return found
+                found.add(self._writers[index + ((at & _IN_PAGE) >> 3)])
+        return sorted(found - {0})
 
     def _remember_pages(self, number: int, pa: int, size: int) -> None:
         """As in `store`, over pages of which some are new."""
-        if self.pages > PAGES_MAX:
-            raise ValueError(f"M: more than {PAGES_MAX * PAGE >> 20} MiB of memory are in use")
-        grown = len(self.words) - len(self._writers)
-        if grown:
-            self._writers.frombytes(bytes(8 * grown))
         while size > 0:
             offset = pa & _IN_PAGE
             n = min(size, PAGE - offset)
@@ -75,3 +74,11 @@ class RecordedMemory(Memory):
             first, end = index + (offset >> 3), index + (offset + n + 7 >> 3)
             self._writers[first:end] = array("Q", (number,)) * (end - first)
             pa, size = pa + n, size - n
+
+    def _allocate(self, frame: int) -> int:
+        """As in `Memory`. Raises ValueError beyond PAGES_MAX."""
+        if self.pages >= PAGES_MAX:
+            raise ValueError(f"more than {PAGES_MAX * PAGE >> 20} MiB of memory are in use")
+        index = super()._allocate(frame)
+        self._writers.frombytes(bytes(8 * (len(self.words) - len(self._writers))))
+        return index

@@ -5,28 +5,35 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from vsmmu.arch.events import Event, decode
 from vsmmu.arch.registers import BY_NAME, Cr0, EventqProd, Idr1, QueueBase
+from vsmmu.memory import PAGE, PAGE_SHIFT
 from vsmmu.queue import Ring
 from vsmmu.recording.divergence import Difference, Result
+from vsmmu.recording.explain import Sides
 from vsmmu.recording.format import Access as Kind
 from vsmmu.recording.format import Dma, Mem, Progress, Read, Status
 from vsmmu.recording.memory import RecordedMemory
 from vsmmu.smmu.config_cache import CACHING, CONFIG_ENTRIES
 from vsmmu.smmu.features import Features
 from vsmmu.smmu.smmu import Access, Smmu
+from vsmmu.smmu.tlb import Key
 
 # Units of work (commands, records) that a recording may ask for: so many at once, and so many more
 # with each record. A driver's batch is a few dozen commands.
 WORK, WORK_PER_RECORD = 1 << 20, 64
 _STEP = 4096
+# TLB entries whose filling is remembered.
+_FILLED = 1 << 16
 # Linux links a level 2 table without a command (and Xen too), so invalid level 1 descriptors are
 # not kept.
 _HOSTILE = replace(CACHING["hostile"], entries=CONFIG_ENTRIES, invalid=False)
 _RW = 3
 _PROGRESS = tuple(BY_NAME[name].offset for name in ("CMDQ_CONS", "GERROR", "EVENTQ_PROD"))
+_IN_PAGE = PAGE - 1
+_new = tuple.__new__
 _SMMUEN = Cr0.mask("smmuen")[0]
 _WR = EventqProd.mask("wr")[0]
 _DISABLED = {"bypass": Status.DISABLED, "abort": Status.ABORT}
@@ -36,38 +43,50 @@ _ENDED = {
 }  # fmt: skip
 
 
-class Sides(NamedTuple):
-    """Lines for both sides of a difference, and the records behind the model's."""
-
-    recorded: tuple[str, ...] = ()
-    model: tuple[str, ...] = ()
-    provenance: tuple[str, ...] = ()
-
-
 class Physical:
     """An SMMU with the recording's memory (`player.Target`).
 
     Args:
         caching: as in `Smmu`.
+
+    Attributes:
+        filled: by the key of a TLB entry without the entry, the record that filled it.
+        looked_up: by StreamID, the record that looked its configuration up.
     """
 
     def __init__(self, caching: str = "none") -> None:
         self.caching = caching
+        self._written: dict[int, int] = {}
+        self.filled: dict[tuple[Any, ...], int] = {}
+        self.looked_up: dict[int, int] = {}
+        self._number = 0
+        # By StreamID, page and kind of access: status, output page, rights.
+        self._known: dict[tuple[int, int, int], tuple[int, int, int | None]] = {}
         self._irqs = Counter[str]()
         self._work = 0
 
-    def start(self, ids: dict[str, int], ram: tuple[int, int]) -> None:
-        """Make the machine. Raises ValueError for an identification that is not modelled."""
+    def start(
+        self, ids: dict[str, int], ram: tuple[int, int], memory: RecordedMemory | None = None
+    ) -> None:
+        """Make the machine, around memory if given.
+
+        Raises:
+            ValueError: an identification that is not modelled.
+        """
         named = {
             name: ids[name.upper()] for name in ("idr0", "idr1", "idr3", "idr5", "iidr", "aidr")
         }
         self._ids = ids
         self.features = Features.recorded(**named)
-        self.memory = RecordedMemory(ram)
+        self.memory = memory or RecordedMemory(ram)
         self.reset()
 
     def reset(self) -> None:
         """Another SMMU in front of the same memory."""
+        self.filled.clear()
+        self.looked_up.clear()
+        self._written.clear()
+        self._known.clear()
         self.smmu = smmu = Smmu(
             "smmu", self.memory, self.features, irq=self._pulse, caching=self.caching
         )
@@ -75,17 +94,23 @@ class Physical:
             smmu.config.caching = _HOSTILE
         for name in ("IDR2", "IDR4"):
             smmu.regs[name] = self._ids[name]
+        smmu.tlb.watch = self._watch
         self._engines = smmu.engines
         self._values = smmu.regs.values
+        self._counters = smmu._counters
         self._eventq = smmu.eventq
         self._translate = smmu.translate
 
     def store(self, number: int, record: Mem) -> None:
         """Memory changed."""
+        self._known.clear()
         self.memory.store(number, record)
 
     def write(self, number: int, offset: int, size: int, value: int) -> None:
         """A register write, and all that it sets in motion."""
+        self._number = number
+        self._written[offset] = number
+        self._known.clear()
         self.smmu.regs.write(offset, size, value)
         self._run(number)
 
@@ -102,6 +127,14 @@ class Physical:
             if self._work > WORK + WORK_PER_RECORD * number:
                 raise ValueError("more commands and records than a driver asks for")
 
+    def wrote(self, name: str) -> int:
+        """The record that wrote a register last; 0 where none did."""
+        register = BY_NAME.get(name)
+        if register is None:
+            return 0
+        places = range(register.offset, register.offset + register.width // 8, 4)
+        return max(self._written.get(place, 0) for place in places)
+
     def read(self, offset: int, size: int) -> int:
         """What the driver reads."""
         return self.smmu.regs.read(offset, size)
@@ -116,9 +149,28 @@ class Physical:
         return Progress(*(read(offset, 4) for offset in _PROGRESS))
 
     def access(self, number: int, dma: Dma) -> Result:
-        """Translate, and take the records that the SMMU wrote."""
-        before = self._values["EVENTQ_PROD"]
+        """Translate, and take the records that the SMMU wrote.
+
+        Without caches, an access to a page that was accessed since memory or a register changed
+        finds what that one found.
+        """
+        sid, iova = dma.sid, dma.iova
+        known = self._known.get((sid, iova >> PAGE_SHIFT, dma.access))
+        if known is not None:
+            status, page, perm = known
+            return _new(Result, (status, page | iova & _IN_PAGE, perm, ()))
+        result = self._look_up(number, dma)
+        if not result.events and result.pa is not None and self.caching == "none":
+            page = result.pa & -PAGE
+            self._known[sid, iova >> PAGE_SHIFT, dma.access] = result.status, page, result.perm
+        return result
+
+    def _look_up(self, number: int, dma: Dma) -> Result:
+        self._number = number
+        before, misses = self._values["EVENTQ_PROD"], self._counters["config.miss"]
         outcome = self._translate(Access(dma.sid, dma.iova, dma.access == Kind.WRITE))
+        if self._counters["config.miss"] != misses:
+            self.looked_up[dma.sid] = number
         ended = _ENDED[outcome.status]
         if ended != Status.OK and not self._values["CR0ACK"] & _SMMUEN:
             ended = _DISABLED[outcome.status]
@@ -153,6 +205,13 @@ class Physical:
     def _pulse(self, line: str) -> None:
         self._irqs[line] += 1
 
+    def _watch(self, key: Key) -> None:
+        if len(self.filled) >= _FILLED:
+            self.filled.clear()
+        self.filled[key[:4]] = self._number
+
     def explain(self, difference: Difference, record: Any) -> Sides:
         """Both sides."""
-        return Sides()
+        from vsmmu.recording.account import account
+
+        return account(self, difference, record)

@@ -17,6 +17,7 @@ from vsmmu.recording.divergence import (
     Divergence,
     Kind,
     Result,
+    Source,
     access_difference,
     event_difference,
     progress_difference,
@@ -55,7 +56,7 @@ class Explained(Protocol):
         ...  # pragma: no cover
 
     @property
-    def provenance(self) -> tuple[str, ...]:
+    def provenance(self) -> tuple[Source, ...]:
         """Records that wrote what the model looked at."""
         ...  # pragma: no cover
 
@@ -220,6 +221,9 @@ class Player:
 
     def _progress(self, record: Progress) -> None:
         self._state = record
+        if self._write_due.record is None:
+            # The write that it tells of is not there.
+            self._write_due = self._here(record)
         self._settle()
 
     def _read(self, record: Read) -> None:

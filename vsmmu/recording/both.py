@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A recording on two SMMUs at once: one without caches, one that keeps whatever it may.
+
+The first shows what the structures in memory say. The second shows a missing invalidation: the
+driver's commands alone make it forget. Real hardware may behave as either, so a driver that does
+all it has to gets the same from both.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from vsmmu.recording.divergence import Difference, Result, access_difference
+from vsmmu.recording.explain import Sides
+from vsmmu.recording.format import Dma, Mem, Progress, Read
+from vsmmu.recording.physical import Physical
+
+
+class Both:
+    """Two `Physical` that share memory (`player.Target`); what differs is told of that one."""
+
+    def __init__(self) -> None:
+        self._plain = Physical("none")
+        self._keeping = Physical("hostile")
+        self._culprit = self._plain
+
+    def start(self, ids: dict[str, int], ram: tuple[int, int]) -> None:
+        """Make both. Raises ValueError as `Physical.start`."""
+        self._plain.start(ids, ram)
+        self._keeping.start(ids, ram, self._plain.memory)
+
+    def reset(self) -> None:
+        """Both are reset."""
+        self._plain.reset()
+        self._keeping.reset()
+
+    def store(self, number: int, record: Mem) -> None:
+        """Memory changed."""
+        self._plain.store(number, record)
+
+    def write(self, number: int, offset: int, size: int, value: int) -> None:
+        """A register write to both."""
+        self._plain.write(number, offset, size, value)
+        self._keeping.write(number, offset, size, value)
+
+    def read(self, offset: int, size: int) -> int:
+        """What the driver reads from the first; the second's registers follow its progress."""
+        self._culprit = self._plain
+        return self._plain.read(offset, size)
+
+    def expected(self, read: Read) -> int:
+        """What was recorded."""
+        return read.value
+
+    def progress(self) -> Progress:
+        """As of the first, or of the second where that differs from the recording's."""
+        self._culprit = self._plain
+        return self._plain.progress()
+
+    def access(self, number: int, dma: Dma) -> Result:
+        """What the first makes of it; if that is as recorded, what the second makes of it."""
+        result = self._plain.access(number, dma)
+        other = self._keeping.access(number, dma)
+        self._culprit = self._plain
+        if result != other and access_difference(dma, result) is None:
+            self._culprit = self._keeping
+            return other
+        return result
+
+    def adopt(self, event: tuple[int, ...]) -> None:
+        """Write a record to both queues."""
+        self._plain.adopt(event)
+        self._keeping.adopt(event)
+
+    def irqs(self) -> Counter[str]:
+        """Pulses of the first."""
+        return self._plain.irqs()
+
+    def explain(self, difference: Difference, record: Any) -> Sides:
+        """Both sides, by the one that differs."""
+        return self._culprit.explain(difference, record)
