@@ -18,11 +18,12 @@ from vsmmu.hypervisor.domain import Stream
 from vsmmu.hypervisor.vsmmu import VSmmu
 from vsmmu.recording.divergence import Difference, Result
 from vsmmu.recording.event_queue import new_records
+from vsmmu.recording.explain import Sides, fields
 from vsmmu.recording.format import Access as Kind
 from vsmmu.recording.format import Dma, Mem, Progress, Read, Status
 from vsmmu.recording.guest_machine import WINDOW, Choice, GuestMachine
 from vsmmu.recording.identification import is_identification
-from vsmmu.recording.physical import Sides
+from vsmmu.recording.physical import Physical
 from vsmmu.smmu.transaction import READ, WRITE, Access, Outcome
 
 # Units of work that a recording may ask for: so many at once, and so many more with each record.
@@ -32,7 +33,6 @@ _TURNS = 1 << 16
 _RW = READ | WRITE
 _PROGRESS = [(BY_NAME[name].offset, 4) for name in ("CMDQ_CONS", "GERROR", "EVENTQ_PROD")]
 _ENDED = {"abort": Status.ABORT, "fault": Status.FAULT, "razwi": Status.FAULT}
-_NONE: Mapping[str, int] = {}
 
 
 def ending(vsmmu: VSmmu, stream: Stream, outcome: Outcome) -> int:
@@ -67,8 +67,11 @@ class Guest:
         self._choice = choice
         self._sids = sids
         self._irqs = Counter[str]()
-        self._recorded = _NONE
+        self._recorded: Mapping[str, int] = {}
         self._clean = True
+        # What the guest's structures say, and which records wrote them, for explanations alone.
+        self._mirror = Physical()
+        self._written: dict[int, int] = {}
 
     def start(self, ids: dict[str, int], ram: tuple[int, int]) -> None:
         """Make the machine.
@@ -83,6 +86,8 @@ class Guest:
         self._memory = self.machine.domain.memory
         self._scheduler = self.machine.scheduler
         self._start = self._scheduler.now
+        ids = {name: self.vsmmu.regs.values.get(name, 0) for name in ids}
+        self._mirror.start(ids, ram)
         self._run(0)
 
     def advertised(self) -> list[tuple[str, int, int]]:
@@ -110,12 +115,13 @@ class Guest:
 
     def store(self, number: int, record: Mem) -> None:
         """The guest changed its memory. Raises ValueError where it has none."""
-        if not self._memory.write(record.pa, record.data):
-            raise ValueError(f"M: {len(record.data)} bytes at {record.pa:#x} are not all in RAM")
+        self._mirror.store(number, record)
+        self._memory.write(record.pa, record.data)
 
     def write(self, number: int, offset: int, size: int, value: int) -> None:
         """A trapped write, and all that it sets in motion."""
         self._clean = False
+        self._written[offset] = number
         self._trap(offset, size, value)
         self._run(number)
 
@@ -176,6 +182,18 @@ class Guest:
         self._irqs[cause] += level
 
     def explain(self, difference: Difference, record: Any) -> Sides:
-        """Both sides."""
-        return Sides()
-
+        """Both sides: the shadow behind the access, and what the guest's structures say."""
+        self._mirror.adopt_registers(self.vsmmu.regs.values, self._written)
+        sides = self._mirror.explain(difference, record)
+        if not isinstance(record, Dma):
+            return sides
+        stream = self.machine.streams[record.sid]
+        ste = stream.host.read_ste(stream.pmaster_id)
+        raises = "" if stream.raises is None else f", which stands for {stream.raises.name}"
+        shadow = (
+            f"the vSMMU: vMasterID {record.sid:#x} is StreamID {stream.pmaster_id:#x} of "
+            f"{stream.host.path}, caching {self._choice.caching}",
+            f"shadow STE: {fields(ste)}{raises}",
+            "what the guest's own structures say:",
+        )
+        return sides._replace(model=(*shadow, *sides.model))
