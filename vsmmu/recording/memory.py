@@ -18,12 +18,22 @@ class RecordedMemory(Memory):
 
     Args:
         ram: (base, size) in bytes, of the header.
+
+    Attributes:
+        noted: takes the frames of structures that are read as words, if set.
     """
 
     def __init__(self, ram: tuple[int, int]) -> None:
         super().__init__([ram])
         # By the index of a word in the arena: the record, 0 for what no record wrote.
         self._writers = array("Q", bytes(8 * len(self.words)))
+        self.noted: set[int] | None = None
+
+    def read_words(self, pa: int, count: int) -> tuple[int, ...] | None:
+        """As in `Memory`."""
+        if self.noted is not None:
+            self.noted.update((pa >> PAGE_SHIFT, (pa + 8 * count - 1) >> PAGE_SHIFT))
+        return super().read_words(pa, count)
 
     def store(self, number: int, record: Mem) -> None:
         """Memory changed. Raises ValueError for addresses outside RAM, and beyond PAGES_MAX."""

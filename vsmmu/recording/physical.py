@@ -9,7 +9,6 @@ from typing import Any
 
 from vsmmu.arch.events import Event, decode
 from vsmmu.arch.registers import BY_NAME, Cr0, EventqProd, Idr1, QueueBase
-from vsmmu.memory import PAGE, PAGE_SHIFT
 from vsmmu.queue import Ring
 from vsmmu.recording.divergence import Difference, Result
 from vsmmu.recording.explain import Sides
@@ -32,8 +31,6 @@ _FILLED = 1 << 16
 _HOSTILE = replace(CACHING["hostile"], entries=CONFIG_ENTRIES, invalid=False)
 _RW = 3
 _PROGRESS = tuple(BY_NAME[name].offset for name in ("CMDQ_CONS", "GERROR", "EVENTQ_PROD"))
-_IN_PAGE = PAGE - 1
-_new = tuple.__new__
 _SMMUEN = Cr0.mask("smmuen")[0]
 _WR = EventqProd.mask("wr")[0]
 _DISABLED = {"bypass": Status.DISABLED, "abort": Status.ABORT}
@@ -60,8 +57,6 @@ class Physical:
         self.filled: dict[tuple[Any, ...], int] = {}
         self.looked_up: dict[int, int] = {}
         self._number = 0
-        # By StreamID, page and kind of access: status, output page, rights.
-        self._known: dict[tuple[int, int, int], tuple[int, int, int | None]] = {}
         self._irqs = Counter[str]()
         self._work = 0
 
@@ -86,7 +81,6 @@ class Physical:
         self.filled.clear()
         self.looked_up.clear()
         self._written.clear()
-        self._known.clear()
         self.smmu = smmu = Smmu(
             "smmu", self.memory, self.features, irq=self._pulse, caching=self.caching
         )
@@ -97,20 +91,18 @@ class Physical:
         smmu.tlb.watch = self._watch
         self._engines = smmu.engines
         self._values = smmu.regs.values
-        self._counters = smmu._counters
+        self._counters = smmu.counters
         self._eventq = smmu.eventq
         self._translate = smmu.translate
 
     def store(self, number: int, record: Mem) -> None:
         """Memory changed."""
-        self._known.clear()
         self.memory.store(number, record)
 
     def write(self, number: int, offset: int, size: int, value: int) -> None:
         """A register write, and all that it sets in motion."""
         self._number = number
         self._written[offset] = number
-        self._known.clear()
         self.smmu.regs.write(offset, size, value)
         self._run(number)
 
@@ -149,23 +141,7 @@ class Physical:
         return Progress(*(read(offset, 4) for offset in _PROGRESS))
 
     def access(self, number: int, dma: Dma) -> Result:
-        """Translate, and take the records that the SMMU wrote.
-
-        Without caches, an access to a page that was accessed since memory or a register changed
-        finds what that one found.
-        """
-        sid, iova = dma.sid, dma.iova
-        known = self._known.get((sid, iova >> PAGE_SHIFT, dma.access))
-        if known is not None:
-            status, page, perm = known
-            return _new(Result, (status, page | iova & _IN_PAGE, perm, ()))
-        result = self._look_up(number, dma)
-        if not result.events and result.pa is not None and self.caching == "none":
-            page = result.pa & -PAGE
-            self._known[sid, iova >> PAGE_SHIFT, dma.access] = result.status, page, result.perm
-        return result
-
-    def _look_up(self, number: int, dma: Dma) -> Result:
+        """Translate, and take the records that the SMMU wrote."""
         self._number = number
         before, misses = self._values["EVENTQ_PROD"], self._counters["config.miss"]
         outcome = self._translate(Access(dma.sid, dma.iova, dma.access == Kind.WRITE))
