@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from vsmmu.arch.commands import Command
 from vsmmu.arch.events import EVENTS
-from vsmmu.arch.registers import BY_NAME, Cr0, Idr1, QueueBase
-from vsmmu.queue import Ring
+from vsmmu.arch.registers import BY_NAME, Cr0
 from vsmmu.recording.divergence import Difference, Kind, Source, ending, rights
 from vsmmu.recording.explain import (
+    KINDS,
     Sides,
     command_line,
     look_lines,
@@ -21,7 +21,7 @@ from vsmmu.recording.explain import (
 )
 from vsmmu.recording.format import Access as Acc
 from vsmmu.recording.format import Dma, Read, Status
-from vsmmu.recording.looks import look
+from vsmmu.recording.looks import Look, look
 from vsmmu.smmu.config import context_index
 from vsmmu.smmu.tlb import Entry, Key
 from vsmmu.smmu.transaction import VA_MASK, Access, Fault, Outcome
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _SMMUEN = Cr0.mask("smmuen")[0]
 # Commands that are shown around the one where the queue stands.
 _COMMANDS = 4
+# Commands that are shown of those behind a change.
+_SENT = 16
 # Registers on which an access depends, and on which the command queue does.
 _TABLE = ("CR0", "STRTAB_BASE", "STRTAB_BASE_CFG")
 _QUEUE = ("CR0", "CMDQ_BASE", "CMDQ_PROD")
@@ -64,11 +66,7 @@ def _register_sources(physical: Physical, names: tuple[str, ...]) -> tuple[Sourc
 
 def _queue(physical: Physical, difference: Difference) -> tuple[list[str], tuple[Source, ...]]:
     """Where the queue stands, and the commands there: the nearer CONS of both is the culprit's."""
-    regs = physical.smmu.regs
-    base = QueueBase(regs["CMDQ_BASE"])
-    address = base.addr & (1 << physical.features.oas) - 1
-    max_log2 = Idr1.cmdqs.of((regs["IDR1"],))
-    ring = Ring.of(address, base.log2size, max_log2, Command.size)
+    regs, ring = physical.smmu.regs, physical.command_ring()
     prod, cons = ring.clip(regs["CMDQ_PROD"]), ring.clip(regs["CMDQ_CONS"])
     lines = [f"CMDQ_PROD {prod:#x} (record {physical.wrote('CMDQ_PROD')})"]
     at = cons
@@ -78,18 +76,28 @@ def _queue(physical: Physical, difference: Difference) -> tuple[list[str], tuple
         if ring.used(cons, recorded) <= ring.size:
             at = recorded
     found = list(_register_sources(physical, _QUEUE))
-    for pointer in range(at, at + _COMMANDS):
+    more, written = _commands(physical, range(at, at + _COMMANDS), prod)
+    return [*lines, *more], (*found, *written)
+
+
+def _commands(
+    physical: Physical, pointers: Iterable[int], prod: int
+) -> tuple[list[str], list[Source]]:
+    """The commands at some places of the queue, which is full up to `prod`."""
+    ring, lines, found = physical.command_ring(), [], []
+    for pointer in pointers:
         place = ring.address(ring.clip(pointer))
         words = physical.memory.read_words(place, Command.dwords)
         what = f"command {ring.clip(pointer):#x} at {place:#x}"
-        pending = "" if ring.used(prod, pointer) <= ring.size and pointer != prod else ", not sent"
+        sent = ring.used(prod, pointer) <= ring.size and ring.clip(pointer) != prod
         if words is None:
             lines.append(f"{what}: external abort")
             continue
         written = physical.memory.writer(place, Command.size)
+        pending = "" if sent else ", not sent"
         lines.append(f"{what}: {command_line(words)} ({writer(written)}{pending})")
         found += [Source(one, what) for one in physical.memory.writers(place, Command.size)]
-    return lines, tuple(found)
+    return lines, found
 
 
 # An access.
@@ -105,8 +113,8 @@ def _access(physical: Physical, difference: Difference, dma: Dma) -> Sides:
         value = smmu.regs.read(register.offset, register.width // 8)
         shown = register_lines(register.offset, register.width // 8, value)[0]
         lines.append(f"{shown} ({writer(physical.wrote(name))})")
-    cached, kept_from = _cached(physical, access)
     fresh, looks = look(smmu, access)
+    cached, kept_from = _cached(physical, access, looks)
     lines += look_lines(looks, physical.memory, physical.features)
     lines.append(f"these structures say: {_outcome(fresh)}")
     found = [*_register_sources(physical, names), *sources(looks, physical.memory)]
@@ -131,33 +139,68 @@ def _outcome(outcome: Outcome) -> str:
     return text if outcome.event is None else f"{text}, {outcome.event.name}"
 
 
-def _cached(physical: Physical, access: Access) -> tuple[list[str], list[Source]]:
-    """The cached structures that answered, and the records in which they were taken in."""
+def _cached(
+    physical: Physical, access: Access, looks: list[Look]
+) -> tuple[list[str], list[Source]]:
+    """The cached structures that answered, and since when they are not what memory says."""
     lines: list[str] = []
-    smmu, found = physical.smmu, []
-    filled = physical.looked_up.get(access.sid)
-    if filled:
-        lines.append(f"the configuration of this stream was cached at record {filled}, or before")
-        found.append(Source(filled, "access that cached the configuration"))
-    stream = smmu.config.stream(access.sid)
-    if isinstance(stream, Fault) or not smmu.regs["CR0ACK"] & _SMMUEN:
-        return lines, found
-    index = context_index(stream, access.ssid)
-    entry: Entry | None = None
-    if isinstance(index, int):
-        context = smmu.config.context(access.sid, stream, index)
-        if not isinstance(context, Fault):
-            va = access.iova & VA_MASK
-            entry = smmu.tlb.find_stage1(stream.vmid, context.asid, context.aset, va)
-    elif index is None and stream.stage2 is not None:
-        entry = smmu.tlb.find_stage2(stream.vmid, access.iova)
-    if entry is not None:
-        for key in list(_keys(physical, entry)):
-            record = physical.filled.get(key[:4], 0)
-            lines.append(f"TLB entry: {_entry(key)}, filled at record {record}")
-            lines.append("no command since has invalidated it")
-            found.append(Source(record, "access that filled the TLB entry"))
+    found: list[Source] = []
+    since = physical.looked_up.get(access.sid, 0)
+    if since:
+        lines.append(f"configuration of the stream: cached at record {since}, or before")
+        found.append(Source(since, "access that cached the configuration"))
+        _stale(physical, since, [one for one in looks if one.what in KINDS], lines, found)
+    entry = _entry_of(physical, access)
+    for key in [] if entry is None else _keys(physical, entry):
+        record = physical.filled.get(key[:4], 0)
+        lines.append(f"TLB entry: {_shown(key)}, filled at record {record}")
+        found.append(Source(record, "access that filled the TLB entry"))
+        _stale(physical, record, [one for one in looks if one.what not in KINDS], lines, found)
     return lines, found
+
+
+def _entry_of(physical: Physical, access: Access) -> Entry | None:
+    """The TLB entry that answers an access, by the configuration as it is cached."""
+    smmu = physical.smmu
+    if not smmu.regs["CR0ACK"] & _SMMUEN:
+        return None
+    stream = smmu.config.stream(access.sid)
+    if isinstance(stream, Fault):
+        return None
+    index = context_index(stream, access.ssid)
+    if index is None and stream.stage2 is not None:
+        return smmu.tlb.find_stage2(stream.vmid, access.iova)
+    context = smmu.config.context(access.sid, stream, index) if isinstance(index, int) else None
+    if context is None or isinstance(context, Fault):
+        return None
+    va = access.iova & VA_MASK
+    return smmu.tlb.find_stage1(stream.vmid, context.asid, context.aset, va)
+
+
+def _stale(
+    physical: Physical, since: int, looks: list[Look], lines: list[str], found: list[Source]
+) -> None:
+    """Which structure changed first since a record, and the commands that were sent next."""
+    changes = [(physical.memory.changed_since(since, one.address, one.size), one) for one in looks]
+    changes = sorted((change for change in changes if change[0]), key=lambda change: change[0])
+    if not changes:
+        return
+    record, one = changes[0]
+    what = f"{one.what} at {one.address:#x}"
+    lines.append(f"  {what} was changed by record {record}")
+    found.append(Source(record, what))
+    sent = next((write for write in physical.sent if write[0] > record), None)
+    if sent is None:
+        lines.append("  no command was sent since")
+        return
+    number, before, prod = sent
+    ring = physical.command_ring()
+    count = min(ring.used(prod, before), _SENT)
+    lines.append(f"  commands sent next, by record {number}; none since has invalidated it:")
+    found.append(Source(number, "CMDQ_PROD"))
+    more, written = _commands(physical, range(before, before + count), ring.clip(prod))
+    lines += [f"  {line}" for line in more]
+    found += written
 
 
 def _keys(physical: Physical, entry: Entry) -> Iterator[Key]:
@@ -169,7 +212,7 @@ def _keys(physical: Physical, entry: Entry) -> Iterator[Key]:
             yield one.vmid, space, (one.size, one.block), one.address >> one.size, entry
 
 
-def _entry(key: Key) -> str:
+def _shown(key: Key) -> str:
     vmid, space, (size, _), page, entry = key
     kind = "stage 2" if space is None else f"ASID {space}" if space >= 0 else "global"
     return (

@@ -15,15 +15,16 @@ from vsmmu.recording.divergence import Difference, Result, access_difference
 from vsmmu.recording.explain import Sides
 from vsmmu.recording.format import Dma, Mem, Progress, Read
 from vsmmu.recording.physical import Physical
+from vsmmu.recording.uncached import Uncached
 
 
 class Both:
     """Two `Physical` that share memory (`player.Target`); what differs is told of that one."""
 
     def __init__(self) -> None:
-        self._plain = Physical("none")
+        self._plain = Uncached()
         self._keeping = Physical("hostile")
-        self._culprit = self._plain
+        self._culprit: Physical = self._plain
 
     def start(self, ids: dict[str, int], ram: tuple[int, int]) -> None:
         """Make both. Raises ValueError as `Physical.start`."""

@@ -117,15 +117,15 @@ def access_difference(dma: Dma, result: Result) -> Difference | None:
     """How an access ended otherwise than recorded, if it did; events are not looked at."""
     if dma.flags & Flag.STALE:
         return None
-    what = access_text(dma)
-    if result.status != dma.status:
-        return Difference(Kind.STATUS, what, ending(dma.status), ending(result.status))
-    if dma.status not in Status.WITH_PA:
+    status, pa, perm, _ = result
+    if status != dma.status:
+        return Difference(Kind.STATUS, access_text(dma), ending(dma.status), ending(status))
+    if status not in Status.WITH_PA:
         return None
-    if result.pa != dma.pa:
-        return Difference(Kind.ADDRESS, what, f"{dma.pa:#x}", _hex(result.pa))
-    if dma.status == Status.OK and result.perm is not None and result.perm != dma.perm:
-        return Difference(Kind.RIGHTS, what, rights(dma.perm), rights(result.perm))
+    if pa != dma.pa:
+        return Difference(Kind.ADDRESS, access_text(dma), f"{dma.pa:#x}", _hex(pa))
+    if perm != dma.perm and status == Status.OK and perm is not None:
+        return Difference(Kind.RIGHTS, access_text(dma), rights(dma.perm), rights(perm))
     return None
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vsmmu.smmu.features import Features
 
 # What `describe` calls the structures of a look.
-_KINDS = {"STE": "ste", "CD": "cd", "L1STD": "l1std", "L1CD": "l1cd"}
+KINDS = {"STE": "ste", "CD": "cd", "L1STD": "l1std", "L1CD": "l1cd"}
 
 
 class Sides(NamedTuple):
@@ -82,11 +82,11 @@ def look_lines(looks: Iterable[Look], memory: RecordedMemory, features: Features
         if one.view is None:
             yield line + "external abort"
             continue
-        if one.what not in _KINDS:
+        if one.what not in KINDS:
             line += f"{one.view.words[0]:#x}: "
         line += fields(one.view)
         yield f"{line} ({writer(memory.writer(one.address, one.size))})"
-        kind = _KINDS.get(one.what)
+        kind = KINDS.get(one.what)
         if kind is not None:
             for reason in describe(kind, one.view.words, Context(ids)).reasons:
                 yield f"  {reason.field}: {reason.text} ({reason.clause})"

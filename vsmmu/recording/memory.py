@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from array import array
+from collections import deque
 
 from vsmmu.memory import PAGE, PAGE_SHIFT, Memory
 from vsmmu.recording.format import Mem
@@ -11,6 +12,8 @@ from vsmmu.recording.format import Mem
 # Pages that a recording may write. An SMMU's structures are far from that.
 PAGES_MAX = 1 << 17
 _IN_PAGE = PAGE - 1
+# M records that are remembered, for what changed since when.
+_HISTORY = 1 << 16
 
 
 class RecordedMemory(Memory):
@@ -18,16 +21,29 @@ class RecordedMemory(Memory):
 
     Args:
         ram: (base, size) in bytes, of the header.
+
+    Attributes:
+        noted: takes the frames of structures that are read as words, if set.
+        history: the latest M records: number, address, size.
     """
 
     def __init__(self, ram: tuple[int, int]) -> None:
         super().__init__([ram])
         # By the index of a word in the arena: the record, 0 for what no record wrote.
         self._writers = array("Q", bytes(8 * len(self.words)))
+        self.noted: set[int] | None = None
+        self.history: deque[tuple[int, int, int]] = deque(maxlen=_HISTORY)
+
+    def read_words(self, pa: int, count: int) -> tuple[int, ...] | None:
+        """As in `Memory`."""
+        if self.noted is not None:
+            self.noted.update((pa >> PAGE_SHIFT, (pa + 8 * count - 1) >> PAGE_SHIFT))
+        return super().read_words(pa, count)
 
     def store(self, number: int, record: Mem) -> None:
         """Memory changed. Raises ValueError for addresses outside RAM, and beyond PAGES_MAX."""
         pa, data = record
+        self.history.append((number, pa, len(data)))
         offset = pa & _IN_PAGE
         last = offset + len(data) - 1
         index = self.page.get(pa >> PAGE_SHIFT)
@@ -64,6 +80,13 @@ class RecordedMemory(Memory):
             if index is not None:
                 found.add(self._writers[index + ((at & _IN_PAGE) >> 3)])
         return sorted(found - {0})
+
+    def changed_since(self, number: int, pa: int, size: int) -> int:
+        """The first record after `number` that wrote there; 0 for none that is remembered."""
+        for record, at, length in self.history:
+            if record > number and at < pa + size and pa < at + length:
+                return record
+        return 0
 
     def _remember_pages(self, number: int, pa: int, size: int) -> None:
         """As in `store`, over pages of which some are new."""

@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from vsmmu.arch.commands import Command
 from vsmmu.arch.events import Event, decode
+from vsmmu.arch.layout import Field
 from vsmmu.arch.registers import BY_NAME, Cr0, EventqProd, Idr1, QueueBase
-from vsmmu.memory import PAGE, PAGE_SHIFT
 from vsmmu.queue import Ring
 from vsmmu.recording.divergence import Difference, Result
 from vsmmu.recording.explain import Sides
@@ -26,6 +27,8 @@ from vsmmu.smmu.tlb import Key
 # with each record. A driver's batch is a few dozen commands.
 WORK, WORK_PER_RECORD = 1 << 20, 64
 _STEP = 4096
+# Writes of CMDQ_PROD that are remembered.
+_SENT = 1 << 14
 # TLB entries whose filling is remembered.
 _FILLED = 1 << 16
 # Linux links a level 2 table without a command (and Xen too), so invalid level 1 descriptors are
@@ -33,8 +36,7 @@ _FILLED = 1 << 16
 _HOSTILE = replace(CACHING["hostile"], entries=CONFIG_ENTRIES, invalid=False)
 _RW = 3
 _PROGRESS = tuple(BY_NAME[name].offset for name in ("CMDQ_CONS", "GERROR", "EVENTQ_PROD"))
-_IN_PAGE = PAGE - 1
-_new = tuple.__new__
+_CMDQ_PROD = BY_NAME["CMDQ_PROD"].offset
 _SMMUEN = Cr0.mask("smmuen")[0]
 _WR = EventqProd.mask("wr")[0]
 _DISABLED = {"bypass": Status.DISABLED, "abort": Status.ABORT}
@@ -53,6 +55,7 @@ class Physical:
     Attributes:
         filled: by the key of a TLB entry without the entry, the record that filled it.
         looked_up: by StreamID, the record that looked its configuration up.
+        sent: the latest writes of CMDQ_PROD: record, value before, value.
     """
 
     def __init__(self, caching: str = "none") -> None:
@@ -60,9 +63,8 @@ class Physical:
         self._written: dict[int, int] = {}
         self.filled: dict[tuple[Any, ...], int] = {}
         self.looked_up: dict[int, int] = {}
+        self.sent: deque[tuple[int, int, int]] = deque(maxlen=_SENT)
         self._number = 0
-        # By StreamID, page and kind of access: status, output page, rights.
-        self._known: dict[tuple[int, int, int], tuple[int, int, int | None]] = {}
         self._irqs = Counter[str]()
         self._work = 0
 
@@ -87,7 +89,6 @@ class Physical:
         self.filled.clear()
         self.looked_up.clear()
         self._written.clear()
-        self._known.clear()
         self.smmu = smmu = Smmu(
             "smmu", self.memory, self.features, irq=self._pulse, caching=self.caching
         )
@@ -98,20 +99,20 @@ class Physical:
         smmu.tlb.watch = self._watch
         self._engines = smmu.engines
         self._values = smmu.regs.values
-        self._counters = smmu._counters
+        self._counters = smmu.counters
         self._eventq = smmu.eventq
         self._translate = smmu.translate
 
     def store(self, number: int, record: Mem) -> None:
         """Memory changed."""
-        self._known.clear()
         self.memory.store(number, record)
 
     def write(self, number: int, offset: int, size: int, value: int) -> None:
         """A register write, and all that it sets in motion."""
         self._number = number
         self._written[offset] = number
-        self._known.clear()
+        if offset == _CMDQ_PROD:
+            self.sent.append((number, self._values["CMDQ_PROD"], value))
         self.smmu.regs.write(offset, size, value)
         self._run(number)
 
@@ -136,6 +137,15 @@ class Physical:
         places = range(register.offset, register.offset + register.width // 8, 4)
         return max(self._written.get(place, 0) for place in places)
 
+    def command_ring(self) -> Ring:
+        """The command queue as its registers describe it."""
+        return self._ring("CMDQ_BASE", Idr1.cmdqs, Command.size)
+
+    def _ring(self, name: str, limit: Field, entry: int) -> Ring:
+        base = QueueBase(self._values[name])
+        address = base.addr & (1 << self.features.oas) - 1
+        return Ring.of(address, base.log2size, limit.of((self._values["IDR1"],)), entry)
+
     def read(self, offset: int, size: int) -> int:
         """What the driver reads."""
         return self.smmu.regs.read(offset, size)
@@ -150,23 +160,7 @@ class Physical:
         return Progress(*(read(offset, 4) for offset in _PROGRESS))
 
     def access(self, number: int, dma: Dma) -> Result:
-        """Translate, and take the records that the SMMU wrote.
-
-        Without caches, an access to a page that was accessed since memory or a register changed
-        finds what that one found.
-        """
-        sid, iova = dma.sid, dma.iova
-        known = self._known.get((sid, iova >> PAGE_SHIFT, dma.access))
-        if known is not None:
-            status, page, perm = known
-            return _new(Result, (status, page | iova & _IN_PAGE, perm, ()))
-        result = self._look_up(number, dma)
-        if not result.events and result.pa is not None and self.caching == "none":
-            page = result.pa & -PAGE
-            self._known[sid, iova >> PAGE_SHIFT, dma.access] = result.status, page, result.perm
-        return result
-
-    def _look_up(self, number: int, dma: Dma) -> Result:
+        """Translate, and take the records that the SMMU wrote."""
         self._number = number
         before, misses = self._values["EVENTQ_PROD"], self._counters["config.miss"]
         outcome = self._translate(Access(dma.sid, dma.iova, dma.access == Kind.WRITE))
@@ -183,9 +177,7 @@ class Physical:
 
     def _records(self, before: int) -> Any:
         """Records between a value of EVENTQ_PROD and now, as they are in memory."""
-        base = QueueBase(self._values["EVENTQ_BASE"])
-        address = base.addr & (1 << self.features.oas) - 1
-        ring = Ring.of(address, base.log2size, Idr1.eventqs.of((self._values["IDR1"],)), Event.size)
+        ring = self._ring("EVENTQ_BASE", Idr1.eventqs, Event.size)
         pointer, end = ring.clip(before & _WR), ring.clip(self._values["EVENTQ_PROD"] & _WR)
         while pointer != end:
             words = self.memory.read_words(ring.address(pointer), Event.dwords)

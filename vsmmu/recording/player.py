@@ -120,6 +120,7 @@ class Played:
         records, accesses, events, writes, reads: how many were played.
         unjudged: accesses that a stale TLB entry answered.
         irqs: interrupts by line, recorded and pulsed by the model.
+        ids: identification registers that were recorded, by name.
         divergence: the first; None where all agrees.
     """
 
@@ -130,6 +131,7 @@ class Played:
     reads: int = 0
     unjudged: int = 0
     irqs: tuple[dict[str, int], dict[str, int]] = field(default_factory=lambda: ({}, {}))
+    ids: dict[str, int] = field(default_factory=dict)
     divergence: Divergence | None = None
 
 
@@ -182,6 +184,7 @@ class Player:
                 more work than its length allows.
         """
         records, played = self._records, self._played
+        played.ids = records.ids
         handlers: dict[type, Callable[[Any], None]] = {
             Mem: self._mem, Write: self._write, Read: self._read, Progress: self._progress,
             Dma: self._dma, EventRecord: self._event, Irq: self._irq, Note: self._note,
