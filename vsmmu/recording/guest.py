@@ -103,6 +103,29 @@ class Guest:
                     out.append((f"{name}.{field.upper()}", one, other))
         return out
 
+    def to_json(self) -> dict[str, Any]:
+        """The machine that the recording was played on."""
+        choice, streams = self._choice, self.machine.streams
+        return {
+            "guest": choice.guest,
+            "smmus": choice.smmus,
+            "features": dict(choice.features),
+            "seed": choice.seed,
+            "caching": choice.caching,
+            "streams": [
+                {
+                    "vmaster_id": f"{sid:#x}",
+                    "smmu": stream.host.path,
+                    "pmaster_id": f"{stream.pmaster_id:#x}",
+                }
+                for sid, stream in streams.items()
+            ],
+            "advertised": {
+                field: {"recorded": f"{recorded:#x}", "vsmmu": f"{mine:#x}"}
+                for field, recorded, mine in self.advertised()
+            },
+        }
+
     def reset(self) -> None:
         """The guest's SMMU is reset; its memory and devices stay."""
         if self._clean:
