@@ -61,10 +61,13 @@ class Guest:
     Args:
         choice: which machine.
         sids: StreamIDs of the recording's devices.
+
+    Attributes:
+        choice: as given.
     """
 
     def __init__(self, choice: Choice, sids: Collection[int]) -> None:
-        self._choice = choice
+        self.choice = choice
         self._sids = sids
         self._irqs = Counter[str]()
         self._recorded: Mapping[str, int] = {}
@@ -81,7 +84,7 @@ class Guest:
             RefusedError: no vSMMU can stand in for what was recorded.
         """
         self._recorded = dict(ids)
-        self.machine = GuestMachine(self._choice, ids, ram, self._sids, self._irq)
+        self.machine = GuestMachine(self.choice, ids, ram, self._sids, self._irq)
         self.vsmmu, self.layout = self.machine.vsmmu, self.machine.layout
         self._memory = self.machine.domain.memory
         self._scheduler = self.machine.scheduler
@@ -105,7 +108,7 @@ class Guest:
 
     def to_json(self) -> dict[str, Any]:
         """The machine that the recording was played on."""
-        choice, streams = self._choice, self.machine.streams
+        choice, streams = self.choice, self.machine.streams
         return {
             "guest": choice.guest,
             "smmus": choice.smmus,
@@ -215,7 +218,7 @@ class Guest:
         raises = "" if stream.raises is None else f", which stands for {stream.raises.name}"
         shadow = (
             f"the vSMMU: vMasterID {record.sid:#x} is StreamID {stream.pmaster_id:#x} of "
-            f"{stream.host.path}, caching {self._choice.caching}",
+            f"{stream.host.path}, caching {self.choice.caching}",
             f"shadow STE: {fields(ste)}{raises}",
             "what the guest's own structures say:",
         )

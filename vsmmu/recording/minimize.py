@@ -3,7 +3,7 @@
 
 Delta debugging (Zeller and Hildebrandt, 2002) over the units of `units`: whole kinds of records
 first, then runs of units, ever shorter, then the words of memory records. Every candidate is a
-recording and is replayed; it is taken if it fails in the same way.
+recording and is replayed; it is taken if the same record of it fails in the same way.
 
 Leaving things out can make a recording wrong by itself: without the descriptor that mapped a page,
 of course the access faults. Two things prevent that. Where there is a reference that agreed with
@@ -109,6 +109,8 @@ class Minimizer:
         self._replays = 0
         self._removable: Callable[[Unit], bool] = bool
         self._account: list[str] | None = None
+        self._wanted: tuple[str, ...] = ()
+        self._culprit = 0
 
     def run(self) -> Smallest:
         """Shrink it.
@@ -120,7 +122,7 @@ class Minimizer:
         found = self._play(whole)
         if found is None:
             raise NoFailureError("it replays without divergence: there is nothing to minimize")
-        self._wanted = signature(found)
+        self._wanted, self._culprit = signature(found), found.record
         if self._reference is not None and self._reference(whole) is not None:
             self._reference = None
         numbered = list(enumerate(self._records[: self._end(found)], 1))
@@ -132,12 +134,12 @@ class Minimizer:
         stay = self._must_stay(found, units)
         self._removable = lambda unit: not stay.intersection(unit.numbers)
         units = self._shrink(units)
-        data = self._bytes(self._cut.records(units))
+        left = [record for _, record in self._cut.records(units)]
+        data = self._bytes(left)
         final = self._play(data)
         assert final is not None, "every step was replayed"
-        records = sum(1 for _ in self._cut.records(units))
         return Smallest(
-            data, final, (len(self._records), len(whole)), (records, len(data)),
+            data, final, (len(self._records), len(whole)), (len(left), len(data)),
             self._replays, self._replays < self._limit,
         )  # fmt: skip
 
@@ -191,7 +193,8 @@ class Minimizer:
         if not wide:
             return units
         if self._reference is None:
-            self._account = _account(self._play(self._bytes(self._cut.records(units))))
+            left = (record for _, record in self._cut.records(units))
+            self._account = _account(self._play(self._bytes(left)))
         narrowed = [piece for unit in units for piece in _pieces(unit)]
         pieces = {id(unit) for unit in narrowed} - {id(unit) for unit in units}
         self._removable = lambda unit: id(unit) in pieces
@@ -222,11 +225,14 @@ class Minimizer:
         """Whether what is left fails in the same way."""
         self._replays += 1
         units = list(units)
-        data = self._bytes(self._cut.records(units))
+        left = list(self._cut.records(units))
+        data = self._bytes(record for _, record in left)
         found = self._play(data)
         if self._progress is not None:
             self._progress(self._replays, len(units))
         if found is None or signature(found) != self._wanted:
+            return False
+        if self._culprit not in left[found.record - 1][0].numbers:
             return False
         if self._account is not None and _account(found) != self._account:
             return False

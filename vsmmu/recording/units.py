@@ -316,23 +316,21 @@ class Cut:
     def __init__(self, units: Sequence[Unit]) -> None:
         self._units = tuple(units)
 
-    def records(self, kept: Iterable[Unit]) -> Iterator[Record]:
-        """The records of some units, in the order in which they are given."""
+    def records(self, kept: Iterable[Unit]) -> Iterator[tuple[Unit, Record]]:
+        """The records of some units, in the order in which they are given, each with its unit."""
         kept = list(kept)
         dropped = self._dropped(kept)
         last: Progress | None = None
         for unit in kept:
-            if unit.command is not None:
-                yield _entry(unit, _moved(unit.index, dropped))
-                continue
-            yield _record(unit, dropped)
+            yield unit, _record(unit, dropped)
             if unit.state is not None:
                 cons, gerror, prod = unit.state
                 state = Progress(_moved(cons, dropped), gerror, _moved(prod, dropped))
                 if state != last:
                     last = state
-                    yield state
-            yield from unit.tail
+                    yield unit, state
+            for record in unit.tail:
+                yield unit, record
 
     def _dropped(self, kept: Sequence[Unit]) -> dict[tuple[str, int], list[int]]:
         """By queue, the entries that nothing produces any more, in order."""
@@ -358,15 +356,11 @@ def _moved(index: Index | None, dropped: dict[tuple[str, int], list[int]]) -> in
     return index.moved(bisect_left(dropped.get(index.queue, []), index.entry))
 
 
-def _entry(unit: Unit, value: int) -> Mem:
-    assert unit.command is not None
-    assert unit.index is not None
-    assert isinstance(unit.record, Mem)
-    return Mem(unit.command + (value & unit.index.mask >> 1) * Command.size, unit.record.data)
-
-
 def _record(unit: Unit, dropped: dict[tuple[str, int], list[int]]) -> Record:
-    record = unit.record
-    if unit.index is not None and isinstance(record, Read | Write):
-        return record._replace(value=_moved(unit.index, dropped))
+    record, index = unit.record, unit.index
+    if index is not None and isinstance(record, Read | Write):
+        return record._replace(value=_moved(index, dropped))
+    if index is not None and unit.command is not None and isinstance(record, Mem):
+        slot = _moved(index, dropped) & index.mask >> 1
+        return Mem(unit.command + slot * Command.size, record.data)
     return record

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from lzma import CHECK_CRC64, FORMAT_XZ, LZMACompressor
+from lzma import CHECK_CRC64, FORMAT_XZ, LZMACompressor, compress
 from typing import Any
 
 from vsmmu.recording.format import Record, encode, header_line
@@ -47,6 +47,11 @@ class Writer:
         self._packed.append(self._xz.compress(bytes(self._waiting)))
         self._packed.append(self._xz.flush())
         return b"".join(self._packed)
+
+
+def packed(data: bytes) -> bytes:
+    """A recording's bytes as a file of a `Writer`."""
+    return compress(data, FORMAT_XZ, CHECK_CRC64, preset=_PRESET)
 
 
 def pack(header: Mapping[str, Any], records: Iterable[Record]) -> bytes:
