@@ -137,8 +137,8 @@ class Driver:
         self.commands: dict[int, Command] = {}
         self.tables: dict[tuple[int, int, int], int] = {}
 
-    def boot(self) -> None:
-        """Probe, and enable the SMMU."""
+    def boot(self, *, tables: bool = True) -> None:
+        """Probe, and enable the SMMU; with `tables`, link streams that abort."""
         tape = self.tape
         for name in PROBED:
             tape.read(name)
@@ -160,6 +160,8 @@ class Driver:
         tape.write("IRQ_CTRL", 5)
         tape.write("CR0", Cr0.build(smmuen=1, eventqen=1, cmdqen=1).raw)
         tape.read("CR0ACK")
+        if not tables:
+            return
         for sid in range(16):
             tape.mem(LEVEL2 + sid * Ste.size, *Ste.build(v=1).words)
         tape.mem(STRTAB, L1Std.build(span=9, l2ptr=LEVEL2).raw)
