@@ -20,7 +20,7 @@ AHEAD_BYTES = 64 << 20
 # Values of those that are never read.
 DEFAULTS = {"IDR0": 0, "IDR1": 0, "IDR2": 0, "IDR3": 0, "IDR4": 0, "IDR5": 0, "IIDR": 0, "AIDR": 1}
 # A driver reads all of these while it probes, or not IIDR.
-_PROBED = {"IDR0", "IDR1", "IDR3", "IDR5", "IIDR"}
+PROBED = {"IDR0", "IDR1", "IDR3", "IDR5", "IIDR"}
 _NAMES = {BY_NAME[name].offset: name for name in DEFAULTS}
 
 
@@ -49,7 +49,7 @@ class Ahead:
             self._kept.append((self._reader.number, self._reader.place, record))
             if type(record) is Read:
                 self._learn(record)
-                if self.seen >= _PROBED:
+                if self.seen >= PROBED:
                     return
             elif type(record) is Mem:
                 size += len(record.data)

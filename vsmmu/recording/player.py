@@ -32,10 +32,11 @@ from vsmmu.recording.format import (
     Progress,
     Read,
     Reader,
+    RecordingError,
     Reset,
     Write,
 )
-from vsmmu.recording.identification import Ahead
+from vsmmu.recording.identification import PROBED, Ahead
 
 Words = tuple[int, ...]
 # Names of wired interrupts, by the number that a recording has.
@@ -193,7 +194,7 @@ class Player:
         try:
             self._target.start(records.ids, self._reader.header.ram)
         except ValueError as error:
-            raise self._reader.error(f"identification: {error}") from None
+            raise self._misidentified(error) from None
         try:
             for record in records:
                 handlers[type(record)](record)
@@ -203,10 +204,16 @@ class Player:
         except _DivergenceError as end:
             played.divergence = end.divergence
         except ValueError as error:
-            raise self._reader.error(str(error)) from None
+            place = f"record {records.number} (byte {records.place:#x})"
+            raise RecordingError(f"{self._reader.source}: {place}: {error}") from None
         played.records = records.number
         played.irqs = dict(self._irqs), dict(self._target.irqs())
         return played
+
+    def _misidentified(self, error: ValueError) -> RecordingError:
+        never = sorted(PROBED - self._records.seen - {"IIDR"})
+        told = f"; the driver never reads {', '.join(never)}" if never else ""
+        return RecordingError(f"{self._reader.source}: identification: {error}{told}")
 
     # Records.
 
