@@ -37,7 +37,7 @@ MAY = {
 }  # fmt: skip
 # Third-party modules, and where they may be imported at the top of a module.
 HEAVY = {
-    "rich": {"vsmmu/cli/run_text.py"},
+    "rich": {"vsmmu/cli/run_text.py", "vsmmu/cli/summary_text.py"},
     "lark": set(),
     # Imported where a batch is asked for, and not before.
     "numpy": {"vsmmu/smmu/arena.py", "vsmmu/smmu/batch.py", "vsmmu/smmu/batch_group.py",

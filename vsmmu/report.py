@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vsmmu.arch.events import Event
+from vsmmu.costs import Costs, summary
 from vsmmu.hypervisor.vsmmu import VSmmu
 from vsmmu.scenario import Scenario, Step
 from vsmmu.toolstack import Guest, Machine
@@ -28,18 +29,31 @@ class StepResult:
 
 @dataclass(slots=True)
 class Report:
-    """A scenario's run. `work` is what maps and unmaps cost, by guest and action (`vsmmu.work`)."""
+    """A scenario's run.
+
+    `work` is what maps and unmaps cost, by guest and action (`vsmmu.work`); `costs` what each guest
+    cost, by guest and SMMU (`vsmmu.costs`).
+    """
 
     scenario: Scenario
     machine: Machine
     steps: list[StepResult] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     work: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)
+    costs: Costs = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
         """Whether every expectation held."""
         return not self.problems and not any(s.problems for s in self.steps)
+
+    def summary(self) -> dict[str, Any]:
+        """What each guest cost on each physical SMMU (`vsmmu.costs`)."""
+        guests = {
+            name: (guest.domain.domid, guest.vsmmus.values())
+            for name, guest in self.machine.guests.items()
+        }
+        return summary(self.costs, self.machine.hypervisor, self.machine.smmus, guests)
 
 
 def describe(report: Report) -> dict[str, Any]:

@@ -55,7 +55,9 @@ class Runner:
             if self._progress is not None:
                 self._progress(step)
             before = {name: self._cost(name) for name in step.guests}
+            self._machine.trace("scenario_step", step.number, ",".join(step.guests), step.do)
             report.steps.append(self._step(step))
+            self._machine.trace("scenario_step_done", step.number, report.steps[-1].outcome)
             if step.do in ("map", "unmap"):
                 for name, cost in before.items():
                     total = report.work.setdefault((name, step.do), Counter())

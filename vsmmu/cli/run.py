@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from vsmmu.cli.files import FileError, read, say, write
 from vsmmu.cli.inputs import load_config, load_partial, load_platform
+from vsmmu.cli.run_record import Recorded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
     from vsmmu.report import Report
     from vsmmu.scenario import Scenario, Step
     from vsmmu.toolstack import Guest, Machine
-    from vsmmu.trace import Trace
 
 EXPECTATION_FAILED = 3
+# Trace records kept where somebody asked for them.
+_KEPT = 1_000_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +34,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="the report, or the limits, as JSON")
     parser.add_argument("--trace", metavar="FILE", help="write every trace event as JSON Lines")
+    parser.add_argument(
+        "--record",
+        metavar="DIR|FILE.xz",
+        help="write a recording of each vSMMU that `vsmmu replay` plays",
+    )
+    parser.add_argument(
+        "--trace-events", action="store_true", help="list the trace events, and run nothing"
+    )
+    parser.add_argument(
+        "--perfetto", metavar="FILE", help="write a timeline that ui.perfetto.dev opens"
+    )
+    parser.add_argument(
+        "--summary",
+        action="store_true",
+        help="what each guest cost on each SMMU: traps, commands, invalidations, walks, faults",
+    )
     parser.add_argument(
         "--policy",
         action="store_true",
@@ -51,21 +69,46 @@ def run(arguments: argparse.Namespace) -> int:
 
             print(policy_text(Policy()), end="")
         return 0
+    if arguments.trace_events:
+        from vsmmu.cli.trace_text import event_table
+
+        print(event_table(), end="")
+        return 0
     if arguments.scenario is None:
         raise FileError("run: which scenario? give SCENARIO.toml")
-    if arguments.trace == "-" or (arguments.trace and Path(arguments.trace).is_dir()):
-        raise FileError(f"--trace {arguments.trace}: give a file; stdout has the report")
-    report = execute(arguments.scenario, arguments.seed)
-    if arguments.trace:
-        write({arguments.trace: _trace_lines(report.machine.trace)}, (arguments.scenario,))
+    outputs = {"--trace": arguments.trace, "--perfetto": arguments.perfetto}
+    for option, name in outputs.items():
+        if name == "-" or (name and Path(name).is_dir()):
+            raise FileError(f"{option} {name}: give a file; stdout has the report")
+    record = Recorded(arguments.record) if arguments.record is not None else None
+    report = execute(
+        arguments.scenario,
+        arguments.seed,
+        keep=bool(arguments.trace or arguments.perfetto),
+        record=record,
+    )
+    if record is not None:
+        record.save((arguments.scenario,))
+    if arguments.trace or arguments.perfetto:
+        from vsmmu.cli.trace_text import trace_files
+
+        files = trace_files(report.machine.trace, arguments.trace, arguments.perfetto)
+        write(files, (arguments.scenario,))
     if arguments.json:
         from vsmmu.report import describe
 
-        print(json.dumps(describe(report), indent=2))
+        body = describe(report)
+        if arguments.summary:
+            body["summary"] = report.summary()
+        print(json.dumps(body, indent=2))
     else:
-        from vsmmu.cli.run_text import print_report
+        from vsmmu.cli.run_text import labels, print_report
 
         print_report(report)
+        if arguments.summary:
+            from vsmmu.cli.summary_text import print_summary
+
+            print_summary(report.summary(), labels(report))
     return 0 if report.ok else EXPECTATION_FAILED
 
 
@@ -80,13 +123,16 @@ def _seed(text: str) -> int:
     return value
 
 
-def execute(name: str, seed: int | None = None) -> Report:
+def execute(
+    name: str, seed: int | None = None, *, keep: bool = False, record: Recorded | None = None
+) -> Report:
     """Build the machine and the guests of a scenario file and run it.
 
     Raises:
         FileError, ScenarioError, DtError, ConfigRejectedError: each one line.
     """
     from vsmmu import scenario as scenarios
+    from vsmmu.costs import CostSink
     from vsmmu.runner import Runner
     from vsmmu.toolstack import build_machine
 
@@ -100,8 +146,17 @@ def execute(name: str, seed: int | None = None) -> Report:
         ram=scenario.ram,
         caching=scenario.caching,
     )
+    if keep:
+        machine.trace.limit = _KEPT
+    costs = CostSink(machine.hypervisor)
+    machine.trace.sinks.append(costs)
     guests = _guests(machine, scenario, folder)
-    return Runner(scenario, machine, guests, _progress(len(scenario.steps))).run()
+    progress = _progress(len(scenario.steps))
+    if record is not None:
+        progress = record.watch(machine, guests, scenario.title, progress)
+    report = Runner(scenario, machine, guests, progress).run()
+    report.costs = costs.by
+    return report
 
 
 def _guests(machine: Machine, scenario: Scenario, folder: Path) -> list[Guest]:
@@ -137,16 +192,3 @@ def _progress(steps: int) -> Callable[[Step], None] | None:
         print(f"\rstep {step.number}/{steps}", end=end, file=sys.stderr, flush=True)
 
     return show
-
-
-def _trace_lines(trace: Trace) -> bytes:
-    from vsmmu.trace import EVENTS
-
-    lines = []
-    for record in trace.records:
-        shown = (hex(a) if isinstance(a, int) else str(a) for a in record.args)
-        fields = dict(zip(EVENTS[record.name], shown, strict=True))
-        lines.append(json.dumps({"time": record.time, "name": record.name, **fields}))
-    if trace.dropped:
-        say(f"vsmmu: notice: the first {trace.dropped} trace events were dropped")
-    return "".join(line + "\n" for line in lines).encode()

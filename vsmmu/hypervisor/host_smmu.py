@@ -53,6 +53,7 @@ from vsmmu.hypervisor.stream_table import StreamTable
 from vsmmu.memory import PAGE, Memory
 from vsmmu.queue import Ring
 from vsmmu.ste_update import phases
+from vsmmu.trace import Trace
 
 HYPERVISOR = 0
 _SYNC = CmdSync.build(cs=Cs.SEV)
@@ -83,6 +84,7 @@ class HostSmmu:
         memory, pages: where queues and tables are put.
         on_event: told every event record that the SMMU wrote.
         on_request: told every page request, where the policy has the PRI queue used.
+        trace: told of each batch that somebody waits for.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class HostSmmu:
         policy: Policy,
         on_event: Callable[[HostSmmu, Event], None],
         on_request: Callable[[HostSmmu, PriEntry], None],
+        trace: Trace | None = None,
     ) -> None:
         self.path = path
         self.name = f"driver {path}"
@@ -127,6 +130,8 @@ class HostSmmu:
         )  # fmt: skip
         # GERROR as it was when nothing of it was active.
         self._acknowledged: int | None = None
+        self._trace = trace
+        self._batches = 0
         # Commands entered and consumed since boot; their low bits are the queue's indexes.
         self._entered = 0
         self._consumed = 0
@@ -195,6 +200,8 @@ class HostSmmu:
         """
         scopes = tuple(commands.values()) if isinstance(commands, Mapping) else ()
         listed = tuple(commands)
+        if done is not None and self._trace is not None:
+            done = self._traced(self._trace, owner, len(listed), done)
         if timed_out is not None:
             # What a CMD_SYNC tells of is whose it is only if nobody else's CMD_SYNC comes before.
             limit = max(min(self.queue.whole, self._cmdq.size) - 1, 1)
@@ -203,6 +210,17 @@ class HostSmmu:
                 self.queue.submit(owner, chunk, scopes[:limit], None, timed_out)
                 listed, scopes = listed[limit:], scopes[limit:]
         self.queue.submit(owner, (*listed, _SYNC), scopes, done, timed_out)
+
+    def _traced(self, trace: Trace, owner: int, count: int, done: Done) -> Done:
+        batch = self._batches
+        self._batches += 1
+        trace("hyp_submit", self.path, batch, owner, count)
+
+        def completed() -> None:
+            trace("hyp_complete", self.path, batch, owner)
+            done()
+
+        return completed
 
     def forget(self, owner: int) -> None:
         """Drop what an owner has not got into the queue yet, as when its domain is destroyed."""

@@ -79,16 +79,9 @@ class Hypervisor:
         self._behind = Behind()
         self.reports = Reports(self._owner, trace)
         self.kept = self.reports.kept
+        told = self.reports.event, self.reports.page_request
         self.hosts = {
-            path: HostSmmu(
-                path,
-                hw,
-                memory,
-                self.pages,
-                self.policy,
-                self.reports.event,
-                self.reports.page_request,
-            )
+            path: HostSmmu(path, hw, memory, self.pages, self.policy, *told)
             for path, hw in hardware.items()
         }
         self.frames = Frames(memory, self.pages)

@@ -208,6 +208,8 @@ class VSmmu:
         access that was terminated may not be in the physical event queue (§4.7.3).
         """
         self._sync, self._sync_mark = command, None
+        if self.trace is not None:
+            self.trace("vsmmu_sync", self.name, "begin")
         for host in self.hosts:
             self._pending.setdefault(host, {})
 
@@ -255,7 +257,8 @@ class VSmmu:
             for command in batch:
                 self.physical[command.name] += 1
                 if self.trace is not None:
-                    self.trace("vsmmu_shadow_cmd", self.name, host.path, repr(command))
+                    what = (command.name, repr(command))
+                    self.trace("vsmmu_shadow_cmd", self.name, host.path, *what)
             self.physical[CmdSync.name] += 1
             watch = {"timed_out": self._atc_inv_timed_out} if self.idr0.ats else {}
             host.submit(self.domain.domid, batch, self._landed, **watch)
@@ -288,7 +291,7 @@ class VSmmu:
         command = arch_commands.decode(words)
         self.counters[command.name] += 1
         if self.trace is not None:
-            self.trace("vsmmu_cmd", self.name, repr(command))
+            self.trace("vsmmu_cmd", self.name, command.name, repr(command))
         error = commands.execute(self, command)
         if error is not None:
             self._stop(error, f"{command.name} {command.words[0]:#x} {command.words[1]:#x}")
@@ -315,6 +318,8 @@ class VSmmu:
 
     def _finish_sync(self, sync: CmdSync) -> None:
         self._sync = None
+        if self.trace is not None:
+            self.trace("vsmmu_sync", self.name, "end")
         if self._atc_timed_out:
             # CONS stays on the CMD_SYNC, which completes when it is taken again (§7.1).
             self._atc_timed_out = False

@@ -33,6 +33,8 @@ _WORD = 8
 # Words of one memory record that are left out one by one.
 _WORDS_MAX = 4096
 
+# How an account says that a cache answered, and that none did.
+_CACHED, _PLAIN = re.compile("cached|filled"), re.compile("none caching")
 _RECORD = re.compile(r"records? \d+")
 
 # Replays bytes of a recording to the first divergence.
@@ -165,8 +167,8 @@ class Minimizer:
                 stay.update(unit.numbers)
         if self._reference is None:
             stay.update(source.record for source in found.provenance)
-            filled = [s.record for s in found.provenance if "cached" in s.what or "filled" in s.what]
-            if filled:
+            filled = [s.record for s in found.provenance if _CACHED.search(s.what)]
+            if filled and not any(_PLAIN.match(line) for line in found.model_side):
                 # Which of the commands since then should have made it forget cannot be told.
                 stay.update(_sent(units, lambda unit: max(unit.numbers) >= min(filled)))
         else:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from vsmmu.arch.commands import CmdSync, Command, Cs, decode
 from vsmmu.arch.registers import Cerror, CmdqCons, Cr0, Gerror, Idr0, Idr1, QueueBase
 from vsmmu.queue import Ring
+from vsmmu.smmu import traced
 from vsmmu.smmu.commands import ILL, WAIT, Unit, execute
 from vsmmu.smmu.msi import Messages
 
@@ -95,7 +96,7 @@ class CommandQueue:
             return self._stop("fetch", Cerror.ABT)
         command = decode(words)
         if self._trace is not None:
-            self._trace("smmuv3_cmdq_opcode", self._smmu, command.name)
+            traced.command(self._trace, self._smmu, command)
         self._unit.intent = self.intents.get(ring.clip(cons)) if self.intents else None
         result = execute(self._unit, command)
         if result == WAIT:
@@ -139,7 +140,7 @@ class CommandQueue:
         self._counters["cmd.error"] += 1
         self._counters["cmd.error." + error.name] += 1
         if self._trace is not None:
-            self._trace("smmuv3_cmdq_error", self._smmu, command, error.name)
+            self._trace("smmuv3_cmdq_consume_error", self._smmu, command, error.name)
         self._regs.set_fields("CMDQ_CONS", err=error)
         self._gerror("cmdq_err")
         return True

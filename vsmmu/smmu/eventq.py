@@ -158,7 +158,7 @@ class EventQueue:
         self._counters["event.recorded"] += 1
         self._counters["eventq.high"] = max(self._counters["eventq.high"], used + 1)
         if self._trace is not None:
-            self._trace("smmuv3_record_event", self._smmu, event)
+            self._trace("smmuv3_record_event", self._smmu, event.name, event.sid)
         if not used and regs["IRQ_CTRLACK"] & _IRQEN and not self._messages.send("eventq"):
             self._irq("eventq")
         return True

@@ -124,9 +124,16 @@ class DevicePort:
             self._piece(request, outcome)
             if request.done:
                 self._queue.popleft()
+                self._finished(request)
             if outcome.event is not None:
                 break
         return done
+
+    def _finished(self, request: Request) -> None:
+        if self.smmu.trace is not None:
+            failed = [o.status for o in request.outcomes if o.status not in ("ok", "bypass")]
+            place = (self.name, self.smmu.name, self.sid, request.iova)
+            self.smmu.trace("dma_done", *place, failed[0] if failed else "ok")
 
     def _submit(self, request: Request) -> Request:
         if request.size <= 0 or request.iova < 0 or request.iova + request.size > 1 << 64:
@@ -136,6 +143,9 @@ class DevicePort:
         if len(self._queue) >= PENDING_REQUESTS:
             raise BufferError(f"{self.name} has {PENDING_REQUESTS} DMA requests waiting")
         self._queue.append(request)
+        if self.smmu.trace is not None:
+            place = (self.name, self.smmu.name, self.sid, request.iova)
+            self.smmu.trace("dma_start", *place, request.size, int(request.write))
         return request
 
     def _translate(self, request: Request) -> Outcome | None:

@@ -11,6 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from vsmmu.arch.registers import Cerror, Cr0, Gerror, IrqCtrl
+from vsmmu.smmu import traced
 from vsmmu.smmu.ats import Ats
 from vsmmu.smmu.broadcast import broadcast
 from vsmmu.smmu.cmdq import CommandQueue
@@ -74,6 +75,7 @@ class Smmu:
         ats: Translation Requests and endpoints.
         priq: the PRI queue's writer.
         intent: of the command that is being carried out, if any was stated.
+        trace: sink of trace records.
         tap, dma_tap: told what is done to its registers, and what devices do.
     """
 
@@ -106,7 +108,7 @@ class Smmu:
             self.regs, features, self.config, self.tlb, walker, counters, self.private,
             self._derived,
         )  # fmt: skip
-        self._trace = trace
+        self.trace = self._trace = trace
         self._irq = irq
         self._messages = Messages(self.regs, memory, counters, self._raise_gerror)
         self.eventq = EventQueue(
@@ -129,6 +131,7 @@ class Smmu:
             self._raise_gerror, self._pulse,
         )  # fmt: skip
         self._enabled = False
+        self._acknowledged = 0
         self._sync_mark: int | None = None
         self.tap: Tap | None = None
         self.dma_tap: DmaTap | None = None
@@ -171,7 +174,7 @@ class Smmu:
         """A register's value; 0 where there is none. Never raises."""
         value = self.regs.read(offset, size)
         if self._trace is not None:
-            self._trace("smmu_mmio_read", self.name, register_at(offset), value)
+            self._trace("smmuv3_read_mmio", self.name, register_at(offset), value, size)
         if self.tap is not None:
             self.tap.read(offset, size, value)
         return value
@@ -179,7 +182,7 @@ class Smmu:
     def mmio_write(self, offset: int, size: int, value: int) -> None:
         """Store to a register; ignored where §6.2 says so. Never raises, consumes nothing."""
         if self._trace is not None:
-            self._trace("smmu_mmio_write", self.name, register_at(offset), value)
+            self._trace("smmuv3_write_mmio", self.name, register_at(offset), value, size)
         self.regs.write(offset, size, value)
         if self.tap is not None:
             self.tap.written(offset, size, value)
@@ -190,34 +193,36 @@ class Smmu:
         Ask `ready` first: without room for another record, the record is dropped and counted.
         A fault that would stall is terminated: the caller has nothing to hold it in.
         """
+        before = None if self._trace is None else traced.reads(self.counters)
         if self.dma_tap is not None:
             self.dma_tap.before(access)
         outcome = self._translator.translate(access)
         if outcome.event is not None or self._trace is not None:
-            self._conclude(access, outcome)
+            self._conclude(access, outcome, before)
         if self.dma_tap is not None:
             self.dma_tap.after(access, outcome)
         return outcome
 
     def transact(self, access: Access) -> Outcome | Stalled:
         """As `translate` for a device that can wait: a fault that may stall is held."""
+        before = None if self._trace is None else traced.reads(self.counters)
         if self.dma_tap is not None:
             self.dma_tap.before(access)
         outcome = self._translator.translate(access, may_stall=True)
         if outcome.status != STALL:
-            self._conclude(access, outcome)
+            self._conclude(access, outcome, before)
             if self.dma_tap is not None:
                 self.dma_tap.after(access, outcome)
             return outcome
         assert outcome.event is not None
-        if self._trace is not None:
-            self._trace_outcome(access, outcome)
+        self._trace_outcome(access, outcome, before)
         return self.stalls.hold(access, outcome.event)
 
     def translated(self, access: Access) -> Outcome:
         """What becomes of an ATS Translated transaction at `access.iova` (`Ats.translated`)."""
+        before = None if self._trace is None else traced.reads(self.counters)
         outcome = self.ats.translated(access)
-        self._conclude(access, outcome)
+        self._conclude(access, outcome, before)
         return outcome
 
     def atc_inv_failed(self) -> None:
@@ -225,16 +230,17 @@ class Smmu:
         self._counters["cmd.error"] += 1
         self._counters["cmd.error." + Cerror.ATC_INV_SYNC.name] += 1
         if self._trace is not None:
-            self._trace("smmuv3_cmdq_error", self.name, "CMD_SYNC", Cerror.ATC_INV_SYNC.name)
+            self._trace(
+                "smmuv3_cmdq_consume_error", self.name, "CMD_SYNC", Cerror.ATC_INV_SYNC.name
+            )
         self.regs.set_fields("CMDQ_CONS", err=Cerror.ATC_INV_SYNC)
         self._raise_gerror("cmdq_err")
 
-    def _conclude(self, access: Access, outcome: Outcome) -> None:
+    def _conclude(self, access: Access, outcome: Outcome, before: tuple[int, ...] | None) -> None:
         event = outcome.event
         if event is not None:
             self._record(event)
-        if self._trace is not None:
-            self._trace_outcome(access, outcome)
+        self._trace_outcome(access, outcome, before)
 
     def _record(self, event: Event) -> None:
         if event is self._translator.mergeable:
@@ -312,6 +318,11 @@ class Smmu:
         return True
 
     def _changed(self, name: str) -> None:
+        if name == "GERRORN" and self._trace is not None:
+            acknowledged = self.regs["GERRORN"]
+            toggled = acknowledged ^ self._acknowledged
+            self._trace("smmuv3_write_gerrorn", self.name, toggled, acknowledged)
+            self._acknowledged = acknowledged
         if name != "CR0":
             return
         self._derived.clear()
@@ -329,7 +340,12 @@ class Smmu:
             self.config.speculate()
 
     def _raise_gerror(self, field: str) -> None:
-        if not self.regs.raise_gerror(field) or Gerror.mask(field)[0] & _NO_IRQ:
+        if not self.regs.raise_gerror(field):
+            return
+        mask = Gerror.mask(field)[0]
+        if self._trace is not None:
+            self._trace("smmuv3_write_gerror", self.name, mask, self.regs["GERROR"])
+        if mask & _NO_IRQ:
             return
         if self.regs["IRQ_CTRLACK"] & _GERROR_IRQEN and not self._messages.send("gerror"):
             self._pulse("gerror")
@@ -341,13 +357,11 @@ class Smmu:
         if self._irq is not None:
             self._irq(line)
 
-    def _trace_outcome(self, access: Access, outcome: Outcome) -> None:
-        assert self._trace is not None
-        if outcome.pa is not None:
-            self._trace(
-                "smmuv3_translate_success",
-                self.name, access.sid, access.iova, outcome.pa, outcome.perms,
+    def _trace_outcome(
+        self, access: Access, outcome: Outcome, before: tuple[int, ...] | None
+    ) -> None:
+        if self._trace is not None:
+            traced.access(
+                self._trace, self.name, access, outcome, self.counters, before,
+                enabled=self._enabled,
             )  # fmt: skip
-        else:
-            event = outcome.event.name if outcome.event is not None else outcome.status
-            self._trace("smmuv3_translate_fault", self.name, access.sid, access.iova, event)
