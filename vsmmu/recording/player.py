@@ -39,6 +39,8 @@ from vsmmu.recording.format import (
 from vsmmu.recording.identification import PROBED, Ahead
 
 Words = tuple[int, ...]
+# Bits of a record's number that are 0 when progress is told.
+EACH = 0x3FFF
 # Names of wired interrupts, by the number that a recording has.
 LINES = ("eventq", "priq", "cmdq-sync", "gerror")
 
@@ -198,7 +200,7 @@ class Player:
         try:
             for record in records:
                 handlers[type(record)](record)
-                if each is not None and not records.number & 0x3FFF:
+                if each is not None and not records.number & EACH:
                     each(records.number)
             self._settle()
         except _DivergenceError as end:
