@@ -38,9 +38,9 @@ def run(arguments: argparse.Namespace) -> int:
     blocks = replay_vsmmu.again(name, _limited(name))
     reader = Reader(blocks(), name)
     records = list(reader)
-    play, reference = _plays(arguments, name, b"".join(blocks()))
+    play, references = _plays(arguments, name, b"".join(blocks()))
     minimizer = Minimizer(
-        reader.header.fields, reader.header.ram, records, play, reference,
+        reader.header.fields, reader.header.ram, records, play, references,
         limit=arguments.replays or REPLAYS_MAX,
         progress=lambda replays, units: counted(replays, f"replays, {units:,} units left"),
     )  # fmt: skip
@@ -78,8 +78,8 @@ def _limited(name: str) -> Iterable[bytes]:
         yield block
 
 
-def _plays(arguments: argparse.Namespace, name: str, whole: bytes) -> tuple[Play, Play | None]:
-    """The replay that fails, and one that has to agree with what is left if it did before."""
+def _plays(arguments: argparse.Namespace, name: str, whole: bytes) -> tuple[Play, list[Play]]:
+    """The replay that fails, and those one of which has to agree with what is left."""
     from vsmmu.recording.both import Both
     from vsmmu.recording.format import Reader
     from vsmmu.recording.physical import Physical
@@ -90,7 +90,7 @@ def _plays(arguments: argparse.Namespace, name: str, whole: bytes) -> tuple[Play
 
     caching = arguments.caching or "both"
     if not arguments.vsmmu:
-        return (lambda data: on(Both() if caching == "both" else Physical(caching), data)), None
+        return (lambda data: on(Both() if caching == "both" else Physical(caching), data)), []
     from vsmmu.recording.guest import Guest
 
     guest, _ = replay_vsmmu.play(name, lambda: iter((whole,)), arguments, lambda number: None)
@@ -99,7 +99,7 @@ def _plays(arguments: argparse.Namespace, name: str, whole: bytes) -> tuple[Play
     def through(data: bytes) -> Divergence | None:
         return on(Guest(chosen, replay_vsmmu.stream_ids((data,), name)), data)
 
-    return through, lambda data: on(Both(), data)
+    return through, [lambda data: on(Both(), data), lambda data: on(Physical("none"), data)]
 
 
 def _packed(name: str, data: bytes) -> bytes:

@@ -164,7 +164,9 @@ class Guest:
     def _run(self, number: int) -> None:
         """Run the machine to rest. Raises ValueError beyond the bound."""
         allowed = WORK + WORK_PER_RECORD * number
-        while not self._scheduler.run_until_idle(_TURNS):
+        idle = False
+        while not idle:
+            idle = self._scheduler.run_until_idle(_TURNS)
             if self._scheduler.now - self._start > allowed:
                 raise ValueError("more commands and records than a driver asks for")
 

@@ -18,7 +18,7 @@ BLOCKS_MAX = 4096
 _BLOCK, _LARGE = 2 << 20, 1 << 30
 # Blocks at the end of a domU's RAM whose pages are scattered one by one: what must not be assumed
 # contiguous is there. Linux takes its first pages for tables from the end.
-_SCATTERED = 8
+_SCATTERED = 4
 _PAGES = _BLOCK // PAGE
 
 

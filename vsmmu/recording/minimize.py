@@ -88,7 +88,8 @@ class Minimizer:
         header: its header line's members.
         records: all of them.
         play: the replay that fails.
-        reference: another that has to agree with what is left if it agrees with the whole.
+        references: others, the strictest first; the first that agrees with the whole has to agree
+            with what is left.
         limit: replays with `play` at most.
         progress: told (replays, units left) after each.
     """
@@ -99,14 +100,15 @@ class Minimizer:
         ram: tuple[int, int],
         records: Sequence[Record],
         play: Play,
-        reference: Play | None = None,
+        references: Sequence[Play] = (),
         *,
         limit: int = REPLAYS_MAX,
         progress: Callable[[int, int], object] | None = None,
     ) -> None:
         self._line = header_line(header)
         self._ram, self._records = ram, records
-        self._play, self._reference = play, reference
+        self._play, self._references = play, references
+        self._reference: Play | None = None
         self._limit, self._progress = limit, progress
         self._replays = 0
         self._removable: Callable[[Unit], bool] = bool
@@ -125,8 +127,7 @@ class Minimizer:
         if found is None:
             raise NoFailureError("it replays without divergence: there is nothing to minimize")
         self._wanted, self._culprit = signature(found), found.record
-        if self._reference is not None and self._reference(whole) is not None:
-            self._reference = None
+        self._reference = next((one for one in self._references if one(whole) is None), None)
         numbered = list(enumerate(self._records[: self._end(found)], 1))
         try:
             units = Dismantled(numbered, self._ram).units
