@@ -167,11 +167,12 @@ class Log:
             return
         end = judge()
         event = events[0][0] & 0xFF if events else 0
+        perms = end.perms & (READ | WRITE) if end.status == Status.OK else 0
         known = {Status.OK: _PAGE_MASK, Status.BYPASS: _ALL, Status.DISABLED: _ALL}
         self._add(
             Dma(
                 sid, Kind.WRITE if access.write else Kind.READ, end.status,
-                end.perms & (READ | WRITE), event, 0 if end.judged else Flag.STALE,
+                perms, event, 0 if end.judged else Flag.STALE,
                 access.iova & _ALL, end.pa, known.get(end.status, 0),
             )
         )  # fmt: skip
