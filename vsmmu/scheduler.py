@@ -94,7 +94,7 @@ class Scheduler:
         listed = tuple(engines)
         busy = True
         while busy and limit > 0:
-            busy = any([self._poll(engine) for engine in listed])
+            busy = sum(self._poll(engine) for engine in listed) > 0
             limit -= len(listed)
         return not busy
 

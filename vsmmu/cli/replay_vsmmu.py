@@ -67,9 +67,7 @@ def _features(text: str) -> dict[str, int]:
         try:
             fields[name.strip().lower()] = int(value, 0)
         except ValueError:
-            raise argparse.ArgumentTypeError(
-                f"expected FIELD=NUMBER, not {part[:40]!r}"
-            ) from None
+            raise argparse.ArgumentTypeError(f"expected FIELD=NUMBER, not {part[:40]!r}") from None
     return fields
 
 

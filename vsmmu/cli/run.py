@@ -94,6 +94,12 @@ def run(arguments: argparse.Namespace) -> int:
 
         files = trace_files(report.machine.trace, arguments.trace, arguments.perfetto)
         write(files, (arguments.scenario,))
+    _show(arguments, report)
+    return 0 if report.ok else EXPECTATION_FAILED
+
+
+def _show(arguments: argparse.Namespace, report: Report) -> None:
+    """The report on stdout."""
     if arguments.json:
         from vsmmu.report import describe
 
@@ -109,7 +115,6 @@ def run(arguments: argparse.Namespace) -> int:
             from vsmmu.cli.summary_text import print_summary
 
             print_summary(report.summary(), labels(report))
-    return 0 if report.ok else EXPECTATION_FAILED
 
 
 def _seed(text: str) -> int:

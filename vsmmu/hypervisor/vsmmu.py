@@ -107,7 +107,7 @@ class VSmmu:
 
         CR0 and IRQ_CTRL are to be 0 by then, so that nothing is under way.
         """
-        self.regs.values.update(RegisterFile(self.features.ids, str).values)
+        self.regs.values.update(RegisterFile(self.features.ids, lambda name: None).values)
         self._changed("CR0")
 
     # Streams.

@@ -26,7 +26,8 @@ class Watched:
 
     def __init__(self, memory: Memory) -> None:
         self.memory = memory
-        memory.watch = self._written = set()
+        self._written: set[int] = set()
+        memory.watch = self._written
         self._users: list[set[int]] = []
 
     def join(self) -> set[int]:
@@ -39,7 +40,7 @@ class Watched:
         """Hand the frames written so far to everybody."""
         if self._written:
             for pending in self._users:
-                pending |= self._written
+                pending.update(self._written)
             self._written.clear()
 
 

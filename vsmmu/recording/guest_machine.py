@@ -28,6 +28,7 @@ _BITS_MAX = 48
 _OFFERED = ("IDR0", "IDR1", "IDR3", "IDR5", "IIDR", "AIDR")
 # pMasterIDs start here on every physical SMMU, so that they repeat.
 _PMASTER_BASE = 0x400
+_SID_BITS = 12
 
 
 class RefusedError(Exception):
@@ -56,13 +57,13 @@ class Choice:
 
 
 def physical_features(fields: Mapping[str, int]) -> Features:
-    """All that is modelled, with 16 bits of StreamID, and these fields.
+    """All that is modelled, with 12 bits of StreamID, and these fields.
 
     Raises:
         ValueError: no such field, or a machine that cannot be.
     """
     try:
-        return Features.everything().replace(sidsize=16).replace(**fields)
+        return Features.everything().replace(sidsize=_SID_BITS).replace(**fields)
     except TypeError as error:
         raise ValueError(str(error)) from None
 
@@ -167,9 +168,7 @@ class GuestMachine:
         self.layout.map_ram(domain.stage2)
         return domain
 
-    def _vsmmu(
-        self, ids: Mapping[str, int], irq: Callable[[str, bool], None] | None
-    ) -> VSmmu:
+    def _vsmmu(self, ids: Mapping[str, int], irq: Callable[[str, bool], None] | None) -> VSmmu:
         return self.hypervisor.create_vsmmu(
             self.domain, *WINDOW, wanted(ids), tuple(self.smmus), irq=irq
         )

@@ -150,9 +150,7 @@ class Log:
         self._flush()
         return Before(self._regs["EVENTQ_PROD"], self._pulses())
 
-    def after(
-        self, access: Access, sid: int, before: Before, judge: Callable[[], Ending]
-    ) -> None:
+    def after(self, access: Access, sid: int, before: Before, judge: Callable[[], Ending]) -> None:
         """It did.
 
         Args:

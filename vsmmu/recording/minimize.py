@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +23,20 @@ from vsmmu.arch import commands
 from vsmmu.arch.commands import CmdCfgiSte, CmdCfgiSteRange
 from vsmmu.arch.registers import BY_NAME
 from vsmmu.recording.divergence import Divergence, Kind
-from vsmmu.recording.format import Dma, Irq, Mem, Note, Read, Record, Reset, Write, encode, header_line
+from vsmmu.recording.format import (
+    Dma,
+    Irq,
+    Mem,
+    Note,
+    Read,
+    Record,
+    RecordingError,
+    Reset,
+    Write,
+    encode,
+    header_line,
+)
+from vsmmu.recording.guest_machine import RefusedError
 from vsmmu.recording.identification import is_identification
 from vsmmu.recording.units import Cut, Dismantled, IrregularError, Unit, rough_units
 
@@ -128,7 +141,7 @@ class Minimizer:
             raise NoFailureError("it replays without divergence: there is nothing to minimize")
         self._wanted, self._culprit = signature(found), found.record
         self._reference = next((one for one in self._references if one(whole) is None), None)
-        numbered = list(enumerate(self._records[: self._end(found)], 1))
+        numbered = list(self._needed(found))
         try:
             units = Dismantled(numbered, self._ram).units
         except IrregularError:
@@ -146,14 +159,14 @@ class Minimizer:
             self._replays, self._replays < self._limit,
         )  # fmt: skip
 
-    def _end(self, found: Divergence) -> int:
-        """Records up to the one that differs, and those that belong to it."""
-        end = found.record
-        while end < len(self._records) and type(self._records[end]) not in (
-            Mem, Write, Read, Dma, Reset,
-        ):  # fmt: skip
-            end += 1
-        return end
+    def _needed(self, found: Divergence) -> Iterator[tuple[int, Record]]:
+        """Records up to the one that differs, those that belong to it, and identification."""
+        ends = (Mem, Write, Read, Dma, Reset)
+        over = False
+        for number, record in enumerate(self._records, 1):
+            over = over or (number > found.record and type(record) in ends)
+            if not over or (type(record) is Read and is_identification(record.offset)):
+                yield number, record
 
     def _must_stay(self, found: Divergence, units: Sequence[Unit]) -> set[int]:
         """Records that no candidate leaves out."""
@@ -163,7 +176,11 @@ class Minimizer:
             record = unit.record
             if type(record) is Reset and not seen:
                 stay.update(unit.numbers)
-            if type(record) is Read and is_identification(record.offset) and record.offset not in seen:
+            if (
+                type(record) is Read
+                and is_identification(record.offset)
+                and record.offset not in seen
+            ):
                 seen.add(record.offset)
                 stay.update(unit.numbers)
         if self._reference is None:
@@ -207,7 +224,8 @@ class Minimizer:
         """Leave out all of these if that fails as well, else as they are."""
         gone = {id(unit) for unit in some if self._removable(unit)}
         rest = [unit for unit in units if id(unit) not in gone]
-        return rest if gone and self._fails(rest) else units
+        left = self._replays < self._limit
+        return rest if gone and left and self._fails(rest) else units
 
     def _runs(self, units: list[Unit], *, again: bool = True) -> list[Unit]:
         """Leave out runs of units, from long ones to single ones."""
@@ -230,7 +248,7 @@ class Minimizer:
         units = list(units)
         left = list(self._cut.records(units))
         data = self._bytes(record for _, record in left)
-        found = self._play(data)
+        found = _tried(self._play, data)
         if self._progress is not None:
             self._progress(self._replays, len(units))
         if found is None or signature(found) != self._wanted:
@@ -243,6 +261,14 @@ class Minimizer:
 
     def _bytes(self, records: Iterable[Record]) -> bytes:
         return self._line + b"".join(map(encode, records))
+
+
+def _tried(play: Play, data: bytes) -> Divergence | None:
+    """A replay of what may not make sense any more, such as memory that nothing maps."""
+    try:
+        return play(data)
+    except (RecordingError, RefusedError):
+        return None
 
 
 def _account(found: Divergence | None) -> list[str]:

@@ -219,4 +219,3 @@ def _only(smmus: Mapping[str, Smmu]) -> Smmu:
 def _ram(banks: Any) -> dict[str, int]:
     base = min(base for base, _ in banks)
     return {"ram_base": base, "ram_size": max(base + size for base, size in banks) - base}
-

@@ -224,7 +224,9 @@ class Dismantled:
         name = _register(record)
         value, index = record.value, None
         if name == "CR0":
-            pending = self._state is not None and self._progress()[0].entry != self._commands.produced
+            pending = (
+                self._state is not None and self._progress()[0].entry != self._commands.produced
+            )
             if value & ~self._cr0 & _CMDQEN and self._commands.starts and pending:
                 raise IrregularError("a command queue that is enabled with commands in it")
             self._cr0 = value
