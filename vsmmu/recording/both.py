@@ -11,11 +11,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from vsmmu.arch.registers import BY_NAME
 from vsmmu.recording.divergence import Difference, Result, access_difference
 from vsmmu.recording.explain import Sides
 from vsmmu.recording.format import Dma, Mem, Progress, Read
 from vsmmu.recording.physical import Physical
 from vsmmu.recording.uncached import Uncached
+
+_CMDQ_PROD = BY_NAME["CMDQ_PROD"].offset
 
 
 class Both:
@@ -41,23 +44,24 @@ class Both:
         self._plain.store(number, record)
 
     def write(self, number: int, offset: int, size: int, value: int) -> None:
-        """A register write to both."""
-        self._plain.write(number, offset, size, value)
+        """A register write. Commands are for the second alone: the first has no caches."""
+        if offset != _CMDQ_PROD:
+            self._plain.write(number, offset, size, value)
         self._keeping.write(number, offset, size, value)
 
     def read(self, offset: int, size: int) -> int:
-        """What the driver reads from the first; the second's registers follow its progress."""
-        self._culprit = self._plain
-        return self._plain.read(offset, size)
+        """What the driver reads: from the one that carries out commands."""
+        self._culprit = self._keeping
+        return self._keeping.read(offset, size)
 
     def expected(self, read: Read) -> int:
         """What was recorded."""
         return read.value
 
     def progress(self) -> Progress:
-        """As of the first, or of the second where that differs from the recording's."""
-        self._culprit = self._plain
-        return self._plain.progress()
+        """Of the one that carries out commands."""
+        self._culprit = self._keeping
+        return self._keeping.progress()
 
     def access(self, number: int, dma: Dma) -> Result:
         """What the first makes of it; if that is as recorded, what the second makes of it."""
@@ -75,8 +79,8 @@ class Both:
         self._keeping.adopt(event)
 
     def irqs(self) -> Counter[str]:
-        """Pulses of the first."""
-        return self._plain.irqs()
+        """Pulses of the second, which carries out commands."""
+        return self._keeping.irqs()
 
     def explain(self, difference: Difference, record: Any) -> Sides:
         """Both sides, by the one that differs."""

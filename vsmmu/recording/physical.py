@@ -37,6 +37,7 @@ _HOSTILE = replace(CACHING["hostile"], entries=CONFIG_ENTRIES, invalid=False)
 _RW = 3
 _PROGRESS = tuple(BY_NAME[name].offset for name in ("CMDQ_CONS", "GERROR", "EVENTQ_PROD"))
 _CMDQ_PROD = BY_NAME["CMDQ_PROD"].offset
+_new = tuple.__new__
 _SMMUEN = Cr0.mask("smmuen")[0]
 _WR = EventqProd.mask("wr")[0]
 _DISABLED = {"bypass": Status.DISABLED, "abort": Status.ABORT}
@@ -96,10 +97,10 @@ class Physical:
             smmu.config.caching = _HOSTILE
         for name in ("IDR2", "IDR4"):
             smmu.regs[name] = self._ids[name]
-        smmu.tlb.watch = self._watch
+        smmu.tlb.watch = self._filled_entry
+        smmu.config.watch = self._missed
         self._engines = smmu.engines
         self._values = smmu.regs.values
-        self._counters = smmu.counters
         self._eventq = smmu.eventq
         self._translate = smmu.translate
 
@@ -162,18 +163,21 @@ class Physical:
     def access(self, number: int, dma: Dma) -> Result:
         """Translate, and take the records that the SMMU wrote."""
         self._number = number
-        before, misses = self._values["EVENTQ_PROD"], self._counters["config.miss"]
-        outcome = self._translate(Access(dma.sid, dma.iova, dma.access == Kind.WRITE))
-        if self._counters["config.miss"] != misses:
-            self.looked_up[dma.sid] = number
-        ended = _ENDED[outcome.status]
-        if ended != Status.OK and not self._values["CR0ACK"] & _SMMUEN:
-            ended = _DISABLED[outcome.status]
+        sid, kind, _, _, _, _, iova, _, _ = dma
+        before = self._values["EVENTQ_PROD"]
+        status, pa, _, perms = self._translate(
+            _new(Access, (sid, iova, kind == Kind.WRITE, False, False, None))
+        )
+        if status == "ok":
+            return _new(Result, (Status.OK, pa, perms & _RW, ()))
+        ended = _ENDED[status]
+        if not self._values["CR0ACK"] & _SMMUEN:
+            ended = _DISABLED[status]
         events: tuple[tuple[int, ...], ...] = ()
         if self._eventq.pending:
             self._run(number)
             events = tuple(self._records(before))
-        return Result(ended, outcome.pa, outcome.perms & _RW, events)
+        return Result(ended, pa, perms & _RW, events)
 
     def _records(self, before: int) -> Any:
         """Records between a value of EVENTQ_PROD and now, as they are in memory."""
@@ -198,7 +202,10 @@ class Physical:
     def _pulse(self, line: str) -> None:
         self._irqs[line] += 1
 
-    def _watch(self, key: Key) -> None:
+    def _missed(self, sid: int) -> None:
+        self.looked_up[sid] = self._number
+
+    def _filled_entry(self, key: Key) -> None:
         if len(self.filled) >= _FILLED:
             self.filled.clear()
         self.filled[key[:4]] = self._number

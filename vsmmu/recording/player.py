@@ -174,6 +174,8 @@ class Player:
         # A write whose Progress may follow, an access whose events may, the access before.
         self._write_due = _Due()
         self._dma_due = _Due()
+        self._open = False
+        self._accesses = 0
         self._irqs = Counter[str]()
 
     def play(self, each: Callable[[int], object] | None = None) -> Played:
@@ -208,7 +210,7 @@ class Player:
         except ValueError as error:
             place = f"record {records.number} (byte {records.place:#x})"
             raise RecordingError(f"{self._reader.source}: {place}: {error}") from None
-        played.records = records.number
+        played.records, played.accesses = records.number, self._accesses
         played.irqs = dict(self._irqs), dict(self._target.irqs())
         return played
 
@@ -220,7 +222,8 @@ class Player:
     # Records.
 
     def _mem(self, record: Mem) -> None:
-        self._settle()
+        if self._open:
+            self._settle()
         self._target.store(self._records.number, record)
 
     def _write(self, record: Write) -> None:
@@ -229,6 +232,7 @@ class Player:
         number = self._records.number
         due = self._write_due
         due.number, due.place, due.record = number, self._records.place, record
+        self._open = True
         self._target.write(number, *record)
 
     def _progress(self, record: Progress) -> None:
@@ -246,18 +250,21 @@ class Player:
             self._differs(self._here(record), _read_difference(record, value))
 
     def _dma(self, record: Dma) -> None:
-        self._settle()
-        self._played.accesses += 1
-        due = self._dma_due
-        due.number, due.place, due.record = self._records.number, self._records.place, record
+        if self._open:
+            self._settle()
+        records, due = self._records, self._dma_due
+        due.number, due.place, due.record = records.number, records.place, record
+        self._accesses += 1
         if record.flags & Flag.STALE:
             self._played.unjudged += 1
             return
-        result = self._target.access(self._records.number, record)
+        result = self._target.access(records.number, record)
         difference = access_difference(record, result)
         if difference is not None:
             self._differs(due, difference)
-        due.events.extend(result.events)
+        if result.events:
+            self._open = True
+            due.events.extend(result.events)
 
     def _event(self, record: EventRecord) -> None:
         self._settle_write()
@@ -287,6 +294,7 @@ class Player:
 
     def _settle(self) -> None:
         """Judge the write and the access that waited for the records behind them."""
+        self._open = False
         if self._write_due.record is not None:
             self._settle_write()
         due = self._dma_due

@@ -30,7 +30,7 @@ class Uncached(Physical):
         super().__init__("none")
         # Frames that the configuration was read from. With nested streams that is not known.
         self._frames: set[int] = set()
-        self._nested = False
+        self._nested = self._looked = False
         # By StreamID, page and kind of access: status, output page, rights.
         self._known: dict[tuple[int, int, int], tuple[int, int, int | None]] = {}
 
@@ -69,16 +69,20 @@ class Uncached(Physical):
         if known is not None:
             status, page, perm = known
             return _new(Result, (status, page | iova & _IN_PAGE, perm, ()))
-        misses = self._counters["config.miss"]
+        self._looked = False
         self.memory.noted = self._frames
         result = super().access(number, dma)
         self.memory.noted = None
-        if self._counters["config.miss"] != misses:
-            self._nested = self._nested or self._is_nested(sid)
+        if self._looked and not self._nested:
+            self._nested = self._is_nested(sid)
         if result.pa is not None and not result.events:
             page = result.pa & -PAGE
             self._known[sid, iova >> PAGE_SHIFT, dma.access] = result.status, page, result.perm
         return result
+
+    def _missed(self, sid: int) -> None:
+        super()._missed(sid)
+        self._looked = True
 
     def _is_nested(self, sid: int) -> bool:
         stream = self.smmu.config.stream(sid)
