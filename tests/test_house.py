@@ -32,8 +32,8 @@ MAY = {
                    "vsmmu.scheduler"},
     "vsmmu.hypervisor": {"vsmmu.arch", "vsmmu.smmu", "vsmmu.hypervisor", "vsmmu.memory",
                          "vsmmu.queue", "vsmmu.scheduler", "vsmmu.ste_update", "vsmmu.trace"},
-    "vsmmu.recording": {"vsmmu.arch", "vsmmu.smmu", "vsmmu.recording", "vsmmu.memory",
-                        "vsmmu.queue"},
+    "vsmmu.recording": {"vsmmu.arch", "vsmmu.smmu", "vsmmu.hypervisor", "vsmmu.recording",
+                        "vsmmu.memory", "vsmmu.queue", "vsmmu.scheduler"},
     "vsmmu.guest": {"vsmmu.arch", "vsmmu.guest", "vsmmu.hypervisor", "vsmmu.memory", "vsmmu.queue",
                     "vsmmu.ste_update"},
 }  # fmt: skip

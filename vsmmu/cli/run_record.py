@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vsmmu.cli.files import FileError, say, write
 
 if TYPE_CHECKING:
-    from vsmmu.recording.run import RunRecorder
+    from vsmmu.run_recorder import RunRecorder
     from vsmmu.toolstack import Guest, Machine
 
 _Progress = Callable[[Any], None]
@@ -36,7 +36,7 @@ class Recorded:
         self, machine: Machine, guests: Sequence[Guest], title: str, then: _Progress | None
     ) -> _Progress:
         """Record from now on; what is to be called before each step."""
-        from vsmmu.recording.run import RunRecorder
+        from vsmmu.run_recorder import RunRecorder
 
         recorder = self._recorder = RunRecorder(machine, guests, title)
 
