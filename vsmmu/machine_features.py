@@ -78,13 +78,30 @@ def board_features(platform: Platform, table: Mapping[str, object]) -> dict[str,
 
 def default_features(platform: Platform, node: Smmu) -> Features:
     """What an SMMU has that nobody asked anything of: StreamIDs and coherency as the board says."""
-    bits = max(_STREAM_ID_BITS, _stream_id_bits(platform))
+    bits = max(_STREAM_ID_BITS, stream_id_bits(platform))
     return Features.default(sidsize=bits).replace(cohacc=int(node.dma_coherent))
 
 
 def enabled_smmus(platform: Platform) -> list[Smmu]:
     """The enabled SMMUv3s of a board, in its tree's order."""
     return [s for s in platform.smmus if s.kind == SMMU_V3 and s.status == "okay"]
+
+
+def stream_id_bits(platform: Platform, smmu: str | None = None) -> int:
+    """Bits that the largest StreamID of the board needs, or the largest behind one SMMU."""
+    ids = [
+        s.stream_id
+        for m in platform.masters
+        for s in m.streams
+        if smmu is None or s.smmu_path == smmu
+    ]
+    ids += [
+        row.sid_base + row.length - 1
+        for m in platform.masters
+        for row in m.maps
+        if smmu is None or row.smmu_path == smmu
+    ]
+    return min(max(ids, default=0).bit_length(), 32)
 
 
 def chosen_features(
@@ -148,10 +165,3 @@ def _contradiction(
         field = f"IDR5.OAS={features.idr5.oas} ({features.oas} bits)"
         return f"{field}, but the machine has RAM up to {end - 1:#x}", "give it a larger oas"
     return None
-
-
-def _stream_id_bits(platform: Platform) -> int:
-    """Bits that the largest StreamID of the board needs."""
-    ids = [s.stream_id for m in platform.masters for s in m.streams]
-    ids += [row.sid_base + row.length - 1 for m in platform.masters for row in m.maps]
-    return min(max(ids, default=0).bit_length(), 32)

@@ -29,7 +29,7 @@ from vsmmu.hypervisor.pages import OutOfMemoryError
 from vsmmu.hypervisor.policy import Policy
 from vsmmu.hypervisor.vsmmu import VSmmu
 from vsmmu.hypervisor.wires import Wires
-from vsmmu.machine_features import chosen_features, enabled_smmus
+from vsmmu.machine_features import chosen_features, enabled_smmus, stream_id_bits
 from vsmmu.memory import PAGE, Memory
 from vsmmu.scheduler import Scheduler
 from vsmmu.smmu.features import Features
@@ -210,7 +210,8 @@ def create_dom0(machine: Machine, memory_mib: int) -> Guest:
         Refusal: as `create_guest`.
     """
     pages, wanted = machine.hypervisor.pages, memory_mib << 20
-    tree, left = build_dom0(machine.platform), pages.left
+    tree = build_dom0(machine.platform, combined=machine.profile.vsmmu.dom0_combined)
+    left = pages.left
     try:
         base, size = pages.allocate_some(wanted, 0x20_0000 if not wanted % 0x20_0000 else PAGE)
     except OutOfMemoryError:
@@ -222,9 +223,13 @@ def create_dom0(machine: Machine, memory_mib: int) -> Guest:
     view = GuestView.of(blob.write(tree), "dom0's tree")
     guest = _create(machine, "dom0", view, tuple(str(n) for n in tree.notices), direct=True)
     for path, host in machine.hypervisor.hosts.items():
-        sizes = {**machine.profile.vsmmu.idr["IDR1"], "sidsize": host.sid_bits}
-        idr = {**machine.profile.vsmmu.idr, "IDR1": sizes}
-        _add_vsmmu(machine, guest, view.vsmmus[path], [path], idr)
+        idr = machine.profile.vsmmu.idr
+        bits = host.sid_bits
+        if machine.profile.vsmmu.dom0_combined:
+            # Its constant, unless dom0 could then not name a device of its own.
+            bits = max(idr["IDR1"]["sidsize"], stream_id_bits(machine.platform, path))
+        sized = {**idr, "IDR1": {**idr["IDR1"], "sidsize": bits}}
+        _add_vsmmu(machine, guest, view.vsmmus[path], [path], sized)
     for master in machine.platform.masters:
         if master.status == "okay":
             _give_dom0(machine, guest, master)
@@ -325,6 +330,8 @@ def _add_vsmmu(
         raise Refusal("MC202", error.path, error.reason, "assign other devices") from None
     except HypercallError as error:
         raise Refusal("MC206", window.path, str(error), "correct the host tree") from None
+    for register, fields in machine.profile.vsmmu.reset.items():
+        vsmmu.regs.set_fields(register, **fields)
     guest.vsmmus[window.path] = vsmmu
     guest.drivers[window.path] = SmmuDriver(
         guest.vcpu, window.base, sorted(set(window.spis.values())), guest.heap
