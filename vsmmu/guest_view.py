@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dt_tools import blob
 from dt_tools.platform import Platform
 from dt_tools.tree import Node, Tree, join_cells
-from vsmmu.hypervisor.wires import spis_by_cause
+from vsmmu.hypervisor.wires import edges, spis_by_cause
 from vsmmu.memory import PAGE
 
 SMMU_V3 = "arm,smmu-v3"
@@ -16,12 +16,16 @@ SMMU_V3 = "arm,smmu-v3"
 
 @dataclass(frozen=True, slots=True)
 class VsmmuView:
-    """A vSMMU as a guest's tree describes it: node, window, interrupt (GIC id) by cause."""
+    """A vSMMU as a guest's tree describes it: node, window, interrupt (GIC id) by cause.
+
+    `edges` are those of the interrupts that are edges; the others are levels.
+    """
 
     path: str
     base: int
     size: int
     spis: dict[str, int]
+    edges: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,7 @@ class GuestView:
                 s.base,
                 s.size,
                 spis_by_cause([i.number or 0 for i in s.interrupts], s.interrupt_names),
+                edges((i.number, i.flags) for i in s.interrupts if i.number),
             )
             for s in found
             if s.base is not None and s.size is not None

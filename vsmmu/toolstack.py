@@ -321,7 +321,8 @@ def _add_vsmmu(
     wanted: Mapping[str, Mapping[str, int]],
 ) -> VSmmu:
     """A vSMMU and the driver that the guest's tree calls for."""
-    irq = Wires(window.spis, guest.vcpu.interrupt)
+    irq = Wires(window.spis, guest.vcpu.interrupt, window.edges)
+    guest.vcpu.edges |= window.edges
     try:
         vsmmu = machine.hypervisor.create_vsmmu(
             guest.domain, window.base, window.size, wanted, smmus, irq=irq

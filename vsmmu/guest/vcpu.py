@@ -26,7 +26,8 @@ class VCpu:
     Args:
         number: its number in the domain, which trapped accesses carry.
 
-    `handlers` makes, for a GIC interrupt id, the program that runs while that line is high.
+    `handlers` makes, for a GIC interrupt id, the program that runs while that line is high, or, for
+    one of `edges`, once for all pulses since it last began.
     """
 
     def __init__(self, hypervisor: Hypervisor, domain: Domain, number: int = 0) -> None:
@@ -36,6 +37,8 @@ class VCpu:
         self.handlers: dict[int, Callable[[], Program]] = {}
         self.interrupts = 0
         self.lines: dict[int, bool] = {}
+        self.edges: set[int] = set()
+        self._pending: set[int] = set()
         self.failure: GuestError | None = None
         self._hypervisor = hypervisor
         self._domain = domain
@@ -57,6 +60,8 @@ class VCpu:
         """An interrupt line changed; a rising edge counts as one interrupt."""
         self.lines[spi] = level
         self.interrupts += int(level)
+        if level and spi in self.edges:
+            self._pending.add(spi)
 
     def step(self, budget: int) -> int:
         """Run at most `budget` yields of the innermost program; none once the domain is dying."""
@@ -73,7 +78,8 @@ class VCpu:
         if self._handling is not None:
             return
         for spi, handler in self.handlers.items():
-            if self.lines.get(spi):
+            if spi in self._pending if spi in self.edges else self.lines.get(spi):
+                self._pending.discard(spi)
                 self._handling = spi
                 self._running.append(handler())
                 return

@@ -20,6 +20,7 @@ from vsmmu.hypervisor.frames import Frames
 from vsmmu.hypervisor.host_smmu import HYPERVISOR, Hardware, HostSmmu
 from vsmmu.hypervisor.hypercalls import Hypercalls
 from vsmmu.hypervisor.ids import lowest_free, next_free
+from vsmmu.hypervisor.interrupts import Irq
 from vsmmu.hypervisor.jobs import Job, Jobs, Work
 from vsmmu.hypervisor.pages import OutOfMemoryError, PageAllocator
 from vsmmu.hypervisor.policy import Policy
@@ -186,7 +187,7 @@ class Hypervisor:
         size: int,
         wanted: Mapping[str, Mapping[str, int]],
         smmus: Sequence[str],
-        irq: Callable[[str, bool], None] | None = None,
+        irq: Irq | None = None,
     ) -> VSmmu:
         """A vSMMU in a domain's window, offering at most `wanted`.
 
