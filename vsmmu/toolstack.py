@@ -263,6 +263,19 @@ def assign(machine: Machine, guest: Guest, device: str) -> None:
             guest.unassigned.remove((vsmmu, stream))
 
 
+def reset_device(machine: Machine, guest: Guest, device: str) -> None:
+    """Reset a device that a guest has or had; what of it is in quarantine is free again.
+
+    Raises:
+        HypercallError: it does not answer an invalidation still.
+    """
+    for port in guest.ports[device]:
+        port.reset()
+    for port in guest.ports[device]:
+        if (port.smmu.name, port.sid) in machine.hypervisor.quarantined:
+            machine.hypervisor.release(port.smmu.name, port.sid)
+
+
 def destroy_guest(machine: Machine, guest: Guest) -> None:
     """Destroy a domain; its devices' ports stay, and reach nothing.
 

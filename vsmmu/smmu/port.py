@@ -108,6 +108,14 @@ class DevicePort:
         """The transaction that is stalled now."""
         return self._held if self._held is not None and self._held.fate == HELD else None
 
+    def reset(self) -> None:
+        """A function-level reset: what it asked for and was not done yet aborts."""
+        while self._queue:
+            request = self._queue.popleft()
+            request.outcomes.append(Outcome("abort"))
+            request.position = request.size
+        self._held = None
+
     def step(self, budget: int) -> int:
         """Put up to `budget` pieces through; returns how many.
 
