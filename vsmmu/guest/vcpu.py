@@ -7,6 +7,7 @@ interleave guests, devices and SMMUs at any of these points.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Generator
 
 from vsmmu.hypervisor.domain import Domain
@@ -27,7 +28,7 @@ class VCpu:
         number: its number in the domain, which trapped accesses carry.
 
     `handlers` makes, for a GIC interrupt id, the program that runs while that line is high, or, for
-    one of `edges`, once for all pulses since it last began.
+    an LPI and one of `edges`, once for all since it last began. `lpis` counts the LPIs it was sent.
     """
 
     def __init__(self, hypervisor: Hypervisor, domain: Domain, number: int = 0) -> None:
@@ -39,6 +40,7 @@ class VCpu:
         self.lines: dict[int, bool] = {}
         self.edges: set[int] = set()
         self._pending: set[int] = set()
+        self.lpis: Counter[int] = Counter()
         self.failure: GuestError | None = None
         self._hypervisor = hypervisor
         self._domain = domain
@@ -63,6 +65,12 @@ class VCpu:
         if level and spi in self.edges:
             self._pending.add(spi)
 
+    def lpi(self, intid: int) -> None:
+        """An LPI becomes pending."""
+        self.lpis[intid] += 1
+        self.interrupts += 1
+        self._pending.add(intid)
+
     def step(self, budget: int) -> int:
         """Run at most `budget` yields of the innermost program; none once the domain is dying."""
         if self._domain.dying:
@@ -78,7 +86,7 @@ class VCpu:
         if self._handling is not None:
             return
         for spi, handler in self.handlers.items():
-            if spi in self._pending if spi in self.edges else self.lines.get(spi):
+            if spi in self._pending or (spi not in self.edges and self.lines.get(spi)):
                 self._pending.discard(spi)
                 self._handling = spi
                 self._running.append(handler())
@@ -99,7 +107,7 @@ class VCpu:
             spi, self._handling = self._handling, None
             # A level line whose handler cannot clear the cause would be entered for ever; like
             # an operating system, give it up after a while.
-            self._spurious = self._spurious + 1 if self.lines[spi] else 0
+            self._spurious = self._spurious + 1 if self.lines.get(spi) else 0
             if self._spurious >= _SPURIOUS_MAX:
                 del self.handlers[spi]
                 self._spurious = 0

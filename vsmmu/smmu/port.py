@@ -185,4 +185,7 @@ class DevicePort:
         if not request.write:
             return memory.read(pa, size)
         piece = request.payload[request.position : request.position + size]
-        return b"" if memory.write(pa, piece) else None
+        if memory.write(pa, piece):
+            return b""
+        outside = self.smmu.outside
+        return b"" if outside is not None and outside(self.sid, pa, piece) else None

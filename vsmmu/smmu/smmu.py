@@ -73,6 +73,8 @@ class Smmu:
         ats: Translation Requests and endpoints.
         priq: the PRI queue's writer.
         intent: of the command that is being carried out, if any was stated.
+        outside: where a device's write (StreamID, address, data) goes that is not to memory; it
+            says whether somebody took it.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class Smmu:
         self.config = Config(self.regs, memory, features, walker, counters, kept, self._derived)
         self.private: set[tuple[int, int]] = set()
         self.intent: Intent | None = None
+        self.outside: Callable[[int, int, bytes], bool] | None = None
         self._translator = Translator(
             self.regs, features, self.config, self.tlb, walker, counters, self.private,
             self._derived,

@@ -10,10 +10,11 @@ from vsmmu.arch.commands import ATC_INV_ALL, CmdAtcInv, CmdSync, CmdTlbiNhAll
 from vsmmu.arch.registers import Cerror
 from vsmmu.arch.stream_table import Eats
 from vsmmu.cli.inputs import load_config, load_partial, load_platform
+from vsmmu.device_reset import reset_device
 from vsmmu.hypervisor.hypervisor import HypercallError
 from vsmmu.smmu.ats import INVALIDATION_TURNS, AtsPort, Invalidation
 from vsmmu.toolstack import assign as give_back
-from vsmmu.toolstack import build_machine, create_guest, reset_device, unassign
+from vsmmu.toolstack import build_machine, create_guest, unassign
 
 from .test_ats import ALL, POLICY, SMMU, STREAMS, SYNC, consumed, device, error, set_eats, with_ats
 from .world import BUFFER, Guest, World
