@@ -15,6 +15,7 @@ from vsmmu.hypervisor.hypervisor import Hypervisor
 
 Program = Generator[None, None, None]
 _SPURIOUS_MAX = 100
+_LPI_FIRST = 8192
 
 
 class GuestError(Exception):
@@ -60,16 +61,19 @@ class VCpu:
 
     def interrupt(self, spi: int, level: bool) -> None:
         """An interrupt line changed; a rising edge counts as one interrupt."""
+        if level and self._is_edge(spi):
+            self._pending.add(spi)
         self.lines[spi] = level
         self.interrupts += int(level)
-        if level and spi in self.edges:
-            self._pending.add(spi)
 
     def lpi(self, intid: int) -> None:
         """An LPI becomes pending."""
         self.lpis[intid] += 1
-        self.interrupts += 1
-        self._pending.add(intid)
+        for level in (True, False):
+            self.interrupt(intid, level)
+
+    def _is_edge(self, spi: int) -> bool:
+        return spi in self.edges or spi >= _LPI_FIRST
 
     def step(self, budget: int) -> int:
         """Run at most `budget` yields of the innermost program; none once the domain is dying."""
@@ -86,7 +90,7 @@ class VCpu:
         if self._handling is not None:
             return
         for spi, handler in self.handlers.items():
-            if spi in self._pending or (spi not in self.edges and self.lines.get(spi)):
+            if spi in self._pending if self._is_edge(spi) else self.lines.get(spi):
                 self._pending.discard(spi)
                 self._handling = spi
                 self._running.append(handler())
@@ -107,7 +111,7 @@ class VCpu:
             spi, self._handling = self._handling, None
             # A level line whose handler cannot clear the cause would be entered for ever; like
             # an operating system, give it up after a while.
-            self._spurious = self._spurious + 1 if self.lines.get(spi) else 0
+            self._spurious = self._spurious + 1 if self.lines[spi] else 0
             if self._spurious >= _SPURIOUS_MAX:
                 del self.handlers[spi]
                 self._spurious = 0

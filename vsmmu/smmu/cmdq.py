@@ -103,8 +103,8 @@ class CommandQueue:
         self._unit.intent = self.intents.get(ring.clip(cons)) if self.intents else None
         result = execute(self._unit, command)
         if result == WAIT:
-            counters["cmd.waited"] += 1
             self._waits = True
+            counters["cmd.waited"] += 1
             return False
         if result == ILL:
             return self._stop(command.name, Cerror.ILL)

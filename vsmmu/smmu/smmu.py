@@ -70,11 +70,11 @@ class Smmu:
         counters: what happened so far, by the names of docs/counters.md.
         stalls: the transactions that are stalled.
         private: tags (`Tlb`) and ASIDs that broadcast invalidation spares: CD.ASET=1.
+        outside: where a device's write (StreamID, address, data) goes that is not to memory; it
+            says whether somebody took it.
         ats: Translation Requests and endpoints.
         priq: the PRI queue's writer.
         intent: of the command that is being carried out, if any was stated.
-        outside: where a device's write (StreamID, address, data) goes that is not to memory; it
-            says whether somebody took it.
     """
 
     def __init__(
