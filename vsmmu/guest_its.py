@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 from dt_tools.errors import Refusal
 from dt_tools.platform import Platform
-from dt_tools.tree import Node, Tree
+from dt_tools.tree import Tree
 from vsmmu.guest.vcpu import VCpu
 from vsmmu.guest_view import ITS, SMMU_V3, GuestView
 from vsmmu.hypervisor.domain import Domain, Doorbell
 from vsmmu.hypervisor.hypervisor import Hypervisor
+from vsmmu.hypervisor.pages import OutOfMemoryError
 from vsmmu.hypervisor.vits import (
     GITS_TRANSLATER,
     PAGE_SIZE,
@@ -48,12 +49,27 @@ def add_its(
     """Give a domain the ITS that its tree has, if it has one.
 
     Raises:
-        Refusal: MC207, the host has no ITS that messages of devices could go to.
+        Refusal: MC207, the host has no ITS that messages of devices could go to; MC201, no page is
+            left for a table.
     """
     if view.its is None:
         return
-    page = _host_page(platform)
-    domain.stage2.map(view.its + TRANSLATION_PAGE, page, PAGE_SIZE, device=True)
+    path, base = _host_its(platform)
+    page = base + TRANSLATION_PAGE
+    if any(
+        start < page + PAGE_SIZE and page < start + size
+        for start, size in hypervisor.memory.regions
+    ):
+        # A guest's devices would write to what is somebody's memory.
+        raise Refusal(
+            "MC207", path, f"the machine has RAM at {page:#x}", "correct the machine's RAM"
+        )
+    try:
+        domain.stage2.map(view.its + TRANSLATION_PAGE, page, PAGE_SIZE, device=True)
+    except ValueError as error:
+        raise Refusal("MC207", path, str(error), "correct its reg in the host tree") from None
+    except OutOfMemoryError as error:
+        raise Refusal("MC201", path, str(error), "give machine.ram") from None
     senders = {v.base: v.device_id for v in view.vsmmus.values() if v.device_id is not None}
     domain.its = VirtualIts(vcpu.lpi, senders)
     address = view.its + TRANSLATION_PAGE + GITS_TRANSLATER
@@ -63,16 +79,12 @@ def add_its(
         smmu.outside = partial(outside.write, path)
 
 
-def _host_page(platform: Platform) -> int:
-    found = [n for n in platform.tree.walk() if n.is_compatible(ITS) and n.status == "okay"]
-    for base in _bases(platform, found):
-        return base + TRANSLATION_PAGE
+def _host_its(platform: Platform) -> tuple[str, int]:
+    """Path and base of the host's first ITS."""
+    for node in platform.tree.walk():
+        if node.is_compatible(ITS) and node.status == "okay":
+            regs = platform.reg_of(node)
+            if regs and regs[0].cpu_base is not None:
+                return node.path, regs[0].cpu_base
     fix = "take a board that has one, or no virtual ITS"
     raise Refusal("MC207", "/", "no enabled arm,gic-v3-its for a guest's messages", fix)
-
-
-def _bases(platform: Platform, nodes: Iterable[Node]) -> Iterable[int]:
-    for node in nodes:
-        for reg in (platform.reg_of(node) or ())[:1]:
-            if reg.cpu_base is not None:
-                yield reg.cpu_base

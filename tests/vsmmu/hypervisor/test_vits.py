@@ -230,8 +230,27 @@ def test_what_is_refused(board: Platform, machine: Machine) -> None:
         "MC207: /: devices behind several vSMMUs can have one vMasterID, which is their "
         "DeviceID; give it one vSMMU, or no virtual ITS"
     )
+    (name, path) = ("crypto", "/interrupt-controller@10000000/msi-controller@10080000")
+    covered = build_machine(board, ram=[(0x1000_0000, 0x4000_0000)])
+    with pytest.raises(Refusal) as error:
+        guest_of(covered, name, vits=True)
+    assert str(error.value) == (
+        f"MC207: {path}: the machine has RAM at 0x10090000; correct the machine's RAM"
+    )
     tree = blob.read((SAMPLES / "board.dtb").read_bytes(), "board")
     (its_node,) = [n for n in tree.walk() if n.is_compatible("arm,gic-v3-its")]
+    regs = its_node.props["reg"]
+    for base, reason in (
+        (0x1008_0800, "stage 2 maps pages: 0x4030000 -> 0x10090800+0x10000"),
+        (1 << 52, "0x4030000 -> 0x10000000010000+0x10000 is out of range"),
+    ):
+        its_node.set_cells("reg", base >> 32, base & 0xFFFF_FFFF, 0, 0x2_0000)
+        odd = build_machine(Platform.from_tree(tree, "board"))
+        with pytest.raises(Refusal) as error:
+            guest_of(odd, name, vits=True)
+        fix = "correct its reg in the host tree"
+        assert str(error.value) == f"MC207: {path}: {reason}; {fix}"
+    its_node.props["reg"] = regs
     its_node.set_strings("status", "disabled")
     without = build_machine(Platform.from_tree(tree, "board"))
     with pytest.raises(Refusal) as error:
