@@ -352,10 +352,12 @@ class Ats:
         A request that an endpoint has not answered for `patience` of them has timed out (§3.9.1).
         """
         self._turn += 1
+        waited = False
         for turn, request in self._sent:
-            if not request.over and self._turn - turn >= self.patience:
-                request.timed_out = True
-        return bool(self._sent)
+            if not request.over:
+                waited = True
+                request.timed_out = self._turn - turn >= self.patience
+        return waited
 
     def take_timeout(self) -> bool:
         """Whether one timed out since this was last asked."""
