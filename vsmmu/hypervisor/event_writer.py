@@ -134,7 +134,7 @@ class EventWriter:
         if vsmmu.trace is not None:
             vsmmu.trace("vsmmu_event", vsmmu.name, repr(event))
         if was_empty:
-            vsmmu.interrupts.message("eventq")
+            vsmmu.interrupts.occurred("eventq")
         return True
 
     @property

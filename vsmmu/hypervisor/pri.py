@@ -143,7 +143,7 @@ class PriWriter:
         if entry.last and not entry.stop_marker:
             self._asked[stream, entry.prgindex] = entry.ssid if entry.ssv else None
         if entry.last if regs["PRIQ_IRQ_CFG2"] & _LO else was_empty:
-            vsmmu.interrupts.message("priq")
+            vsmmu.interrupts.occurred("priq")
 
     def _overflow(self) -> None:
         regs = self._vsmmu.regs

@@ -55,7 +55,7 @@ class VSmmu:
         domain: whose it is.
         base, size: the trapped window in the domain's addresses, bytes.
         ids: identification registers by name, from `features.advertise`.
-        irq: told (cause, level) when a wired interrupt's cause, see `wires.CAUSES`, changes.
+        irq: where wired interrupts go.
         clock: the present turn of the scheduler, for the caps on events.
     """
 

@@ -29,6 +29,9 @@ _RD = CmdqCons.mask("rd")[0]
 class CommandQueue:
     """Engine that consumes commands; one unit of budget is one command.
 
+    A turn in which a command waits for an endpoint is a unit of work too: the endpoint's time is
+    running (`Ats.wait`).
+
     It works while CMDQEN is set, the queue is not empty and CMDQ_ERR is not active. A bad command
     stops it: CONS stays on it, CONS.ERR says why, and GERROR.CMDQ_ERR follows.
 
@@ -68,13 +71,14 @@ class CommandQueue:
         self.intents: dict[int, Intent] = {}
         # Commands since the last CMD_SYNC.
         self._unsynced = 0
+        self._waits = False
 
     def step(self, budget: int) -> int:
         """Consume up to `budget` commands; a command that fails counts."""
-        done = 0
+        done, self._waits = 0, False
         while done < budget and self._consume():
             done += 1
-        return done
+        return done + int(self._waits and self._unit.ats.wait())
 
     def _consume(self) -> bool:
         values = self._regs.values
@@ -100,6 +104,7 @@ class CommandQueue:
         self._unit.intent = self.intents.get(ring.clip(cons)) if self.intents else None
         result = execute(self._unit, command)
         if result == WAIT:
+            self._waits = True
             counters["cmd.waited"] += 1
             return False
         if result == ILL:

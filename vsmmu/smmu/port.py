@@ -108,6 +108,14 @@ class DevicePort:
         """The transaction that is stalled now."""
         return self._held if self._held is not None and self._held.fate == HELD else None
 
+    def reset(self) -> None:
+        """A function-level reset: what it asked for and was not done yet aborts."""
+        while self._queue:
+            request = self._queue.popleft()
+            request.outcomes.append(Outcome("abort"))
+            request.position = request.size
+        self._held = None
+
     def step(self, budget: int) -> int:
         """Put up to `budget` pieces through; returns how many.
 
@@ -187,4 +195,7 @@ class DevicePort:
         if not request.write:
             return memory.read(pa, size)
         piece = request.payload[request.position : request.position + size]
-        return b"" if memory.write(pa, piece) else None
+        if memory.write(pa, piece):
+            return b""
+        outside = self.smmu.outside
+        return b"" if outside is not None and outside(self.sid, pa, piece) else None

@@ -71,6 +71,8 @@ class Smmu:
         counters: what happened so far, by the names of docs/counters.md.
         stalls: the transactions that are stalled.
         private: tags (`Tlb`) and ASIDs that broadcast invalidation spares: CD.ASET=1.
+        outside: where a device's write (StreamID, address, data) goes that is not to memory; it
+            says whether somebody took it.
         ats: Translation Requests and endpoints.
         priq: the PRI queue's writer.
         intent: of the command that is being carried out, if any was stated.
@@ -102,6 +104,7 @@ class Smmu:
         self.config = Config(self.regs, memory, features, walker, counters, kept, self._derived)
         self.private: set[tuple[int, int]] = set()
         self.intent: Intent | None = None
+        self.outside: Callable[[int, int, bytes], bool] | None = None
         self._translator = Translator(
             self.regs, features, self.config, self.tlb, walker, counters, self.private,
             self._derived,
