@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator
 
 from vsmmu.hypervisor.domain import Domain
 from vsmmu.hypervisor.hypervisor import Hypervisor
+from vsmmu.scheduler import Bell
 
 Program = Generator[None, None, None]
 _SPURIOUS_MAX = 100
@@ -31,6 +32,7 @@ class VCpu:
 
     def __init__(self, hypervisor: Hypervisor, domain: Domain, number: int = 0) -> None:
         self.name = f"vcpu {domain.name}.{number}"
+        self.bell = Bell()
         self.number = number
         self.memory = domain.memory
         self.handlers: dict[int, Callable[[], Program]] = {}
@@ -46,6 +48,7 @@ class VCpu:
     def start(self, program: Program) -> None:
         """Run a program after those already started."""
         self._running.insert(0, program)
+        self.bell.ring()
         self.failure = None
 
     @property
@@ -57,6 +60,8 @@ class VCpu:
         """An interrupt line changed; a rising edge counts as one interrupt."""
         self.lines[spi] = level
         self.interrupts += int(level)
+        if level:
+            self.bell.ring()
 
     def step(self, budget: int) -> int:
         """Run at most `budget` yields of the innermost program; none once the domain is dying."""

@@ -40,6 +40,7 @@ from vsmmu.hypervisor.shadow import shadow
 from vsmmu.hypervisor.stale import StaleStreams
 from vsmmu.hypervisor.stalls import Stalls
 from vsmmu.queue import Ring
+from vsmmu.scheduler import Bell
 from vsmmu.smmu.features import Features
 from vsmmu.smmu.regfile import RegisterFile
 from vsmmu.trace import Trace
@@ -72,6 +73,7 @@ class VSmmu:
         clock: Callable[[], int] = int,
     ) -> None:
         self.name = f"vsmmu {domain.name}@{base:#x}"
+        self.bell = Bell()
         self.domain = domain
         self.base, self.size = base, size
         self.regs = RegisterFile(ids, self._changed)
@@ -149,6 +151,10 @@ class VSmmu:
             self.regs.set_fields("GBPA", update=1)
             self._start_edge()
         self.interrupts.update()
+        self.bell.ring()
+        if self.stalls:
+            # Their records may have waited for room.
+            self.event_writer.bell.ring()
 
     def _stop_disabled(self) -> None:
         """A queue that is disabled holds nothing back for its next use (§6.3.9)."""
@@ -178,6 +184,7 @@ class VSmmu:
     def mark(self, stream: Stream) -> None:
         """Have a stream's shadow made anew before the next command is taken."""
         self.stale.mark(stream)
+        self.bell.ring()
 
     def issue(self, host: HostSmmu, command: Command, scope: Scope | None = None) -> None:
         """Queue a physical command for the next flush; a repeated one is sent once.
@@ -185,6 +192,7 @@ class VSmmu:
         `scope` is what it is meant for, None where that is what it names.
         """
         self._pending.setdefault(host, {})[command] = scope
+        self.bell.ring()
 
     def begin_sync(self, command: CmdSync) -> None:
         """Flush; CONS passes this CMD_SYNC when the flush and the events before it are done.
@@ -248,6 +256,7 @@ class VSmmu:
 
     def _landed(self) -> None:
         self._outstanding -= 1
+        self.bell.ring()
 
     def _atc_inv_timed_out(self) -> None:
         self._atc_timed_out = True
@@ -345,7 +354,7 @@ class VSmmu:
     def _shadowed(self, stream: Stream, raises: Event | None) -> None:
         stream.raises = raises
         self.stale.ended(stream)
-        self._outstanding -= 1
+        self._landed()
 
     # Events and the interrupt.
 

@@ -43,6 +43,8 @@ __all__ = ["Access", "Outcome", "Smmu"]
 _SMMUEN = Cr0.mask("smmuen")[0]
 _CMDQEN = Cr0.mask("cmdqen")[0]
 _EVENTQEN = Cr0.mask("eventqen")[0]
+# What the command consumer looks at.
+_COMMANDS = frozenset(("CR0", "CMDQ_BASE", "CMDQ_PROD", "CMDQ_CONS", "GERRORN"))
 _GERROR_IRQEN = IrqCtrl.mask("gerror_irqen")[0]
 # Counters of which each stands for one read, or one write, of memory.
 _READS = (
@@ -61,7 +63,7 @@ class Smmu:
         memory: system memory, which may be shared with other SMMUs.
         features: what the ID registers say.
         trace: sink of trace records.
-        irq: called with "eventq", "gerror" or "cmdq-sync" for an edge on that line.
+        irq: called with "eventq", "priq", "gerror" or "cmdq-sync" for an edge on that line.
         caching: "normal"; "none" for an SMMU that looks everything up every time; "hostile" for
             one that keeps whatever the architecture lets it keep (`config.Caching`).
         page0_alias: as in `RegisterFile`.
@@ -105,7 +107,7 @@ class Smmu:
             self._derived,
         )  # fmt: skip
         self._trace = trace
-        self._irq = irq
+        self._listeners = [irq] if irq is not None else []
         self._messages = Messages(self.regs, memory, counters, self._raise_gerror)
         self.eventq = EventQueue(
             f"{name}.eventq", name, self.regs, memory, features.oas, counters,
@@ -162,6 +164,10 @@ class Smmu:
     def admits(self, device: object) -> bool:
         """As `ready`, for a device that asks again until it may; first come, first served."""
         return self.eventq.admits(device)
+
+    def listen(self, irq: Callable[[str], None]) -> None:
+        """Have `irq` called as well, for each edge."""
+        self._listeners.append(irq)
 
     def mmio_read(self, offset: int, size: int) -> int:
         """A register's value; 0 where there is none. Never raises."""
@@ -296,6 +302,8 @@ class Smmu:
         return True
 
     def _changed(self, name: str) -> None:
+        if name in _COMMANDS:
+            self.cmdq.bell.ring()
         if name != "CR0":
             return
         self._derived.clear()
@@ -322,8 +330,8 @@ class Smmu:
         self._counters["irq." + line] += 1
         if self._trace is not None:
             self._trace("smmuv3_trigger_irq", self.name, line)
-        if self._irq is not None:
-            self._irq(line)
+        for listener in self._listeners:
+            listener(line)
 
     def _trace_outcome(self, access: Access, outcome: Outcome) -> None:
         assert self._trace is not None
