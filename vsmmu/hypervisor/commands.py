@@ -44,6 +44,10 @@ if TYPE_CHECKING:
 
 Handler = Callable[["VSmmu", Any], Cerror | None]
 _HANDLERS: dict[type[Command], Handler] = {}
+_WITHOUT_RANGE = {
+    kind: kind.mask(*(kind.fields.keys() - {"num", "scale", "ttl", "tg"}))
+    for kind in (CmdTlbiNhVa, CmdTlbiNhVaa)
+}
 
 
 def _shadows(*kinds: type[Command]) -> Callable[[Handler], Handler]:
@@ -77,8 +81,7 @@ def _rebuilt(command: Command, **changes: int) -> Command:
 
     A reserved bit that a guest set could be CERROR_ILL on the queue that all guests share.
     """
-    fields = {name: getattr(command, name) for name in command.fields if name != "op"}
-    return type(command).build(**fields | changes)
+    return command.only(command.claimed).replace(**changes)
 
 
 @_shadows(CmdPrefetchConfig, CmdPrefetchAddr)
@@ -140,7 +143,7 @@ def _tlbi_asid(vsmmu: VSmmu, command: CmdTlbiNhAsid) -> Cerror | None:
 def _tlbi_va(vsmmu: VSmmu, command: CmdTlbiNhVa | CmdTlbiNhVaa) -> Cerror | None:
     """By address or range. Without IDR3.RIL the range fields are RES0 and not passed on."""
     if not vsmmu.idr3.ril or not command.tg:
-        command = command.replace(num=0, scale=0, ttl=0, tg=0)
+        command = command.only(_WITHOUT_RANGE[type(command)])
     elif not (command.num or command.scale or _effective_ttl(command)):
         return Cerror.ILL
     return _everywhere(vsmmu, command, _rebuilt(command, vmid=vsmmu.domain.vmid))

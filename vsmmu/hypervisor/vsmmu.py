@@ -46,6 +46,7 @@ from vsmmu.smmu.regfile import RegisterFile
 from vsmmu.trace import Trace
 
 _CMDQ_ERR = Gerror.mask("cmdq_err")[0]
+_CMDQEN = Cr0.mask("cmdqen")[0]
 _INDEX = CmdqCons.mask("rd")[0]
 
 
@@ -93,6 +94,8 @@ class VSmmu:
         self.interrupts = Interrupts(self, irq)
         self._policy = policy
         self.stale = StaleStreams(policy.streams_per_unit)
+        self._cmdq_base = 0
+        self._cmdq = self._located()
         self._pending: dict[HostSmmu, dict[Command, Scope | None]] = {}
         self._outstanding = 0
         self._sync: CmdSync | None = None
@@ -262,20 +265,25 @@ class VSmmu:
         self._atc_timed_out = True
 
     def _runnable(self) -> bool:
-        if not (self.regs["CMDQ_PROD"] ^ self.regs["CMDQ_CONS"]) & _INDEX:
+        values = self.regs.values
+        prod, cons = values["CMDQ_PROD"], values["CMDQ_CONS"]
+        if not (prod ^ cons) & _INDEX:
             return False
-        if not self.regs.cr0.cmdqen or self.regs.gerror_active & _CMDQ_ERR:
+        if not values["CR0ACK"] & _CMDQEN or self.regs.gerror_active & _CMDQ_ERR:
             return False
-        return bool(self._cmdq.pending(self.regs["CMDQ_PROD"], self.regs["CMDQ_CONS"]))
+        if values["CMDQ_BASE"] != self._cmdq_base:
+            self._cmdq = self._located()
+        return bool(self._cmdq.pending(prod, cons))
 
-    @property
-    def _cmdq(self) -> Ring:
-        base = QueueBase(self.regs["CMDQ_BASE"])
-        return Ring.of(base.addr & self.address_mask, base.log2size, self.idr1.cmdqs, 16)
+    def _located(self) -> Ring:
+        """The ring that CMDQ_BASE describes; it cannot change while CMDQEN is set."""
+        self._cmdq_base = self.regs["CMDQ_BASE"]
+        base = QueueBase(self._cmdq_base)
+        return Ring.of(base.addr & self.address_mask, base.log2size, self.idr1.cmdqs, Command.size)
 
     def _consume(self) -> None:
-        ring = self._cmdq
-        words = self.domain.memory.read_words(ring.address(self.regs["CMDQ_CONS"]), 2)
+        address = self._cmdq.address(self.regs["CMDQ_CONS"])
+        words = self.domain.memory.read_words(address, Command.dwords)
         if words is None:
             self._stop(Cerror.ABT, "command queue outside the guest's memory")
             return
@@ -290,8 +298,8 @@ class VSmmu:
             self._advance()
 
     def _advance(self) -> None:
-        cons = CmdqCons(self.regs["CMDQ_CONS"])
-        self.regs["CMDQ_CONS"] = cons.replace(rd=self._cmdq.advance(cons.rd)).raw
+        cons = self.regs["CMDQ_CONS"]
+        self.regs["CMDQ_CONS"] = cons & ~_INDEX | self._cmdq.advance(cons)
 
     def _stop(self, error: Cerror, detail: str) -> None:
         """CONS stays on the command; ERR is set before GERROR shows (§7.1)."""
