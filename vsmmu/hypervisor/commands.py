@@ -10,7 +10,7 @@ is not the guest's, or out of range, has no effect: that is never an error (§4.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vsmmu.arch.commands import (
     ATC_INV_ALL,
@@ -42,6 +42,7 @@ from vsmmu.hypervisor.scope import cd_scope, tlb_scope
 if TYPE_CHECKING:
     from vsmmu.hypervisor.vsmmu import VSmmu
 
+_C = TypeVar("_C", bound=Command)
 Handler = Callable[["VSmmu", Any], Cerror | None]
 _HANDLERS: dict[type[Command], Handler] = {}
 _WITHOUT_RANGE = {
@@ -76,7 +77,7 @@ def accepted() -> tuple[str, ...]:
     return tuple(kind.name for kind in sorted(_HANDLERS, key=lambda kind: kind.opcode))
 
 
-def _rebuilt(command: Command, **changes: int) -> Command:
+def _rebuilt(command: _C, **changes: int) -> _C:
     """The command made anew from its named fields, some of them changed.
 
     A reserved bit that a guest set could be CERROR_ILL on the queue that all guests share.
@@ -143,10 +144,12 @@ def _tlbi_asid(vsmmu: VSmmu, command: CmdTlbiNhAsid) -> Cerror | None:
 def _tlbi_va(vsmmu: VSmmu, command: CmdTlbiNhVa | CmdTlbiNhVaa) -> Cerror | None:
     """By address or range. Without IDR3.RIL the range fields are RES0 and not passed on."""
     if not vsmmu.idr3.ril or not command.tg:
-        command = command.only(_WITHOUT_RANGE[type(command)])
+        named = command.only(_WITHOUT_RANGE[type(command)])
     elif not (command.num or command.scale or _effective_ttl(command)):
         return Cerror.ILL
-    return _everywhere(vsmmu, command, _rebuilt(command, vmid=vsmmu.domain.vmid))
+    else:
+        named = _rebuilt(command)
+    return _everywhere(vsmmu, named, named.replace(vmid=vsmmu.domain.vmid))
 
 
 def _everywhere(vsmmu: VSmmu, command: Command, physical: Command) -> Cerror | None:
