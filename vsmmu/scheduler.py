@@ -85,8 +85,8 @@ class Scheduler:
         self._awake: list[int] = []
         self._random = Random(seed)
         self._next = 0
-        # Parts of a turn that have passed, in a random order.
-        self._passed = 0
+        # What is left over of the turns that passed in a random order.
+        self._left_over = 0
 
     @property
     def engines(self) -> tuple[Engine, ...]:
@@ -128,10 +128,7 @@ class Scheduler:
 
     def step(self) -> int:
         """Give one engine a turn; the units of work it did."""
-        if self._ask_all and self.seed:
-            found = sum(self._ask(place) for place in self._asleep())
-            return found + self._turn()
-        return self._turn()
+        return self._turn(len(self._engines))
 
     def run_until_idle(self, limit: int = 1_000_000) -> bool:
         """Turns until no engine has work; False when `limit` turns were not enough.
@@ -148,40 +145,48 @@ class Scheduler:
 
     def _turns_without_work(self, end: int) -> None:
         rounds, quiet = 2 if self.seed else 1, 0
-        while quiet < rounds * len(self._engines) and self.turns < end:
-            if not self._awake and not self._ask_all:
-                # Nobody would be asked in what is left of the rounds.
-                self._pass(rounds * len(self._engines) - quiet)
+        while self.turns < end:
+            left = min(rounds * len(self._engines) - quiet, end - self.turns)
+            if left <= 0:
                 return
             before = self.turns
-            done = self.step()
+            done = self._turn(left)
             quiet = 0 if done else quiet + self.turns - before
 
     # Turns.
 
-    def _turn(self) -> int:
-        awake, count = self._awake, len(self._engines)
-        if not count:
-            return 0
+    def _turn(self, most: int) -> int:
+        """The turn of an engine that is awake, or `most` turns of those before it."""
         if self.seed:
-            if not awake:
-                self.turns += 1
-                return 0
-            place = awake[self._random.randrange(len(awake))]
-            passed, self._passed = divmod(self._passed + count, len(awake))
-            self.turns += passed
-            return self._give(place)
-        here = self._next % count
-        if self._ask_all:
+            return self._any_turn(most)
+        count = len(self._engines)
+        here = self._next % count if count else 0
+        if self._ask_all and count:
             self._pass(1)
             return self._ask(here)
+        awake = self._awake
         if not awake:
-            self._pass(1)
+            self._pass(most)
             return 0
         index = bisect_left(awake, here)
         place = awake[index if index < len(awake) else 0]
-        self._pass((place - here) % count + 1)
+        before = (place - here) % count
+        if before >= most:
+            self._pass(most)
+            return 0
+        self._pass(before + 1)
         return self._give(place)
+
+    def _any_turn(self, most: int) -> int:
+        found = sum(self._ask(place) for place in self._asleep()) if self._ask_all else 0
+        awake = self._awake
+        if not awake:
+            self._pass(most)
+            return found
+        place = awake[int(self._random.random() * len(awake))]
+        passed, self._left_over = divmod(self._left_over + len(self._engines), len(awake))
+        self._pass(passed)
+        return found + self._give(place)
 
     def _pass(self, turns: int) -> None:
         self._next += turns
