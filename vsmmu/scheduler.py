@@ -130,6 +130,12 @@ class Scheduler:
         """Give one engine a turn; the units of work it did."""
         return self._turn(len(self._engines))
 
+    def run(self, turns: int) -> None:
+        """Let so many turns pass, those of sleepers included."""
+        end = self.turns + turns
+        while self.turns < end:
+            self._turn(end - self.turns)
+
     def run_until_idle(self, limit: int = 1_000_000) -> bool:
         """Turns until no engine has work; False when `limit` turns were not enough.
 

@@ -169,10 +169,13 @@ def test_sleep_changes_no_order_and_no_time(order, seed):
                 more, _ = workers(scheduler, 1)
                 more[0].log = log
                 made += more
-            if r.random() < 0.5:
+            chance = r.random()
+            if chance < 0.3:
                 end = scheduler.now + r.randrange(9)
                 while scheduler.now < end and any(w.queue for w in made):
                     scheduler.step()
+            elif chance < 0.6:
+                scheduler.run(r.randrange(30))
             else:
                 assert scheduler.run_until_idle()
         assert scheduler.run_until_idle()

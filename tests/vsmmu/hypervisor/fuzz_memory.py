@@ -144,7 +144,6 @@ class Judged:
     ) -> None:  # fmt: skip
         self.name = engine.name
         self.engine = engine
-        self.bell = getattr(engine, "bell", None)
         self.strangers = strangers
         self._frames = frames
         self._each = each
