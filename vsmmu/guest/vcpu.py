@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator
 
 from vsmmu.hypervisor.domain import Domain
 from vsmmu.hypervisor.hypervisor import Hypervisor
+from vsmmu.scheduler import Bell
 
 Program = Generator[None, None, None]
 _SPURIOUS_MAX = 100
@@ -34,6 +35,7 @@ class VCpu:
 
     def __init__(self, hypervisor: Hypervisor, domain: Domain, number: int = 0) -> None:
         self.name = f"vcpu {domain.name}.{number}"
+        self.bell = Bell()
         self.number = number
         self.memory = domain.memory
         self.handlers: dict[int, Callable[[], Program]] = {}
@@ -52,6 +54,7 @@ class VCpu:
     def start(self, program: Program) -> None:
         """Run a program after those already started."""
         self._running.insert(0, program)
+        self.bell.ring()
         self.failure = None
 
     @property
@@ -65,6 +68,8 @@ class VCpu:
             self._pending.add(spi)
         self.lines[spi] = level
         self.interrupts += int(level)
+        if level:
+            self.bell.ring()
 
     def lpi(self, intid: int) -> None:
         """An LPI becomes pending."""

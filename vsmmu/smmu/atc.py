@@ -198,13 +198,14 @@ class AtsPort(DevicePort):
         while self._invalidations and self._invalidations[0].over:
             self._invalidations.popleft()
         self._invalidations.append(request)
+        self.bell.ring()
 
     def prg_response(self, ssid: int | None, prgindex: int, code: PrgResponse) -> None:
         """Take a PRG Response; what waits for it goes on, or fails."""
         if len(self.responses) < ATC_ENTRIES:
             self.responses.append((ssid, prgindex, code))
         if self._waits is not None and prgindex == self._prgindex:
-            self._waits.fate = RETRY if code == PrgResponse.SUCCESS else ABORT
+            self._waits.end(RETRY if code == PrgResponse.SUCCESS else ABORT)
             self._waits = None
 
     def _submit_access(self, access: Access) -> Outcome | Stalled:

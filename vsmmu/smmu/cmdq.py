@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from vsmmu.arch.commands import CmdSync, Command, Cs, decode
 from vsmmu.arch.registers import Cerror, CmdqCons, Cr0, Gerror, Idr0, Idr1, QueueBase
 from vsmmu.queue import Ring
+from vsmmu.scheduler import Bell
 from vsmmu.smmu import traced
 from vsmmu.smmu.commands import ILL, WAIT, Unit, execute
 from vsmmu.smmu.msi import Messages
@@ -47,6 +48,7 @@ class CommandQueue:
         irq: called with "cmdq-sync" when a CMD_SYNC asks for an interrupt, message or not.
 
     Attributes:
+        bell: rung for a command, an enable or an acknowledged error.
         intents: by index with wrap bit, what the command there is meant for.
     """
 
@@ -56,6 +58,7 @@ class CommandQueue:
         trace: Trace | None,
     ) -> None:  # fmt: skip
         self.name = name
+        self.bell = Bell()
         self._smmu = smmu
         self._unit = unit
         self._regs = regs
@@ -106,6 +109,8 @@ class CommandQueue:
         if result == WAIT:
             self._waits = True
             counters["cmd.waited"] += 1
+            # It is looked at again and again: what it waits for tells nobody.
+            self.bell.ring()
             return False
         if result == ILL:
             return self._stop(command.name, Cerror.ILL)

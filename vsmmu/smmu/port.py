@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vsmmu.memory import PAGE
+from vsmmu.scheduler import Bell
 from vsmmu.smmu.stall import HELD, RETRY, Stalled
 from vsmmu.smmu.transaction import Access, Outcome
 
@@ -74,6 +75,7 @@ class DevicePort:
         if not 0 <= sid < 1 << 32:
             raise ValueError(f"StreamID {sid:#x} has more than 32 bits")
         self.name = name
+        self.bell = Bell()
         self.smmu = smmu
         self.sid = sid
         self.may_stall = may_stall
@@ -123,7 +125,11 @@ class DevicePort:
         take every place in the SMMU's list before the devices behind it have had theirs.
         """
         done = 0
-        while done < budget and self._queue and self.stalled is None and self.smmu.admits(self):
+        while done < budget and self._queue and self.stalled is None:
+            if not self.smmu.admits(self):
+                # It has a place in the line, and has to ask again.
+                self.bell.ring()
+                break
             request = self._queue[0]
             outcome = self._translate(request)
             done += 1
@@ -154,6 +160,7 @@ class DevicePort:
         if self.smmu.trace is not None:
             place = (self.name, self.smmu.name, self.sid, request.iova)
             self.smmu.trace("dma_start", *place, request.size, int(request.write))
+        self.bell.ring()
         return request
 
     def _translate(self, request: Request) -> Outcome | None:
@@ -167,7 +174,7 @@ class DevicePort:
         )  # fmt: skip
         found = self._submit_access(access)
         if isinstance(found, Stalled):
-            self._held = found
+            self._held, found.bell = found, self.bell
             return None
         return found
 

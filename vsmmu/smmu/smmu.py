@@ -44,6 +44,8 @@ __all__ = ["Access", "Outcome", "Smmu"]
 _SMMUEN = Cr0.mask("smmuen")[0]
 _CMDQEN = Cr0.mask("cmdqen")[0]
 _EVENTQEN = Cr0.mask("eventqen")[0]
+# What the command consumer looks at.
+_COMMANDS = frozenset(("CR0", "CMDQ_BASE", "CMDQ_PROD", "CMDQ_CONS", "GERRORN"))
 _GERROR_IRQEN = IrqCtrl.mask("gerror_irqen")[0]
 # Counters of which each stands for one read, or one write, of memory.
 _READS = (
@@ -62,7 +64,7 @@ class Smmu:
         memory: system memory, which may be shared with other SMMUs.
         features: what the ID registers say.
         trace: sink of trace records.
-        irq: called with "eventq", "gerror" or "cmdq-sync" for an edge on that line.
+        irq: called with "eventq", "priq", "gerror" or "cmdq-sync" for an edge on that line.
         caching: "normal"; "none" for an SMMU that looks everything up every time; "hostile" for
             one that keeps whatever the architecture lets it keep (`config.Caching`).
         page0_alias: as in `RegisterFile`.
@@ -110,7 +112,7 @@ class Smmu:
             self._derived,
         )  # fmt: skip
         self.trace = self._trace = trace
-        self._irq = irq
+        self._listeners = [irq] if irq is not None else []
         self._messages = Messages(self.regs, memory, counters, self._raise_gerror)
         self.eventq = EventQueue(
             f"{name}.eventq", name, self.regs, memory, features.oas, counters,
@@ -168,6 +170,10 @@ class Smmu:
     def admits(self, device: object) -> bool:
         """As `ready`, for a device that asks again until it may; first come, first served."""
         return self.eventq.admits(device)
+
+    def listen(self, irq: Callable[[str], None]) -> None:
+        """Have `irq` called as well, for each edge."""
+        self._listeners.append(irq)
 
     def mmio_read(self, offset: int, size: int) -> int:
         """A register's value; 0 where there is none. Never raises."""
@@ -310,6 +316,8 @@ class Smmu:
             toggled = acknowledged ^ self._acknowledged
             self._trace("smmuv3_write_gerrorn", self.name, toggled, acknowledged)
             self._acknowledged = acknowledged
+        if name in _COMMANDS:
+            self.cmdq.bell.ring()
         if name != "CR0":
             return
         self._derived.clear()
@@ -341,8 +349,8 @@ class Smmu:
         self._counters["irq." + line] += 1
         if self._trace is not None:
             self._trace("smmuv3_trigger_irq", self.name, line)
-        if self._irq is not None:
-            self._irq(line)
+        for listener in self._listeners:
+            listener(line)
 
     def _trace_outcome(
         self, access: Access, outcome: Outcome, before: tuple[int, ...] | None

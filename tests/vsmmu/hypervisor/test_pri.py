@@ -341,9 +341,12 @@ def test_a_request_of_the_old_owner_is_not_given_to_the_new_one(
     other = PriGuest(machine["o"])
     host = machine.hypervisor.hosts["a"]
     step, turns = host.pri_reader.step, count(1)
-    host.pri_reader.step = (  # type: ignore[method-assign]
-        lambda budget: 0 if next(turns) % 50 else step(1)
-    )
+
+    def slow(budget: int) -> int:
+        host.pri_reader.bell.ring()
+        return 0 if next(turns) % 50 else step(1)
+
+    host.pri_reader.step = slow  # type: ignore[method-assign]
     for index in range(40):
         entry = PriEntry.build(sid=0x600, prgindex=index, r=1, last=1)
         machine.smmus["a"].priq.request(entry)

@@ -149,6 +149,7 @@ class World:
         guests: Mapping[str, Sequence[Stream]],
         *,
         seed: int = 0,
+        ask_all: bool = False,
         policy: Policy | None = None,
         features: Features | None = None,
         caching: str = "normal",
@@ -157,7 +158,7 @@ class World:
         guest: type[Guest] = Guest,
     ) -> None:
         self.memory = Memory([(MACHINE, machine_size)])
-        self.scheduler = Scheduler(seed)
+        self.scheduler = Scheduler(seed, ask_all=ask_all)
         features = features or Features.default(sidsize=16)
         self.smmus = {name: Smmu(name, self.memory, features, caching=caching) for name in smmus}
         for smmu in self.smmus.values():
