@@ -86,6 +86,7 @@ class Hypervisor:
                 self.policy,
                 self.reports.event,
                 self.reports.page_request,
+                self.reports.overflow,
             )
             for path, hw in hardware.items()
         }
