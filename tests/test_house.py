@@ -35,7 +35,7 @@ MAY = {
     "vsmmu.recording": {"vsmmu.arch", "vsmmu.smmu", "vsmmu.hypervisor", "vsmmu.recording",
                         "vsmmu.memory", "vsmmu.queue", "vsmmu.scheduler"},
     "vsmmu.guest": {"vsmmu.arch", "vsmmu.guest", "vsmmu.hypervisor", "vsmmu.memory", "vsmmu.queue",
-                    "vsmmu.ste_update"},
+                    "vsmmu.scheduler", "vsmmu.ste_update"},
 }  # fmt: skip
 # Third-party modules, and where they may be imported at the top of a module.
 HEAVY = {

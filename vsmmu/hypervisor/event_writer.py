@@ -12,6 +12,7 @@ from vsmmu.arch.registers import EventqCons, EventqProd, Gerror, QueueBase
 from vsmmu.hypervisor.policy import Policy
 from vsmmu.hypervisor.rate import Rate
 from vsmmu.queue import Ring
+from vsmmu.scheduler import Bell
 
 if TYPE_CHECKING:
     from vsmmu.hypervisor.vsmmu import VSmmu
@@ -31,6 +32,7 @@ class EventWriter:
 
     def __init__(self, vsmmu: VSmmu, policy: Policy, clock: Callable[[], int]) -> None:
         self.name = f"{vsmmu.name} events"
+        self.bell = Bell()
         self._vsmmu = vsmmu
         self._policy = policy
         self._clock = clock
@@ -46,10 +48,11 @@ class EventWriter:
             # Not writable for another reason than being full: no overflow (§7.2).
             self._vsmmu.counters["event dropped"] += 1
         elif len(self._pending) >= self._policy.pending_events or self._too_many(event.sid):
-            self._overflow()
+            self.overflow()
         else:
             self._pending.append(event)
             self.accepted += 1
+            self.bell.ring()
 
     def _too_many(self, vmaster_id: int) -> bool:
         """Whether the device or the guest is past its cap; counts the record if not."""
@@ -110,6 +113,8 @@ class EventWriter:
         done += self._vsmmu.stalls.step(budget - done)
         if done:
             self._vsmmu.update_irq()
+            # A CMD_SYNC may wait for these.
+            self._vsmmu.bell.ring()
         return done
 
     def _write(self, event: Event) -> None:
@@ -117,7 +122,7 @@ class EventWriter:
         if not self.open:
             self._vsmmu.counters["event dropped"] += 1
         elif self.full:
-            self._overflow()
+            self.overflow()
         elif not self.place(event):
             self._vsmmu.counters["event dropped"] += 1
 
@@ -134,15 +139,18 @@ class EventWriter:
         if vsmmu.trace is not None:
             vsmmu.trace("vsmmu_event", vsmmu.name, repr(event))
         if was_empty:
-            vsmmu.interrupts.message("eventq")
+            vsmmu.interrupts.occurred("eventq")
         return True
 
     @property
     def _aborted(self) -> bool:
         return bool(self._vsmmu.regs.gerror_active & _EVENTQ_ABT_ERR)
 
-    def _overflow(self) -> None:
-        """Toggle OVFLG unless an overflow is unacknowledged; only while the queue is enabled."""
+    def overflow(self) -> None:
+        """A record is lost: toggle OVFLG unless an overflow is unacknowledged.
+
+        Only while the queue is enabled (§7.4).
+        """
         regs = self._vsmmu.regs
         self._vsmmu.counters["event overflow"] += 1
         if not regs.cr0.eventqen:

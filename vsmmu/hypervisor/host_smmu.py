@@ -52,6 +52,7 @@ from vsmmu.hypervisor.queue_reader import QueueReader
 from vsmmu.hypervisor.stream_table import StreamTable
 from vsmmu.memory import PAGE, Memory
 from vsmmu.queue import Ring
+from vsmmu.scheduler import Bell
 from vsmmu.ste_update import phases
 from vsmmu.trace import Trace
 
@@ -63,15 +64,17 @@ _PLACES = {register.name: (register.offset, register.width // 8) for register in
 
 
 class Hardware(Protocol):
-    """What the driver needs of a physical SMMU: its register pages.
+    """What the driver needs of a physical SMMU: its register pages and its interrupts.
 
-    `intend` takes what a command is meant for (`Smmu.intend`), for the count of over-invalidation.
+    `listen` has a function called with "eventq", "priq" or "gerror" for each edge. `intend` takes
+    what a command is meant for (`Smmu.intend`), for the count of over-invalidation.
     """
 
     name: str
 
     def mmio_read(self, offset: int, size: int) -> int: ...  # noqa: D102
     def mmio_write(self, offset: int, size: int, value: int) -> None: ...  # noqa: D102
+    def listen(self, irq: Callable[[str], None]) -> None: ...  # noqa: D102
     def intend(self, prod: int, *intent: Scope) -> None: ...  # noqa: D102
 
 
@@ -83,6 +86,7 @@ class HostSmmu:
         hardware: the physical model.
         memory, pages: where queues and tables are put.
         on_event: told every event record that the SMMU wrote.
+        on_overflow: told when its event queue was full, so that records are lost.
         on_request: told every page request, where the policy has the PRI queue used.
         trace: told of each batch that somebody waits for.
     """
@@ -96,10 +100,12 @@ class HostSmmu:
         policy: Policy,
         on_event: Callable[[HostSmmu, Event], None],
         on_request: Callable[[HostSmmu, PriEntry], None],
+        on_overflow: Callable[[HostSmmu], None],
         trace: Trace | None = None,
     ) -> None:
         self.path = path
         self.name = f"driver {path}"
+        self.bell = Bell()
         self.hardware = hardware
         self.counters: Counter[str] = Counter()
         # StreamIDs whose endpoint may have cached translations: their STE had EATS.
@@ -121,6 +127,7 @@ class HostSmmu:
         self.event_reader = QueueReader(
             f"events {path}", "EVENTQ", eventq, memory, events.decode, self._read, self._write,
             self.counters, "events", lambda event: on_event(self, event),
+            lambda: on_overflow(self),
         )  # fmt: skip
         self.uses_pri = int(policy.pri and self.idr0.pri)
         priq = self._ring(min(log2, self.idr1.priqs), PriEntry.size) if self.uses_pri else None
@@ -135,6 +142,7 @@ class HostSmmu:
         # Commands entered and consumed since boot; their low bits are the queue's indexes.
         self._entered = 0
         self._consumed = 0
+        hardware.listen(self._interrupt)
         self.table = StreamTable(
             memory, pages, bits=self.sid_bits, two_level=bool(self.idr0.st_level)
         )
@@ -210,6 +218,7 @@ class HostSmmu:
                 self.queue.submit(owner, chunk, scopes[:limit], None, timed_out)
                 listed, scopes = listed[limit:], scopes[limit:]
         self.queue.submit(owner, (*listed, _SYNC), scopes, done, timed_out)
+        self.bell.ring()
 
     def _traced(self, trace: Trace, owner: int, count: int, done: Done) -> Done:
         batch = self._batches
@@ -240,7 +249,17 @@ class HostSmmu:
             done += self._land(budget - done)
         if self.queue:
             done += self._submit_turns(budget - done)
+        if not self.idle:
+            # A driver looks at CMDQ_CONS while it has commands in the queue.
+            self.bell.ring()
         return done + self.event_reader.step(budget - done)
+
+    def _interrupt(self, line: str) -> None:
+        if line == "priq":
+            self.pri_reader.bell.ring()
+            return
+        self.event_reader.bell.ring()
+        self.bell.ring()
 
     def _submit_turns(self, budget: int) -> int:
         room = self._cmdq.size - (self._entered - self._consumed)

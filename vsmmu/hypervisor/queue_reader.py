@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Reads a physical queue that the SMMU writes: events, or page requests.
 
-An engine beside the driver's, so that neither starves the other.
+An engine beside the driver's, so that neither starves the other. The queue's interrupt, an
+edge when the queue stops being empty, rings its bell.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Generic, Literal, TypeVar
 from vsmmu.arch.registers import EventqCons, EventqProd, QueueBase
 from vsmmu.memory import Memory
 from vsmmu.queue import Ring
+from vsmmu.scheduler import Bell
 
 _Record = TypeVar("_Record")
 
@@ -28,6 +30,7 @@ class QueueReader(Generic[_Record]):
         read, write: the SMMU's registers by name.
         counters: takes `counted`, for each record, and `counted` with " overflow".
         on_record: told every record.
+        on_overflow: called when an overflow is acknowledged: records were lost.
     """
 
     def __init__(
@@ -42,8 +45,10 @@ class QueueReader(Generic[_Record]):
         counters: Counter[str],
         counted: str,
         on_record: Callable[[_Record], None],
+        on_overflow: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
+        self.bell = Bell()
         self._base, self._prod, self._cons = (f"{queue}_{end}" for end in ("BASE", "PROD", "CONS"))
         self._ring = ring
         self._memory = memory
@@ -53,9 +58,11 @@ class QueueReader(Generic[_Record]):
         self._counters = counters
         self._counted = counted
         self._on_record = on_record
+        self._on_overflow = on_overflow
         # Records taken since boot; the low bits are the queue's index.
         self._taken = 0
-        # PROD when there was nothing to take and no overflow.
+        # PROD when there was nothing to take and no overflow. Valid until something is
+        # taken: PROD could then be the same beside a full queue.
         self._quiet: int | None = None
 
     def boot(self) -> None:
@@ -97,8 +104,10 @@ class QueueReader(Generic[_Record]):
         overflow = prod.ovflg != acknowledged and done == pending
         if overflow:
             self._counters[self._counted + " overflow"] += 1
+            self._on_overflow()
             acknowledged = prod.ovflg
         if done or overflow:
+            self._quiet = None
             cons = EventqCons.build(rd=ring.clip(self._taken), ovackflg=acknowledged)
             self._write(self._cons, cons.raw)
         elif not pending:

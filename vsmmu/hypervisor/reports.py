@@ -40,6 +40,10 @@ class Reports:
         self._owner = owner
         self._trace = trace
 
+    def holder(self, smmu: str, pmaster_id: int) -> tuple[VSmmu, Stream] | None:
+        """Whose a stream is."""
+        return self._owner.get((smmu, pmaster_id))
+
     def event(self, host: HostSmmu, event: Event) -> None:
         """An event record."""
         found = self._owner.get((host.path, event.sid))
@@ -63,6 +67,13 @@ class Reports:
             vsmmu.stalls.take(stream, record, event.fields["stag"].of(event.words))
         else:
             self._keep(host, event, "withdrawn StreamID")
+
+    def overflow(self, host: HostSmmu) -> None:
+        """An SMMU lost records, of nobody knows which streams: the queues of all tell (§7.4)."""
+        behind = (vsmmu for (path, _), (vsmmu, _) in self._owner.items() if path == host.path)
+        for vsmmu in dict.fromkeys(behind):
+            if vsmmu.enabled:
+                vsmmu.event_writer.overflow()
 
     def page_request(self, host: HostSmmu, entry: PriEntry) -> None:
         """To the owner; what has none fails at once, so that no device waits for it (§8.2)."""

@@ -40,12 +40,14 @@ from vsmmu.hypervisor.shadow import shadow
 from vsmmu.hypervisor.stale import StaleStreams
 from vsmmu.hypervisor.stalls import Stalls
 from vsmmu.queue import Ring
+from vsmmu.scheduler import Bell
 from vsmmu.smmu.features import Features
 from vsmmu.smmu.regfile import RegisterFile
 from vsmmu.smmu.tap import Tap
 from vsmmu.trace import Trace
 
 _CMDQ_ERR = Gerror.mask("cmdq_err")[0]
+_CMDQEN = Cr0.mask("cmdqen")[0]
 _INDEX = CmdqCons.mask("rd")[0]
 
 
@@ -56,7 +58,7 @@ class VSmmu:
         domain: whose it is.
         base, size: the trapped window in the domain's addresses, bytes.
         ids: identification registers by name, from `features.advertise`.
-        irq: told (cause, level) when a wired interrupt's cause, see `wires.CAUSES`, changes.
+        irq: where wired interrupts go.
         clock: the present turn of the scheduler, for the caps on events.
     """
 
@@ -73,6 +75,7 @@ class VSmmu:
         clock: Callable[[], int] = int,
     ) -> None:
         self.name = f"vsmmu {domain.name}@{base:#x}"
+        self.bell = Bell()
         self.domain = domain
         self.base, self.size = base, size
         self.regs = RegisterFile(ids, self._changed)
@@ -93,6 +96,8 @@ class VSmmu:
         self.interrupts = Interrupts(self, irq)
         self._policy = policy
         self.stale = StaleStreams(policy.streams_per_unit)
+        self._cmdq_base = 0
+        self._cmdq = self._located()
         self._pending: dict[HostSmmu, dict[Command, Scope | None]] = {}
         self._outstanding = 0
         self._sync: CmdSync | None = None
@@ -101,14 +106,6 @@ class VSmmu:
         self._edge = False
         # A CMD_ATC_INV of the guest timed out, and no CMD_SYNC has said so yet.
         self._atc_timed_out = False
-
-    def reset(self) -> None:
-        """Its registers as after power-on; streams stay. The caller runs it to rest before.
-
-        CR0 and IRQ_CTRL are to be 0 by then, so that nothing is under way.
-        """
-        self.regs.values.update(RegisterFile(self.features.ids, lambda name: None).values)
-        self._changed("CR0")
 
     # Streams.
 
@@ -164,6 +161,10 @@ class VSmmu:
             self.regs.set_fields("GBPA", update=1)
             self._start_edge()
         self.interrupts.update()
+        self.bell.ring()
+        if self.stalls:
+            # Their records may have waited for room.
+            self.event_writer.bell.ring()
 
     def _stop_disabled(self) -> None:
         """A queue that is disabled holds nothing back for its next use (§6.3.9)."""
@@ -193,6 +194,7 @@ class VSmmu:
     def mark(self, stream: Stream) -> None:
         """Have a stream's shadow made anew before the next command is taken."""
         self.stale.mark(stream)
+        self.bell.ring()
 
     def issue(self, host: HostSmmu, command: Command, scope: Scope | None = None) -> None:
         """Queue a physical command for the next flush; a repeated one is sent once.
@@ -200,6 +202,7 @@ class VSmmu:
         `scope` is what it is meant for, None where that is what it names.
         """
         self._pending.setdefault(host, {})[command] = scope
+        self.bell.ring()
 
     def begin_sync(self, command: CmdSync) -> None:
         """Flush; CONS passes this CMD_SYNC when the flush and the events before it are done.
@@ -266,25 +269,31 @@ class VSmmu:
 
     def _landed(self) -> None:
         self._outstanding -= 1
+        self.bell.ring()
 
     def _atc_inv_timed_out(self) -> None:
         self._atc_timed_out = True
 
     def _runnable(self) -> bool:
-        if not (self.regs["CMDQ_PROD"] ^ self.regs["CMDQ_CONS"]) & _INDEX:
+        values = self.regs.values
+        prod, cons = values["CMDQ_PROD"], values["CMDQ_CONS"]
+        if not (prod ^ cons) & _INDEX:
             return False
-        if not self.regs.cr0.cmdqen or self.regs.gerror_active & _CMDQ_ERR:
+        if not values["CR0ACK"] & _CMDQEN or self.regs.gerror_active & _CMDQ_ERR:
             return False
-        return bool(self._cmdq.pending(self.regs["CMDQ_PROD"], self.regs["CMDQ_CONS"]))
+        if values["CMDQ_BASE"] != self._cmdq_base:
+            self._cmdq = self._located()
+        return bool(self._cmdq.pending(prod, cons))
 
-    @property
-    def _cmdq(self) -> Ring:
-        base = QueueBase(self.regs["CMDQ_BASE"])
-        return Ring.of(base.addr & self.address_mask, base.log2size, self.idr1.cmdqs, 16)
+    def _located(self) -> Ring:
+        """The ring that CMDQ_BASE describes; it cannot change while CMDQEN is set."""
+        self._cmdq_base = self.regs["CMDQ_BASE"]
+        base = QueueBase(self._cmdq_base)
+        return Ring.of(base.addr & self.address_mask, base.log2size, self.idr1.cmdqs, Command.size)
 
     def _consume(self) -> None:
-        ring = self._cmdq
-        words = self.domain.memory.read_words(ring.address(self.regs["CMDQ_CONS"]), 2)
+        address = self._cmdq.address(self.regs["CMDQ_CONS"])
+        words = self.domain.memory.read_words(address, Command.dwords)
         if words is None:
             self._stop(Cerror.ABT, "command queue outside the guest's memory")
             return
@@ -299,8 +308,8 @@ class VSmmu:
             self._advance()
 
     def _advance(self) -> None:
-        cons = CmdqCons(self.regs["CMDQ_CONS"])
-        self.regs["CMDQ_CONS"] = cons.replace(rd=self._cmdq.advance(cons.rd)).raw
+        cons = self.regs["CMDQ_CONS"]
+        self.regs["CMDQ_CONS"] = cons & ~_INDEX | self._cmdq.advance(cons)
 
     def _stop(self, error: Cerror, detail: str) -> None:
         """CONS stays on the command; ERR is set before GERROR shows (§7.1)."""
@@ -365,7 +374,7 @@ class VSmmu:
     def _shadowed(self, stream: Stream, raises: Event | None) -> None:
         stream.raises = raises
         self.stale.ended(stream)
-        self._outstanding -= 1
+        self._landed()
 
     # Events and the interrupt.
 

@@ -24,6 +24,7 @@ from vsmmu.recording.format import Dma, Mem, Progress, Read, Status
 from vsmmu.recording.guest_machine import WINDOW, Choice, GuestMachine
 from vsmmu.recording.identification import is_identification
 from vsmmu.recording.physical import Physical
+from vsmmu.smmu.regfile import RegisterFile
 from vsmmu.smmu.transaction import READ, WRITE, Access, Outcome
 
 # Units of work that a recording may ask for: so many at once, and so many more with each record.
@@ -55,6 +56,20 @@ def ending(vsmmu: VSmmu, stream: Stream, outcome: Outcome) -> int:
     return Status.OK if nested else Status.BYPASS
 
 
+class _Lines:
+    """Counts what the vSMMU's wired interrupts tell (`interrupts.Irq`)."""
+
+    def __init__(self) -> None:
+        self.pulses = Counter[str]()
+
+    def __call__(self, cause: str, level: bool, /) -> None:
+        """A cause stands, or not: the occurrence has been told."""
+
+    def pulse(self, cause: str, /) -> None:
+        """A cause occurs."""
+        self.pulses[cause] += 1
+
+
 class Guest:
     """A guest's vSMMU, on a machine of the user's choice (`player.Target`).
 
@@ -69,7 +84,7 @@ class Guest:
     def __init__(self, choice: Choice, sids: Collection[int]) -> None:
         self.choice = choice
         self._sids = sids
-        self._irqs = Counter[str]()
+        self._lines = _Lines()
         self._recorded: Mapping[str, int] = {}
         self._clean = True
         # What the guest's structures say, and which records wrote them, for explanations alone.
@@ -84,7 +99,7 @@ class Guest:
             RefusedError: no vSMMU can stand in for what was recorded.
         """
         self._recorded = dict(ids)
-        self.machine = GuestMachine(self.choice, ids, ram, self._sids, self._irq)
+        self.machine = GuestMachine(self.choice, ids, ram, self._sids, self._lines)
         self.vsmmu, self.layout = self.machine.vsmmu, self.machine.layout
         self._memory = self.machine.domain.memory
         self._scheduler = self.machine.scheduler
@@ -137,7 +152,9 @@ class Guest:
         for name in ("CR0", "IRQ_CTRL"):
             self.vsmmu.mmio_write(BY_NAME[name].offset, 4, 0)
         self._run(0)
-        self.vsmmu.reset()
+        fresh = RegisterFile(self.vsmmu.regs.values, lambda name: None)
+        self.vsmmu.regs.values.update(fresh.values)
+        self.vsmmu.mmio_write(BY_NAME["CR0"].offset, 4, 0)
         self._run(0)
 
     def store(self, number: int, record: Mem) -> None:
@@ -208,11 +225,8 @@ class Guest:
         self._run(0)
 
     def irqs(self) -> Counter[str]:
-        """Rising edges so far, by cause."""
-        return self._irqs
-
-    def _irq(self, cause: str, level: bool) -> None:
-        self._irqs[cause] += level
+        """Occurrences so far, by cause."""
+        return self._lines.pulses
 
     def explain(self, difference: Difference, record: Any) -> Sides:
         """Both sides: the shadow behind the access, and what the guest's structures say."""

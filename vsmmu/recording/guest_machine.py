@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from vsmmu.arch.registers import BY_NAME, OAS_BITS, Idr0, Idr1, Idr5
 from vsmmu.hypervisor.domain import Domain, GuestMemory, Stream
 from vsmmu.hypervisor.features import UnfitError
 from vsmmu.hypervisor.hypervisor import HypercallError, Hypervisor
+from vsmmu.hypervisor.interrupts import Irq
 from vsmmu.hypervisor.pages import OutOfMemoryError, PageAllocator
 from vsmmu.hypervisor.policy import Policy
 from vsmmu.hypervisor.vsmmu import VSmmu
@@ -111,7 +112,7 @@ class GuestMachine:
         ids: the recorded identification registers by name.
         ram: the recording's RAM, (base, size) in bytes.
         sids: StreamIDs of the recording's devices, the vMasterIDs.
-        irq: told (cause, level) when a wired interrupt of the vSMMU changes.
+        irq: where the vSMMU's wired interrupts go.
 
     Raises:
         RefusedError: a vSMMU cannot stand in for what was recorded.
@@ -124,7 +125,7 @@ class GuestMachine:
         ids: Mapping[str, int],
         ram: tuple[int, int],
         sids: Collection[int],
-        irq: Callable[[str, bool], None] | None = None,
+        irq: Irq | None = None,
     ) -> None:
         _refuse_stage2_alone(Idr0(ids["IDR0"]))
         features = physical_features(choice.features)
@@ -168,7 +169,7 @@ class GuestMachine:
         self.layout.map_ram(domain.stage2)
         return domain
 
-    def _vsmmu(self, ids: Mapping[str, int], irq: Callable[[str, bool], None] | None) -> VSmmu:
+    def _vsmmu(self, ids: Mapping[str, int], irq: Irq | None) -> VSmmu:
         return self.hypervisor.create_vsmmu(
             self.domain, *WINDOW, wanted(ids), tuple(self.smmus), irq=irq
         )

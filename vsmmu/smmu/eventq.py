@@ -23,6 +23,7 @@ from vsmmu.arch.registers import (
     QueueBase,
 )
 from vsmmu.queue import Ring
+from vsmmu.scheduler import Bell
 from vsmmu.smmu.msi import Messages
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class EventQueue:
         trace: Trace | None,
     ) -> None:  # fmt: skip
         self.name = name
+        self.bell = Bell()
         self._smmu = smmu
         self._regs = regs
         self._memory = memory
@@ -111,6 +113,7 @@ class EventQueue:
             return
         self._pending.append(event)
         self.accepted += 1
+        self.bell.ring()
 
     def place(self, event: Event) -> bool:
         """Write a record behind those that wait; False, and no overflow, if it cannot be now."""

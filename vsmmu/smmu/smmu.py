@@ -45,6 +45,8 @@ __all__ = ["Access", "Outcome", "Smmu"]
 _SMMUEN = Cr0.mask("smmuen")[0]
 _CMDQEN = Cr0.mask("cmdqen")[0]
 _EVENTQEN = Cr0.mask("eventqen")[0]
+# What the command consumer looks at.
+_COMMANDS = frozenset(("CR0", "CMDQ_BASE", "CMDQ_PROD", "CMDQ_CONS", "GERRORN"))
 _GERROR_IRQEN = IrqCtrl.mask("gerror_irqen")[0]
 # Counters of which each stands for one read, or one write, of memory.
 _READS = (
@@ -63,7 +65,7 @@ class Smmu:
         memory: system memory, which may be shared with other SMMUs.
         features: what the ID registers say.
         trace: sink of trace records.
-        irq: called with "eventq", "gerror" or "cmdq-sync" for an edge on that line.
+        irq: called with "eventq", "priq", "gerror" or "cmdq-sync" for an edge on that line.
         caching: "normal"; "none" for an SMMU that looks everything up every time; "hostile" for
             one that keeps whatever the architecture lets it keep (`config.Caching`).
         page0_alias: as in `RegisterFile`.
@@ -72,6 +74,8 @@ class Smmu:
         counters: what happened so far, by the names of docs/counters.md.
         stalls: the transactions that are stalled.
         private: tags (`Tlb`) and ASIDs that broadcast invalidation spares: CD.ASET=1.
+        outside: where a device's write (StreamID, address, data) goes that is not to memory; it
+            says whether somebody took it.
         ats: Translation Requests and endpoints.
         priq: the PRI queue's writer.
         intent: of the command that is being carried out, if any was stated.
@@ -104,12 +108,13 @@ class Smmu:
         self.config = Config(self.regs, memory, features, walker, counters, kept, self._derived)
         self.private: set[tuple[int, int]] = set()
         self.intent: Intent | None = None
+        self.outside: Callable[[int, int, bytes], bool] | None = None
         self._translator = Translator(
             self.regs, features, self.config, self.tlb, walker, counters, self.private,
             self._derived,
         )  # fmt: skip
         self.trace = self._trace = trace
-        self._irq = irq
+        self._listeners = [irq] if irq is not None else []
         self._messages = Messages(self.regs, memory, counters, self._raise_gerror)
         self.eventq = EventQueue(
             f"{name}.eventq", name, self.regs, memory, features.oas, counters,
@@ -169,6 +174,10 @@ class Smmu:
     def admits(self, device: object) -> bool:
         """As `ready`, for a device that asks again until it may; first come, first served."""
         return self.eventq.admits(device)
+
+    def listen(self, irq: Callable[[str], None]) -> None:
+        """Have `irq` called as well, for each edge."""
+        self._listeners.append(irq)
 
     def mmio_read(self, offset: int, size: int) -> int:
         """A register's value; 0 where there is none. Never raises."""
@@ -323,6 +332,8 @@ class Smmu:
             toggled = acknowledged ^ self._acknowledged
             self._trace("smmuv3_write_gerrorn", self.name, toggled, acknowledged)
             self._acknowledged = acknowledged
+        if name in _COMMANDS:
+            self.cmdq.bell.ring()
         if name != "CR0":
             return
         self._derived.clear()
@@ -354,8 +365,8 @@ class Smmu:
         self._counters["irq." + line] += 1
         if self._trace is not None:
             self._trace("smmuv3_trigger_irq", self.name, line)
-        if self._irq is not None:
-            self._irq(line)
+        for listener in self._listeners:
+            listener(line)
 
     def _trace_outcome(
         self, access: Access, outcome: Outcome, before: tuple[int, ...] | None

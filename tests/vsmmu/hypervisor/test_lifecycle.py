@@ -125,6 +125,15 @@ def test_grants_that_cannot_be_mapped(world: World) -> None:
         assert calls.grant_foreign_access(x, y.domid, ipa) == Gntst.BAD_PAGE
 
 
+def test_a_page_is_not_mapped_twice_by_its_owner(world: World) -> None:
+    """Else it could be given up at one address, be the next domain's, and stay at the other."""
+    hv, x = world.hypervisor, world["x"].domain
+    ref = hv.hypercalls.grant_foreign_access(x, x.domid, BUFFER)
+    job = hv.hypercalls.map_grant_ref(x, WINDOW, x.domid, ref)
+    assert hv.wait(job) == Gntst.PERMISSION_DENIED
+    assert x.stage2.to_pa(WINDOW) is None
+
+
 def test_a_domain_has_so_many_grants_and_mappings() -> None:
     world = made("normal", Policy(grants=2, grant_mappings=1))
     calls, x, y = world.hypervisor.hypercalls, world["x"].domain, world["y"].domain
@@ -262,8 +271,7 @@ def unplugged(during: Callable[[Guest], None], how: str, every: int) -> None:
         reach = Reach(world)
         assert reaches(x, BUFFER) == [True, True]
         during(x)
-        for _ in range(turns):
-            world.scheduler.step()
+        world.scheduler.run(turns)
         over = x.vsmmu.idle and not x.vsmmu._runnable() and not x.vsmmu._edge
         if how == "destroy":
             job = hv.destroy_domain(x.domain)
@@ -305,8 +313,7 @@ def test_unplugged_in_every_phase_of_an_ste_update() -> None:
         ste_update(x, after)
         while not stream.busy:
             world.scheduler.step()
-        for _ in range(turns):
-            world.scheduler.step()
+        world.scheduler.run(turns)
         if not stream.busy:
             break
         phases.add(host.read_ste(0x600).words)
@@ -327,8 +334,7 @@ def test_events_of_the_past_are_the_former_owners(world: World) -> None:
     for turns in range(0, 60, 3):
         for _ in range(20):
             x.ports[0].write(0xDEAD_0000, b"fault")
-        for _ in range(turns):
-            world.scheduler.step()
+        world.scheduler.run(turns)
         hv.deassign(x.vsmmu, x.vsmmu.streams[0])
         seen = len(y.driver.events)
         hv.assign(y.vsmmu, 5, "a", 0x600)

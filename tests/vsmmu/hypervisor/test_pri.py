@@ -146,6 +146,13 @@ def test_its_answer_is_passed_on_once(guest: PriGuest, resp: Resp, code: PrgResp
     assert guest.got() == []
 
 
+def test_a_request_has_a_wired_interrupt_where_there_are_no_messages(guest: PriGuest) -> None:
+    """Without IDR0.MSI there is no PRIQ_IRQ_CFG0 to look into (§6.3.34)."""
+    guest.write("IRQ_CTRL", IrqCtrl.build(priq_irqen=1).raw)
+    guest.ask(7)
+    assert len(guest.told()) == 1
+
+
 def test_an_answer_that_nobody_asked_for_is_not_passed_on(machine: World, guest: PriGuest) -> None:
     """An index never asked, another stream of one's own, another guest's."""
     other = PriGuest(machine["o"])
@@ -341,9 +348,12 @@ def test_a_request_of_the_old_owner_is_not_given_to_the_new_one(
     other = PriGuest(machine["o"])
     host = machine.hypervisor.hosts["a"]
     step, turns = host.pri_reader.step, count(1)
-    host.pri_reader.step = (  # type: ignore[method-assign]
-        lambda budget: 0 if next(turns) % 50 else step(1)
-    )
+
+    def slow(budget: int) -> int:
+        host.pri_reader.bell.ring()
+        return 0 if next(turns) % 50 else step(1)
+
+    host.pri_reader.step = slow  # type: ignore[method-assign]
     for index in range(40):
         entry = PriEntry.build(sid=0x600, prgindex=index, r=1, last=1)
         machine.smmus["a"].priq.request(entry)

@@ -343,8 +343,7 @@ def test_in_any_order_no_place_is_lost(seed: int) -> None:
     for turn in range(6):
         for port in ports:
             port.read(0x9000 + 0x1000 * turn, 8)
-        for _ in range(40 * seed):
-            machine.scheduler.step()
+        machine.scheduler.run(40 * seed)
         for guest in (g, o):
             answers = [CmdResume.build(sid=turn % 2, stag=stag, ac=stag & 1) for stag in range(6)]
             guest.put(*answers, CmdStallTerm.build(sid=turn % 3), SYNC)
