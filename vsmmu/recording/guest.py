@@ -152,7 +152,7 @@ class Guest:
         for name in ("CR0", "IRQ_CTRL"):
             self.vsmmu.mmio_write(BY_NAME[name].offset, 4, 0)
         self._run(0)
-        fresh = RegisterFile(self.vsmmu.regs.values, lambda name: None)
+        fresh = RegisterFile(self.vsmmu.features.ids, lambda name: None)
         self.vsmmu.regs.values.update(fresh.values)
         self.vsmmu.mmio_write(BY_NAME["CR0"].offset, 4, 0)
         self._run(0)
