@@ -64,8 +64,11 @@ def settles(vsmmu: VSmmu, stream: Stream) -> bool:
 
     A driver that links a level 2 table of STEs that abort sends no command for it, as Linux, and
     a fetch that failed is cached nowhere. So the guest's STE is read again once something meets
-    what it was: if it is valid by now, the shadow is made anew.
+    what it was: if it is valid by now, the shadow is made anew. Not of a stream that is being taken
+    back: its STE is the hypervisor's already.
     """
+    if vsmmu.streams.get(stream.vmaster_id) is not stream:
+        return False
     target, raises = shadow(vsmmu, stream, refuse=False)
     if raises is not None:
         return False
