@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from vsmmu.arch.commands import Command
 from vsmmu.arch.events import EVENTS
+from vsmmu.arch.pagetable import S1Leaf
 from vsmmu.arch.registers import BY_NAME, Cr0
-from vsmmu.recording.divergence import Difference, Kind, Source, ending, rights
+from vsmmu.recording.divergence import Difference, Kind, Sides, Source, ending, rights
 from vsmmu.recording.explain import (
     KINDS,
-    Sides,
     command_line,
+    fields,
     look_lines,
     register_lines,
     sources,
@@ -28,6 +29,7 @@ from vsmmu.smmu.transaction import VA_MASK, Access, Fault, Outcome
 
 if TYPE_CHECKING:
     from vsmmu.recording.physical import Physical
+    from vsmmu.recording.unflushed import Moved
 
 _SMMUEN = Cr0.mask("smmuen")[0]
 # Commands that are shown around the one where the queue stands.
@@ -189,6 +191,11 @@ def _stale(
     what = f"{one.what} at {one.address:#x}"
     lines.append(f"  {what} was changed by record {record}")
     found.append(Source(record, what))
+    _sent_next(physical, record, lines, found)
+
+
+def _sent_next(physical: Physical, record: int, lines: list[str], found: list[Source]) -> None:
+    """The commands that were sent next after a record."""
     sent = next((write for write in physical.sent if write[0] > record), None)
     if sent is None:
         lines.append("  no command was sent since")
@@ -201,6 +208,26 @@ def _stale(
     more, written = _commands(physical, range(before, before + count), ring.clip(prod))
     lines += [f"  {line}" for line in more]
     found += written
+
+
+def moved_sides(physical: Physical, moved: Moved) -> tuple[Difference, Sides]:
+    """A mapping that moved without an invalidation, and the commands that were sent meanwhile."""
+    what = f"StreamID {moved.sid:#x} at {moved.address:#x}"
+    slot = f"descriptor at {moved.slot:#x}"
+    old = f"{moved.old:#x} may still be cached"
+    lines = [
+        f"{slot}: {moved.old:#x}: {fields(S1Leaf(moved.old))} ({writer(moved.written)})",
+        f"changed by record {moved.changed}; no invalidation reached it",
+    ]
+    recorded, now = "removed for good", f"{slot}: removed (record {moved.record})"
+    if moved.new is not None:
+        recorded = f"{moved.new:#x}"
+        now = f"{slot}: {moved.new:#x}: {fields(S1Leaf(moved.new))} (record {moved.record})"
+        lines[1] += f" before record {moved.record} made a mapping there"
+    difference = Difference(Kind.FLUSH, what, recorded, old)
+    found = [Source(number, slot) for number in (moved.record, moved.changed, moved.written)]
+    _sent_next(physical, moved.changed, lines, found)
+    return difference, Sides((now,), tuple(lines), tuple(one for one in found if one.record))
 
 
 def _keys(physical: Physical, entry: Entry) -> Iterator[Key]:

@@ -12,11 +12,18 @@ from collections import Counter
 from typing import Any
 
 from vsmmu.arch.registers import BY_NAME
-from vsmmu.recording.divergence import Difference, Result, access_difference
-from vsmmu.recording.explain import Sides
+from vsmmu.recording.account import moved_sides
+from vsmmu.recording.divergence import (
+    Difference,
+    NoticedError,
+    Result,
+    Sides,
+    access_difference,
+)
 from vsmmu.recording.format import Dma, Mem, Progress, Read
 from vsmmu.recording.physical import Physical
 from vsmmu.recording.uncached import Uncached
+from vsmmu.recording.unflushed import Moved, Unflushed
 
 _CMDQ_PROD = BY_NAME["CMDQ_PROD"].offset
 
@@ -33,19 +40,43 @@ class Both:
         """Make both. Raises ValueError as `Physical.start`."""
         self._plain.start(ids, ram)
         self._keeping.start(ids, ram, self._plain.memory)
+        self._follow()
+
+    def _follow(self) -> None:
+        tlb = self._keeping.smmu.tlb
+        self._unflushed = Unflushed(self._plain.smmu, self._plain.memory, tlb)
+
+    def _notice(self) -> None:
+        """Raises NoticedError where a mapping moved without an invalidation."""
+        self._complain(self._unflushed.moved())
+
+    def _complain(self, moved: Moved | None) -> None:
+        if moved is not None:
+            raise NoticedError(moved.record, *moved_sides(self._keeping, moved))
+
+    def end(self) -> None:
+        """The recording ends. Raises NoticedError as `write` and `access` do."""
+        self._notice()
+        self._complain(self._unflushed.unreached())
 
     def reset(self) -> None:
         """Both are reset."""
         self._plain.reset()
         self._keeping.reset()
+        self._follow()
 
     def store(self, number: int, record: Mem) -> None:
         """Memory changed."""
+        self._unflushed.store(number, record)
         self._plain.store(number, record)
 
     def write(self, number: int, offset: int, size: int, value: int) -> None:
         """A register write. Commands are for the second alone: the first has no caches."""
-        if offset != _CMDQ_PROD:
+        if self._unflushed.suspects:
+            self._notice()
+        if offset == _CMDQ_PROD:
+            self._unflushed.batches += 1
+        else:
             self._plain.write(number, offset, size, value)
         self._keeping.write(number, offset, size, value)
 
@@ -65,7 +96,11 @@ class Both:
 
     def access(self, number: int, dma: Dma) -> Result:
         """What the first makes of it; if that is as recorded, what the second makes of it."""
+        if self._unflushed.suspects:
+            self._notice()
         result = self._plain.access(number, dma)
+        if not self._unflushed.follows(dma.sid, dma.iova):
+            self._plain.noting(self._unflushed.learn, dma)
         other = self._keeping.access(number, dma)
         self._culprit = self._plain
         if result != other and access_difference(dma, result) is None:

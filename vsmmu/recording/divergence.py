@@ -27,6 +27,7 @@ class Kind:
     RIGHTS = "access rights"
     EVENT = "event"
     INTERRUPT = "interrupt"
+    FLUSH = "missing invalidation"
 
 
 class Source(NamedTuple):
@@ -84,6 +85,14 @@ class Divergence:
         }
 
 
+class Sides(NamedTuple):
+    """Lines for what the recorder saw and for what the model did, and who wrote what it read."""
+
+    recorded: tuple[str, ...] = ()
+    model: tuple[str, ...] = ()
+    provenance: tuple[Source, ...] = ()
+
+
 class Difference(NamedTuple):
     """One difference before it is explained: `kind`, `what` and both values as texts."""
 
@@ -91,6 +100,22 @@ class Difference(NamedTuple):
     what: str
     recorded: str
     model: str
+
+
+class NoticedError(Exception):
+    """Raised by a target: the recording contradicts itself, at a record before this one.
+
+    Attributes:
+        record: its number.
+        difference: what is wrong.
+        sides: its explanation.
+    """
+
+    def __init__(self, record: int, difference: Difference, sides: Sides) -> None:
+        super().__init__(difference.what)
+        self.record = record
+        self.difference = difference
+        self.sides = sides
 
 
 class Result(NamedTuple):

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from vsmmu.arch import commands, events
 from vsmmu.arch.describe import Context, describe, describe_register, find_register
 from vsmmu.arch.legality import Ids
-from vsmmu.recording.divergence import Source
+from vsmmu.recording.divergence import Sides, Source
 
 if TYPE_CHECKING:
     from vsmmu.arch.layout import Layout
@@ -17,16 +17,13 @@ if TYPE_CHECKING:
     from vsmmu.recording.memory import RecordedMemory
     from vsmmu.smmu.features import Features
 
+__all__ = [
+    "KINDS", "Sides", "command_line", "event_line", "fields", "look_lines", "register_lines",
+    "sources", "writer",
+]  # fmt: skip
+
 # What `describe` calls the structures of a look.
 KINDS = {"STE": "ste", "CD": "cd", "L1STD": "l1std", "L1CD": "l1cd"}
-
-
-class Sides(NamedTuple):
-    """Lines for what the recorder saw and for what the model did, and who wrote what it read."""
-
-    recorded: tuple[str, ...] = ()
-    model: tuple[str, ...] = ()
-    provenance: tuple[Source, ...] = ()
 
 
 def fields(view: Layout) -> str:

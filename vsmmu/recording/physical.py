@@ -13,8 +13,7 @@ from vsmmu.arch.events import Event, decode
 from vsmmu.arch.layout import Field
 from vsmmu.arch.registers import BY_NAME, Cr0, EventqProd, Idr1, QueueBase
 from vsmmu.queue import Ring
-from vsmmu.recording.divergence import Difference, Result
-from vsmmu.recording.explain import Sides
+from vsmmu.recording.divergence import Difference, Result, Sides
 from vsmmu.recording.format import Access as Kind
 from vsmmu.recording.format import Dma, Mem, Progress, Read, Status
 from vsmmu.recording.memory import RecordedMemory

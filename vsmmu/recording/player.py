@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from vsmmu.recording.divergence import (
     Difference,
     Divergence,
     Kind,
+    NoticedError,
     Result,
     Source,
     access_difference,
@@ -41,6 +42,7 @@ from vsmmu.recording.identification import PROBED, Ahead
 Words = tuple[int, ...]
 # Bits of a record's number that are 0 when progress is told.
 EACH = 0x3FFF
+_PLACES = 1 << 12
 # Names of wired interrupts, by the number that a recording has.
 LINES = ("eventq", "priq", "cmdq-sync", "gerror")
 
@@ -115,6 +117,15 @@ class Target(Protocol):
         ...  # pragma: no cover
 
 
+@runtime_checkable
+class Ending(Protocol):
+    """A target that has something to say when a recording ends."""
+
+    def end(self) -> None:
+        """The recording ended. Raises NoticedError for what is wrong with it."""
+        ...  # pragma: no cover
+
+
 @dataclass(slots=True)
 class Played:
     """What a replay came to.
@@ -176,6 +187,8 @@ class Player:
         self._dma_due = _Due()
         self._open = False
         self._accesses = 0
+        # Byte places of the latest M records.
+        self._places: dict[int, int] = {}
         self._irqs = Counter[str]()
 
     def play(self, each: Callable[[int], object] | None = None) -> Played:
@@ -205,8 +218,16 @@ class Player:
                 if each is not None and not records.number & EACH:
                     each(records.number)
             self._settle()
+            if isinstance(self._target, Ending):
+                self._target.end()
         except _DivergenceError as end:
             played.divergence = end.divergence
+        except NoticedError as error:
+            sides = error.sides
+            played.divergence = Divergence(
+                error.record, self._places.get(error.record, 0), self._phase, *error.difference,
+                *sides,
+            )  # fmt: skip
         except ValueError as error:
             place = f"record {records.number} (byte {records.place:#x})"
             raise RecordingError(f"{self._reader.source}: {place}: {error}") from None
@@ -224,7 +245,11 @@ class Player:
     def _mem(self, record: Mem) -> None:
         if self._open:
             self._settle()
-        self._target.store(self._records.number, record)
+        places, number = self._places, self._records.number
+        if len(places) >= _PLACES:
+            places.clear()
+        places[number] = self._records.place
+        self._target.store(number, record)
 
     def _write(self, record: Write) -> None:
         self._settle()

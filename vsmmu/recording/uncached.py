@@ -8,6 +8,8 @@ found is kept until memory changes at all.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from vsmmu.arch.registers import BY_NAME
 from vsmmu.memory import PAGE, PAGE_SHIFT
 from vsmmu.recording.divergence import Result
@@ -79,6 +81,12 @@ class Uncached(Physical):
             page = result.pa & -PAGE
             self._known[sid, iova >> PAGE_SHIFT, dma.access] = result.status, page, result.perm
         return result
+
+    def noting(self, ask: Callable[[Dma], object], dma: Dma) -> None:
+        """Let something ask for the configuration, so that it is not kept too long."""
+        self.memory.noted = self._frames
+        ask(dma)
+        self.memory.noted = None
 
     def _missed(self, sid: int) -> None:
         super()._missed(sid)

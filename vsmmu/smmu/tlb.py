@@ -103,6 +103,7 @@ class Tlb:
         vmw: low VMID bits that invalidations leave out of account (CR0.VMW, §3.17.6);
             lookups never do.
         watch: called with the key of each entry that is put in.
+        scoped: called with what each invalidation names, whether it drops entries or not.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class Tlb:
         self._counters = counters
         self.vmw = 0
         self.watch: Callable[[Key], object] | None = None
+        self.scoped: Callable[[TlbScope], object] | None = None
         self.hits = self.misses = 0
         self._inserted = self._replaced = 0
         # Whether stage 2 ever split a stage 1 block.
@@ -379,6 +381,8 @@ class Tlb:
         return sizes is not None and sizes.get(geometry, {}).get(page) is entry
 
     def _dropped(self, dropped: list[Dropped], own: TlbScope, cause: Cause | None) -> int:
+        if self.scoped is not None:
+            self.scoped(own)
         count = 0
         for _, _, _, pages in dropped:
             count += len(pages)
