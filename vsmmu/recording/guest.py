@@ -17,11 +17,12 @@ from vsmmu.arch.stream_table import SteConfig
 from vsmmu.hypervisor.domain import Stream
 from vsmmu.hypervisor.vsmmu import VSmmu
 from vsmmu.recording.divergence import Difference, Result
+from vsmmu.recording.entitled import leave_out, put_back, refusal
 from vsmmu.recording.event_queue import new_records
 from vsmmu.recording.explain import Sides, fields
 from vsmmu.recording.format import Access as Kind
 from vsmmu.recording.format import Dma, Mem, Progress, Read, Status
-from vsmmu.recording.guest_machine import WINDOW, Choice, GuestMachine
+from vsmmu.recording.guest_machine import STAGE1_ALONE, WINDOW, Choice, GuestMachine, RefusedError
 from vsmmu.recording.identification import is_identification
 from vsmmu.recording.physical import Physical
 from vsmmu.smmu.regfile import RegisterFile
@@ -33,6 +34,7 @@ WORK, WORK_PER_RECORD = 4 << 20, 256
 _TURNS = 1 << 16
 _RW = READ | WRITE
 _PROGRESS = [(BY_NAME[name].offset, 4) for name in ("CMDQ_CONS", "GERROR", "EVENTQ_PROD")]
+_CMDQ_PROD = BY_NAME["CMDQ_PROD"].offset
 _ENDED = {"abort": Status.ABORT, "fault": Status.FAULT, "razwi": Status.FAULT}
 
 
@@ -166,8 +168,10 @@ class Guest:
         """A trapped write, and all that it sets in motion."""
         self._clean = False
         self._written[offset] = number
+        taken = leave_out(self.vsmmu, self._recorded, value) if offset == _CMDQ_PROD else ()
         self._trap(offset, size, value)
         self._run(number)
+        put_back(self.vsmmu, taken)
 
     def read(self, offset: int, size: int) -> int:
         """A trapped read."""
@@ -229,7 +233,14 @@ class Guest:
         return self._lines.pulses
 
     def explain(self, difference: Difference, record: Any) -> Sides:
-        """Both sides: the shadow behind the access, and what the guest's structures say."""
+        """Both sides: the shadow behind the access, and what the guest's structures say.
+
+        Raises:
+            RefusedError: the driver uses stage 2, so it could not have run on a vSMMU.
+        """
+        reason = refusal(self.vsmmu, self._recorded)
+        if reason is not None:
+            raise RefusedError(f"{reason}; {STAGE1_ALONE}")
         self._mirror.adopt_registers(self.vsmmu.regs.values, self._written)
         sides = self._mirror.explain(difference, record)
         if not isinstance(record, Dma):

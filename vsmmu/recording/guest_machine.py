@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from vsmmu.arch.registers import BY_NAME, OAS_BITS, Idr0, Idr1, Idr5
+from vsmmu.arch.registers import BY_NAME, OAS_BITS, Idr0, Idr1, Idr5, TtEndian, Ttf
 from vsmmu.hypervisor.domain import Domain, GuestMemory, Stream
 from vsmmu.hypervisor.features import UnfitError
 from vsmmu.hypervisor.hypervisor import HypercallError, Hypervisor
@@ -30,6 +30,11 @@ _OFFERED = ("IDR0", "IDR1", "IDR3", "IDR5", "IIDR", "AIDR")
 # pMasterIDs start here on every physical SMMU, so that they repeat.
 _PMASTER_BASE = 0x400
 _SID_BITS = 12
+
+
+STAGE1_ALONE = (
+    "a vSMMU offers stage 1 alone, since stage 2 is the hypervisor's: replay it without --vsmmu"
+)
 
 
 class RefusedError(Exception):
@@ -84,12 +89,20 @@ def policy_for(ids: Mapping[str, int]) -> Policy:
 
 
 def wanted(ids: Mapping[str, int]) -> dict[str, dict[str, int]]:
-    """The recorded identification as the profile of a vSMMU: the most that it may offer."""
-    return {
+    """The recorded identification as the profile of a vSMMU: the most that it may offer.
+
+    Of tables that can be of either kind, the kind that the model has.
+    """
+    fields = {
         name: {field: at.of((value,)) for field, at in BY_NAME[name].layout.fields.items()}
         for name, value in ids.items()
         if name in _OFFERED
     }
+    idr0 = fields["IDR0"]
+    idr0["ttf"] = min(idr0["ttf"], Ttf.AARCH64) if idr0["ttf"] & Ttf.AARCH64 else idr0["ttf"]
+    if idr0["ttendian"] == TtEndian.MIXED:
+        idr0["ttendian"] = TtEndian.LITTLE
+    return fields
 
 
 class SilentMemory(GuestMemory):
@@ -198,7 +211,4 @@ class GuestMachine:
 
 def _refuse_stage2_alone(idr0: Idr0) -> None:
     if not idr0.s1p:
-        raise RefusedError(
-            "recorded with stage 2 alone (IDR0.S1P=0); a vSMMU offers stage 1 alone, since stage 2"
-            " is the hypervisor's: replay it without --vsmmu"
-        )
+        raise RefusedError(f"recorded with stage 2 alone (IDR0.S1P=0); {STAGE1_ALONE}")

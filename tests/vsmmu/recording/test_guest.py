@@ -12,18 +12,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.vsmmu.recording import tape as tapes
-from tests.vsmmu.recording.tape import HEAP, PAGE, Driver, Tape, everyday
+from tests.vsmmu.recording.tape import HEAP, LEVEL2, PAGE, Driver, Tape, everyday
 from tests.vsmmu.recording.test_replay_faults import cfgi_all, mapped, nsnh_all
-from vsmmu.arch.commands import CmdCfgiCd, CmdCfgiSte, CmdTlbiNhAsid, Command
-from vsmmu.arch.registers import Gbpa
-from vsmmu.arch.stream_table import Ste
+from vsmmu.arch.commands import (
+    CmdCfgiCd,
+    CmdCfgiSte,
+    CmdTlbiEl2All,
+    CmdTlbiNhAsid,
+    CmdTlbiS12Vmall,
+    Command,
+)
+from vsmmu.arch.registers import Gbpa, Idr0, TtEndian
+from vsmmu.arch.stream_table import Ste, SteConfig
 from vsmmu.hypervisor import commands, reports
 from vsmmu.hypervisor.domain import Domain, Stream
 from vsmmu.hypervisor.events import Kept, to_guest
 from vsmmu.hypervisor.stage2 import Stage2
 from vsmmu.hypervisor.vsmmu import VSmmu
 from vsmmu.recording.divergence import Divergence
-from vsmmu.recording.format import Dma, Reader, Record, RecordingError, Reset
+from vsmmu.recording.format import Dma, Read, Reader, Record, RecordingError, Reset
 from vsmmu.recording.guest import Guest
 from vsmmu.recording.guest_machine import Choice, RefusedError
 from vsmmu.recording.layout import Layout
@@ -87,6 +94,49 @@ def test_a_recording_with_stage_2_alone_is_refused() -> None:
         tape.read(name)
     with pytest.raises(RefusedError, match=r"stage 2 alone \(IDR0.S1P=0\)"):
         through(tape.records)
+
+
+def test_a_driver_that_uses_stage_2_is_refused() -> None:
+    tape, driver = mapped()
+    driver.send(CmdTlbiS12Vmall.build(vmid=1))
+    with pytest.raises(RefusedError, match=r"uses stage 2 \(CMD_TLBI_S12_VMALL\); a vSMMU"):
+        through(tape.records)
+    tape, driver = mapped()
+    ste = Ste.build(
+        v=1, config=SteConfig.S2, s2t0sz=24, s2sl0=1, s2ps=4, s2aa64=1, s2r=1, s2ttb=driver.page()
+    )
+    driver.structure(LEVEL2 + 9 * Ste.size, ste, CmdCfgiSte.build(sid=9, leaf=1))
+    tape.dma(9, 0x1000)
+    with pytest.raises(RefusedError, match="the STE of StreamID 0x9 has Config=S2"):
+        through(tape.records)
+
+
+def test_what_linux_sends_for_el2_is_left_out() -> None:
+    """It sends it wherever IDR0.HYP is set, and no vSMMU has that."""
+    tape = Tape({"IDR0": Idr0(tapes.IDS["IDR0"]).replace(hyp=1).raw})
+    driver = Driver(tape)
+    driver.boot()
+    driver.attach(8, 1)
+    for page in range(1, 40):
+        driver.map(1, page * PAGE, 0x4080_0000)
+        driver.send(CmdTlbiEl2All.build())
+        tape.dma(8, page * PAGE)
+    assert through(tape.records) is None
+    tape = Tape()
+    Driver(tape).boot()
+    tape.mem(tapes.CMDQ + 4 * 16, *CmdTlbiEl2All.build().words)
+    tape.write("CMDQ_PROD", 5)
+    assert through(tape.records) is None, "illegal on both: IDR0.HYP is 0"
+
+
+def test_tables_of_either_endianness_are_little() -> None:
+    ids = {"IDR0": Idr0(tapes.IDS["IDR0"]).replace(ttendian=TtEndian.MIXED, ttf=3).raw}
+    tape, _ = mapped()
+    records = [
+        record._replace(value=ids["IDR0"]) if type(record) is Read and not record.offset else record
+        for record in tape.records
+    ]
+    assert through(records) is None
 
 
 def test_a_reset_begins_anew_with_the_same_memory() -> None:
