@@ -4,17 +4,16 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Protocol
 
-from vsmmu.hypervisor.stage2 import Stage2
+from vsmmu.hypervisor.domain import Domain
 from vsmmu.memory import PAGE, PAGE_SHIFT, Memory
 from vsmmu.recording.format import Mem
 
 _ZERO = bytes(PAGE)
 # Unchanged bytes between two changes that are not worth a record of their own.
 _GAP = 16
-
-Place = Callable[[int], int | None]
 
 
 class Watched:
@@ -44,18 +43,87 @@ class Watched:
             self._written.clear()
 
 
+class Places(Protocol):
+    """Where the recorded side has the machine's memory."""
+
+    def address(self, pa: int) -> int | None:
+        """Its address of a frame; None where it has not got it."""
+        ...  # pragma: no cover
+
+    def moved(self) -> bool:
+        """Whether addresses have other frames than when this was last asked."""
+        ...  # pragma: no cover
+
+    def read(self, address: int) -> bytes | None:
+        """The page at one of its addresses."""
+        ...  # pragma: no cover
+
+
+class MachinePlaces:
+    """Places of who drives a physical SMMU: the machine's own."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+
+    def address(self, pa: int) -> int | None:
+        """The same."""
+        return pa
+
+    def moved(self) -> bool:
+        """Never."""
+        return False
+
+    def read(self, address: int) -> bytes | None:
+        """The page there."""
+        return self._memory.read(address, PAGE)
+
+
+class GuestPlaces:
+    """Places of a domain, by its stage 2 as it is when asked."""
+
+    def __init__(self, domain: Domain) -> None:
+        self._memory, self._stage2 = domain.memory, domain.stage2
+        self._mappings: object = None
+        self._by_pa: list[tuple[int, int, int]] = []
+        self._starts: list[int] = []
+
+    def address(self, pa: int) -> int | None:
+        """The IPA of a frame."""
+        self.moved()
+        at = bisect_right(self._starts, pa) - 1
+        if at < 0:
+            return None
+        base, size, ipa = self._by_pa[at]
+        return ipa + pa - base if pa - base < size else None
+
+    def moved(self) -> bool:
+        """Whether stage 2 has changed."""
+        mappings = self._stage2.mappings()
+        if mappings is self._mappings:
+            return False
+        first = self._mappings is None
+        self._mappings = mappings
+        self._by_pa = sorted((base, size, ipa) for ipa, base, size in mappings)
+        self._starts = [base for base, _, _ in self._by_pa]
+        return not first
+
+    def read(self, address: int) -> bytes | None:
+        """The page there; None where stage 2 has none."""
+        return self._memory.read(address, PAGE)
+
+
 class Changes:
     """The changes of one address space, as M records.
 
     Args:
         watched: the memory.
-        place: the address at which the recorded side has a frame; None where it has not.
+        places: where the recorded side has it.
     """
 
-    def __init__(self, watched: Watched, place: Place) -> None:
+    def __init__(self, watched: Watched, places: Places) -> None:
         self._watched = watched
         self._memory = watched.memory
-        self._place = place
+        self._places = places
         self._pending = watched.join()
         self._known: dict[int, bytes] = {}
 
@@ -72,36 +140,23 @@ class Changes:
 
     def _take(self) -> Iterator[tuple[int, bytes, bytes]]:
         self._watched.share()
-        pending, known = self._pending, self._known
+        pending, places = self._pending, self._places
+        if places.moved():
+            # Another page, maybe one that nobody wrote, may be where a page was.
+            pending.update(self._memory.page)
+            for address in list(self._known):
+                yield from self._compared(address, places.read(address))
         while pending:
-            frame = pending.pop()
-            address = self._place(frame << PAGE_SHIFT)
-            now = self._memory.read(frame << PAGE_SHIFT, PAGE)
-            if address is None or now is None:
-                continue
-            before = known.get(address, _ZERO)
-            if now != before:
-                known[address] = now
-                yield address, before, now
+            pa = pending.pop() << PAGE_SHIFT
+            place = places.address(pa)
+            if place is not None:
+                yield from self._compared(place, self._memory.read(pa, PAGE))
 
-
-def guest_place(stage2: Stage2) -> Place:
-    """The IPA of a frame in a domain, by its stage 2 as it is when asked."""
-    state: tuple[object, list[tuple[int, int, int]], list[int]] = (None, [], [])
-
-    def place(pa: int) -> int | None:
-        nonlocal state
-        mappings = stage2.mappings()
-        if mappings is not state[0]:
-            by_pa = sorted((base, size, ipa) for ipa, base, size in mappings)
-            state = mappings, by_pa, [base for base, _, _ in by_pa]
-        at = bisect_right(state[2], pa) - 1
-        if at < 0:
-            return None
-        base, size, ipa = state[1][at]
-        return ipa + pa - base if pa - base < size else None
-
-    return place
+    def _compared(self, address: int, now: bytes | None) -> Iterator[tuple[int, bytes, bytes]]:
+        before = self._known.get(address, _ZERO)
+        if now is not None and now != before:
+            self._known[address] = now
+            yield address, before, now
 
 
 def _differing(before: bytes, now: bytes) -> Iterator[tuple[int, int]]:

@@ -18,7 +18,8 @@ from typing import Any
 from vsmmu.hypervisor.domain import Stream
 from vsmmu.hypervisor.hypervisor import Hypervisor
 from vsmmu.hypervisor.vsmmu import VSmmu
-from vsmmu.recording.changes import Changes, Watched, guest_place
+from vsmmu.memory import PAGE
+from vsmmu.recording.changes import Changes, GuestPlaces, MachinePlaces, Watched
 from vsmmu.recording.format import Status
 from vsmmu.recording.guest import ending
 from vsmmu.recording.log import Before, Ending, Log, Pulses
@@ -60,7 +61,7 @@ class SmmuRecorder:
             smmu.regs,
             memory,
             smmu.features.oas,
-            Changes(watched or Watched(memory), lambda pa: pa),
+            Changes(watched or Watched(memory), MachinePlaces(memory)),
             lambda: scheduler.settle(smmu.engines),
             self._pulses,
         )
@@ -100,11 +101,11 @@ class VsmmuRecorder:
     def __init__(self, machine: MachineRecorder, vsmmu: VSmmu, header: Mapping[str, Any]) -> None:
         self._vsmmu = vsmmu
         domain = vsmmu.domain
-        self._place = guest_place(domain.stage2)
+        self._places = GuestPlaces(domain)
         self._syncs: dict[str, int] = {}
         self.log = Log(
             header, vsmmu.regs, domain.memory, vsmmu.features.oas,
-            Changes(machine.watched, self._place), machine.settle, self._pulses,
+            Changes(machine.watched, self._places), machine.settle, self._pulses,
         )  # fmt: skip
         vsmmu.tap = self.log
 
@@ -122,9 +123,9 @@ class VsmmuRecorder:
         judged = not getattr(outcome.event, "s2", 0)
         status, pa = ending(self._vsmmu, stream, outcome), 0
         if outcome.pa is not None:
-            frame = self._place(outcome.pa & -0x1000)
+            frame = self._places.address(outcome.pa & -PAGE)
             assert frame is not None, "stage 2 contains the guest's devices"
-            pa = frame | outcome.pa & 0xFFF
+            pa = frame | outcome.pa % PAGE
         return Ending(status, pa, outcome.perms, judged)
 
     def _pulses(self) -> Pulses:

@@ -221,6 +221,28 @@ def test_what_the_smmu_writes_is_in_no_memory_record() -> None:
     assert all(event.words[0].to_bytes(8, "little") not in raw for event in events)
 
 
+def test_a_page_that_is_given_away_and_taken_again_is_zero() -> None:
+    world = World({"g": [("a", 0x600)]})
+    recorder = MachineRecorder(world.hypervisor, world.smmus)
+    recorder.add(world["g"].vsmmu, "g")
+    guest = world["g"].boot()
+    guest.attach(0)
+    guest.map(0, IOVA, BUFFER)
+    assert guest.memory.write(BUFFER, b"old")
+    guest.dma(0, IOVA, 8)
+    calls = world.hypervisor.hypercalls
+    for ask in (calls.decrease_reservation, calls.populate_physmap):
+        job = ask(guest.domain, BUFFER, 0x1000)
+        assert world.scheduler.run_until_idle()
+        assert job.result == 0x1000
+        guest.dma(0, IOVA, 8)
+    packed = recorder.recorders[0].log.finish()
+    at_buffer = [r.data for r in records(packed) if type(r) is Mem and r.pa == BUFFER]
+    assert at_buffer == [b"old\0\0\0\0\0", bytes(8)]
+    assert [r.flags for r in records(packed) if type(r) is Dma] == [0, 1, 0]
+    assert agrees(packed)
+
+
 # Physical SMMUs.
 
 
