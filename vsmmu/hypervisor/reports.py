@@ -12,7 +12,6 @@ from vsmmu.hypervisor.domain import Stream
 from vsmmu.hypervisor.events import Kept, to_guest
 from vsmmu.hypervisor.host_smmu import HYPERVISOR, HostSmmu
 from vsmmu.hypervisor.pri import failure
-from vsmmu.hypervisor.shadow import settles
 from vsmmu.hypervisor.stalls import terminate
 from vsmmu.hypervisor.vsmmu import VSmmu
 from vsmmu.trace import Trace
@@ -54,15 +53,13 @@ class Reports:
         if not vsmmu.enabled and not isinstance(event, _WITHOUT_SMMUEN):
             self._keep(host, event, "SMMUEN is 0")
             return
-        if isinstance(event, CBadSte) and stream.raises is not None and settles(vsmmu, stream):
-            self._keep(host, event, "STE valid by now")
-            return
         record = to_guest(event, stream, vsmmu.domain)
         stalled: int = getattr(event, "stall", 0)
         if isinstance(record, Kept):
             self._keep(host, event, record.reason)
         elif not stalled:
-            vsmmu.raise_event(record)
+            invalid = isinstance(event, CBadSte)
+            vsmmu.rechecks.deliver(record, stream if invalid else None)
         elif vsmmu.streams.get(stream.vmaster_id) is stream:
             vsmmu.stalls.take(stream, record, event.fields["stag"].of(event.words))
         else:

@@ -36,6 +36,7 @@ from vsmmu.hypervisor.host_smmu import HostSmmu
 from vsmmu.hypervisor.interrupts import Interrupts, Irq
 from vsmmu.hypervisor.policy import Policy, Refusals
 from vsmmu.hypervisor.pri import PriWriter
+from vsmmu.hypervisor.rechecks import Rechecks
 from vsmmu.hypervisor.shadow import shadow
 from vsmmu.hypervisor.stale import StaleStreams
 from vsmmu.hypervisor.stalls import Stalls
@@ -96,6 +97,7 @@ class VSmmu:
         self.interrupts = Interrupts(self, irq)
         self._policy = policy
         self.stale = StaleStreams(policy.streams_per_unit)
+        self.rechecks = Rechecks(self, policy.pending_events)
         self._cmdq_base = 0
         self._cmdq = self._located()
         self._pending: dict[HostSmmu, dict[Command, Scope | None]] = {}
@@ -222,7 +224,9 @@ class VSmmu:
         """Shadow stale streams, then take commands, until the budget or something to wait for."""
         done = 0
         while done < budget:
-            if self.stale.looking:
+            if self.rechecks:
+                self.rechecks.take()
+            elif self.stale.looking:
                 self.stale.look(self.streams.values())
             elif (stream := self.stale.take()) is not None:
                 self._shadow(stream)

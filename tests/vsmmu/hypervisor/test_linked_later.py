@@ -33,7 +33,7 @@ def test_one_that_aborts_by_now_leaves_no_record(guest: Guest) -> None:
     guest.ste(0, ABORT)
     guest.dma(0, 0, 8)
     assert guest.events() == []
-    assert guest.world.hypervisor.kept["C_BAD_STE: STE valid by now"] == 1
+    assert guest.vsmmu.counters["event of a valid STE"] == 1
     stream = guest.vsmmu.streams[0]
     assert stream.host.read_ste(stream.pmaster_id) == ABORT
     guest.dma(0, 0, 8)

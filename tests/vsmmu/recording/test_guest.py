@@ -354,7 +354,7 @@ def gbpa_ignored(patch: pytest.MonkeyPatch) -> None:
 
 
 def invalid_for_ever(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(reports, "settles", lambda vsmmu, stream: False)
+    patch.setattr("vsmmu.hypervisor.rechecks.settles", lambda vsmmu, stream: False)
 
 
 def bypass_stays(patch: pytest.MonkeyPatch) -> None:
