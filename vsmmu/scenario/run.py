@@ -8,12 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dt_tools.profiles import PROFILES
+from vsmmu.hypervisor.settings import SettingError
 from vsmmu.inputs import load_partial, load_platform, read, read_config
+from vsmmu.machine_features import board_features
 from vsmmu.report import Problem, Report, describe
 from vsmmu.runner import Runner
 from vsmmu.scenario.format import Scenario, parse
 from vsmmu.scenario.guests import GuestSpec
 from vsmmu.scenario.machine import platform_in_place
+from vsmmu.scenario.reader import ScenarioError
 from vsmmu.scenario.steps import Step
 from vsmmu.toolstack import Guest, Machine, build_machine, create_dom0, create_guest
 from xl_configs import GuestConfig
@@ -116,7 +120,25 @@ def _machine(scenario: Scenario, folder: Path) -> Machine:
         platform = platform_in_place(spec, scenario.source)
     else:
         platform = load_platform(str(folder / scenario.host))
-    return build_machine(platform, seed=scenario.seed, ram=spec.ram, caching=spec.caching)
+    features = {
+        spec.path(name) if isinstance(value, dict) else name: value
+        for name, value in spec.features.items()
+    }
+    try:
+        made = board_features(platform, features)
+    except SettingError as error:
+        raise ScenarioError(
+            scenario.source, "machine.features", str(error), spec.features_line
+        ) from None
+    return build_machine(
+        platform,
+        seed=scenario.seed,
+        ram=spec.ram,
+        caching=spec.caching,
+        policy=scenario.policy,
+        profile=PROFILES[scenario.profile],
+        features=made,
+    )
 
 
 def _guests(machine: Machine, scenario: Scenario, folder: Path, notices: list[str]) -> list[Guest]:
