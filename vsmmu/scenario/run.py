@@ -58,24 +58,27 @@ class Result:
         return describe(self.report)
 
 
-def load_scenario(path_or_text: str | Path, source: str | None = None) -> Scenario:
+def load_scenario(path_or_text: str | Path | bytes, source: str | None = None) -> Scenario:
     """Read and check a scenario; nothing is run.
 
     Args:
-        path_or_text: a file's name (`-` is stdin); a string with a line break is the text itself.
+        path_or_text: a file's name (`-` is stdin); bytes, or a string with a line break, are the
+            text itself.
         source: what to call a text in messages; files are found beside it.
 
     Raises:
         FileError: the file cannot be read.
         ScenarioError: it is no scenario; with file, line and the fix.
     """
+    if isinstance(path_or_text, bytes):
+        return parse(path_or_text, source or TEXT)
     if isinstance(path_or_text, str) and "\n" in path_or_text:
         return parse(path_or_text.encode(), source or TEXT)
     return parse(read(str(path_or_text)), source or str(path_or_text))
 
 
 def run_scenario(
-    path_or_text: str | Path | Scenario,
+    path_or_text: str | Path | bytes | Scenario,
     seed: int | None = None,
     *,
     source: str | None = None,
