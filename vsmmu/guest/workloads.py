@@ -162,7 +162,8 @@ def netdev_storm(bench: Bench) -> Program:
     """
     yield from bench.prepared()
     buffers = deque(bench.heap.allocate(bench.pages) for _ in range(bench.buffers))
-    count = bench.buffers * (2 if bench.lazy else 1)
+    # One more than pairs up with the buffers: an address is used for another buffer each time.
+    count = bench.buffers * (2 if bench.lazy else 1) + 1
     free = deque(bench.iova + slot * bench.pages for slot in range(count))
     places: dict[int, int] = {}
     ring: deque[_Packet] = deque()
@@ -241,15 +242,14 @@ def driver(bench: Bench) -> Program:
     What a device wrote is compared with memory, and what it reads with what was put there.
     """
     yield from bench.prepared()
-    memory = [bench.heap.allocate(bench.pages) for _ in range(bench.buffers)]
+    memory = deque(bench.heap.allocate(bench.pages) for _ in range(bench.buffers + 1))
     regions: dict[int, tuple[Device, int]] = {}
     slots = deque(range(bench.buffers))
     while (yield from bench.more()):
         device = bench.device
         if slots and (not regions or bench.random.random() < 0.3):
-            slot = slots.popleft()
-            iova = bench.iova + slot * bench.pages
-            regions[iova] = device, memory[slot]
+            iova = bench.iova + slots.popleft() * bench.pages
+            regions[iova] = device, memory.popleft()
             device.map(iova, regions[iova][1], bench.pages)
             continue
         iova = bench.random.choice(list(regions))
@@ -258,6 +258,7 @@ def driver(bench: Bench) -> Program:
             yield from device.unmap(iova, bench.pages)
             del regions[iova]
             slots.append((iova - bench.iova) // bench.pages)
+            memory.append(ipa)
         else:
             yield from _compared(bench, device, iova, ipa)
     for iova, (device, _) in regions.items():

@@ -130,9 +130,8 @@ def _machine(scenario: Scenario, folder: Path) -> Machine:
     try:
         made = board_features(platform, features)
     except SettingError as error:
-        raise ScenarioError(
-            scenario.source, "machine.features", str(error), spec.features_line
-        ) from None
+        line = spec.features_line(str(error))
+        raise ScenarioError(scenario.source, "machine.features", str(error), line) from None
     return build_machine(
         platform,
         seed=scenario.seed,
