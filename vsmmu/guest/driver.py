@@ -369,7 +369,7 @@ class SmmuDriver:
         for _ in range(_POLLS):
             if ready():
                 return
-            yield
+            yield True
         raise GuestError(problem)
 
     def _write_acked(self, name: str, value: int) -> Program:

@@ -13,6 +13,8 @@ from vsmmu.hypervisor.hypervisor import Hypervisor
 class Thread(VCpu):
     """A vCPU that takes no interrupts, can sleep until something is so, and can be held.
 
+    A poll ends its turn: asking again before others had theirs would tell it nothing.
+
     Args:
         number: its number in the domain; 0 is the one that takes interrupts.
 
@@ -36,6 +38,9 @@ class Thread(VCpu):
             if self.held or (self._ready is not None and not self._ready()):
                 return done
             self._ready = None
+            self._polling = False
             if not super().step(1):
                 return done
+            if self._polling:
+                return done + 1
         return budget

@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from vsmmu.guest.tables import PAGE, Heap
 from vsmmu.guest.thread import Thread
@@ -119,7 +119,7 @@ class Bench:
         """The device whose turn it is."""
         return self.devices[self.done % len(self.devices)]
 
-    def more(self) -> Generator[None, None, bool]:
+    def more(self) -> Generator[Any, None, bool]:
         """Wait for the time of the next operation; whether there is one."""
         if self._start < 0:
             self._start = self._next = self.clock()

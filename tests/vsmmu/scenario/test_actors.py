@@ -72,7 +72,8 @@ def test_a_lazy_storm_invalidates_once_a_round():
 
 def test_a_faulting_device_faults():
     text = expecting(red='events = ">=1", dma = { fault = 12, ok = 0 }', blue="events = 0")
-    text += actor("red", "faulting", "operations = 12") + actor("blue", "static")
+    text += actor("red", "faulting", "operations = 12")
+    text += actor("blue", "static", "operations = 20")
     result = played(text)
     events = result.report.machine.guests["red"].events
     assert {event.name for event in events} == {"F_TRANSLATION"}
@@ -80,8 +81,8 @@ def test_a_faulting_device_faults():
 
 def test_hotplug_beside_a_storm():
     text = expecting(red='events = 0, dma = { ok = ">=1", abort = ">=1", fault = 0 }')
-    text += actor("red", "netdev-storm", "operations = 150", "size = 64")
-    text += actor("red", "hotplug", "operations = 3", "every = 300")
+    text += actor("red", "netdev-storm", "operations = 100", "size = 64")
+    text += actor("red", "hotplug", "operations = 3", "every = 200")
     result = played(text)
     assert result.report.actors[1].operations == 3
     assert len(commands(result)) > 0
@@ -94,7 +95,7 @@ def test_a_hostile_guest_does_no_harm(seed):
     text = expecting(
         blue='events = 0, gerrors = 0, dma = { fault = 0, abort = 0 }, sync = "<=3000"'
     )
-    text += actor("red", "hostile", "operations = 60")
+    text += actor("red", "hostile", "operations = 40")
     text += actor("blue", "driver", "operations = 40") + actor(
         "blue", "netdev-storm", "operations = 40"
     )
@@ -129,7 +130,7 @@ def test_steps_beside_actors():
 
 def test_stage_2_changes_below_a_storm():
     """A page of a buffer goes away while a device uses it: some DMA faults, none goes astray."""
-    text = HEAD + actor("blue", "static", "turns = 8000", "buffers = 1", "after = 2")
+    text = HEAD + actor("blue", "static", "turns = 4000", "buffers = 1", "after = 2")
     text += step("blue", "boot") + step("blue", "attach", 'device = "disk"')
     text += step("red", "boot") + step("red", "attach", 'device = "nic"')
     (driver,) = run_scenario(text, 1).report.machine.guests["blue"].drivers.values()
@@ -146,7 +147,8 @@ def test_a_step_that_destroys_a_guest_ends_its_actors():
 
 
 def test_same_seed_same_bytes():
-    text = HEAD + actor("red", "hostile", "operations = 30") + actor("blue", "driver")
+    text = HEAD + actor("red", "hostile", "operations = 30")
+    text += actor("blue", "driver", "operations = 20")
     one, two, other = (json.dumps(run_scenario(text, seed).to_json()) for seed in (5, 5, 6))
     assert one == two
     assert one != other
@@ -279,7 +281,7 @@ def test_events_of_another_are_found(monkeypatch):
 
 def test_verdicts_are_bounded(monkeypatch):
     monkeypatch.setattr(Judge, "_isolated", lambda self, *rest: "wrong")
-    result = run_scenario(HEAD + actor("red", "static", "operations = 90"), 1)
+    result = run_scenario(HEAD + actor("red", "static", "operations = 40"), 1)
     assert len(result.problems) == 20
 
 

@@ -275,7 +275,7 @@ def test_mutated_files_are_read_or_refused(sample):
     assert 0 < taken < 60
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_any_tables_are_read_or_refused(data):
     """Known fields with values of any type in any place."""
