@@ -23,6 +23,9 @@ from vsmmu.toolstack import Guest, Machine, assign, unassign
 # Requests of all actors that a port takes; the rest of its places are for steps.
 _PORT_MAX = PENDING_REQUESTS // 2
 _IOVA_SHIFT = 32
+# Polls before a driver gives up on CPUs that poll once a turn, and in a guest that spoils its own
+# SMMU.
+_PATIENCE, _LITTLE = 6_000, 200
 
 
 class GuestDevice:
@@ -151,9 +154,6 @@ class Player:
         """Whether it does nothing any more; so it is once its domain is destroyed."""
         return not self.thread.busy or self.guest.domain.dying
 
-    def poll(self) -> None:
-        """Nothing: the scheduler runs it."""
-
     def result(self) -> ActorResult:
         """What it has done."""
         bench = self._bench
@@ -216,6 +216,7 @@ class Cast:
         self._scenario, self._machine, self._judge = scenario, machine, judge
         self._setup = Setup(judge)
         self._players: dict[int, Player | Hotplug] = {}
+        self._hotplugs: list[Hotplug] = []
         self._threads: Counter[str] = Counter()
 
     @property
@@ -240,8 +241,8 @@ class Cast:
 
     def poll(self) -> None:
         """What the toolstack does between two turns of the scheduler."""
-        for player in self._players.values():
-            player.poll()
+        for hotplug in self._hotplugs:
+            hotplug.poll()
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -268,12 +269,15 @@ class Cast:
         device = actor.device
         paths = list(guest.ports) if device is None else [self._scenario.machine.path(device)]
         if actor.do == "hotplug":
-            return Hotplug(actor, machine, guest, paths)
+            self._hotplugs.append(Hotplug(actor, machine, guest, paths))
+            return self._hotplugs[-1]
         self._threads[guest.name] += 1
         thread = Thread(machine.hypervisor, guest.domain, self._threads[guest.name])
         machine.scheduler.add(thread)
         devices = [GuestDevice(guest, path, self._judge, thread, self._setup) for path in paths]
         bench = self._bench(actor, guest, thread, devices)
+        for driver in guest.drivers.values():
+            driver.patience = min(driver.patience, _LITTLE if actor.do == "hostile" else _PATIENCE)
         if actor.do == "hostile":
             self._judge.by_hand.add(guest.name)
             ram = guest.view.ram

@@ -22,6 +22,8 @@ _SETTLE = 20_000
 # Turns that an operation of an actor may take, and those in which nothing at all is done.
 _OPERATION_TURNS = 10_000
 _STALLED = 200_000
+# Turns after which it is asked whether all actors have ended.
+_BETWEEN = 32
 
 
 class Runner:
@@ -177,8 +179,9 @@ class Runner:
         done, moved = scheduler.now, scheduler.turns
         stalled = _STALLED + max(actor.every for actor in self._scenario.actors)
         while cast.busy and scheduler.turns < min(last, moved + stalled):
-            scheduler.step()
-            cast.poll()
+            for _ in range(_BETWEEN):
+                scheduler.step()
+                cast.poll()
             if scheduler.now != done:
                 done, moved = scheduler.now, scheduler.turns
         for actor in cast.unended():
