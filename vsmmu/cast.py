@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from random import Random
 
@@ -154,6 +154,11 @@ class Player:
         """Whether it does nothing any more; so it is once its domain is destroyed."""
         return not self.thread.busy or self.guest.domain.dying
 
+    @property
+    def ready(self) -> bool:
+        """Whether its guest is booted and its devices are attached, or never will be."""
+        return self._bench.ready or self.ended
+
     def result(self) -> ActorResult:
         """What it has done."""
         bench = self._bench
@@ -229,6 +234,14 @@ class Cast:
         """Whether one of those is hostile: then the machine may have work without end."""
         return any(p.actor.do == "hostile" and not p.ended for p in self._players.values())
 
+    def ready(self, guests: Collection[str]) -> bool:
+        """Whether the actors of some guests that were started have made their devices ready."""
+        return all(
+            player.ready
+            for player in self._players.values()
+            if isinstance(player, Player) and player.guest.name in guests
+        )
+
     def guests(self) -> set[str]:
         """Guests of actors that were started."""
         return {player.guest.name for player in self._players.values()}
@@ -249,12 +262,12 @@ class Cast:
         """Keep every actor from beginning or going on, so that the machine can come to rest."""
         threads = [p.thread for p in self._players.values() if isinstance(p, Player)]
         for thread in threads:
-            thread.held = True
+            thread.hold(True)
         try:
             yield
         finally:
             for thread in threads:
-                thread.held = False
+                thread.hold(False)
 
     def unended(self) -> list[Actor]:
         """Actors that have not ended."""
