@@ -15,8 +15,8 @@ from xl_configs import load
 from .build import BASE
 
 RAM = 0x4000_0000
-# Flags of the table's first word (`kernel_main`).
-EDGES, TWO_CPUS = 1 << 63, 1 << 62
+# A flag of the table's first word (`kernel_main`).
+TWO_CPUS = 1 << 63
 BOARD = Path(__file__).resolve().parents[2] / "samples/board.dtb"
 # Two devices with one StreamID, each behind an SMMU of its own.
 CRYPTO = ("/soc/crypto@60000000", "/soc/crypto@61000000")
@@ -50,7 +50,7 @@ def table(board: Board, flags: int = 0, *, masters: int | None = None) -> bytes:
     """The masters, or the first of them, with flags for the driver."""
     data = board.table()
     count = len(board.masters) if masters is None else masters
-    return (count | flags).to_bytes(8, "little") + data[8 : 8 + 40 * count]
+    return (count | flags).to_bytes(8, "little") + data[8 : 8 + 48 * count]
 
 
 def drive(

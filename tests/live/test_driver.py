@@ -14,7 +14,6 @@ from vsmmu.testing.live import Board, Image, Result, board_of_smmus
 
 from .boards import (
     CRYPTO,
-    EDGES,
     RAM,
     TWO_CPUS,
     dom0,
@@ -52,14 +51,14 @@ def passed(result: Result) -> bool:
 
 @pytest.mark.parametrize(("seed", "caching"), [(0, "normal"), (1, "none"), (2, "hostile")])
 def test_a_physical_smmu(image: bytes, seed: int, caching: str) -> None:
-    result = drive(board_of_smmus([[7]], seed=seed, caching=caching), image, flags=EDGES)
+    result = drive(board_of_smmus([[7]], seed=seed, caching=caching), image)
     assert passed(result)
     assert result.console == DONE.format(smmu="0x5000000", sid="0x7", bits="0x10")
 
 
 def test_a_linear_stream_table(image: bytes) -> None:
     features = Features.default(sidsize=6).replace(st_level=0)
-    result = drive(board_of_smmus([[0x3F]], features=features), image, flags=EDGES)
+    result = drive(board_of_smmus([[0x3F]], features=features), image)
     assert passed(result)
     assert result.console.startswith("SMMU 0x5000000: linear, 0x6 bits\n")
 
@@ -67,7 +66,7 @@ def test_a_linear_stream_table(image: bytes) -> None:
 @pytest.mark.parametrize("seed", [0, 2])
 def test_two_cpus_share_a_command_queue(image: bytes, seed: int) -> None:
     board = board_of_smmus([[1, 2]], seed=seed, vcpus=2)
-    result = drive(board, image, flags=EDGES | TWO_CPUS, vcpus=2)
+    result = drive(board, image, flags=TWO_CPUS, vcpus=2)
     assert passed(result)
     assert all(vcpu.instructions > 1000 for vcpu in result.vcpus)
     # Both were at it at the same time.
@@ -117,7 +116,8 @@ def test_dom0_has_a_vsmmu_for_each_smmu(builder: Builder) -> None:
     flat = builder.objcopy(builder.driver())
     result = drive(board, flat, at=first(guest))
     assert passed(result)
-    assert [m.eventq_spi for m in wanted] == [96, 100]
+    # As the board's tree has them: edges.
+    assert [(m.eventq_spi, m.gerror_spi, m.edges) for m in wanted] == [(96, 97, 3), (100, 100, 3)]
     assert result.console.count("SMMU 0x5") == 2
 
 
@@ -141,7 +141,7 @@ def test_two_guests_at_once(image: bytes) -> None:
 
 def test_the_order_of_a_boot(image: bytes) -> None:
     """The register writes of Linux's reset, each at its width."""
-    result = drive(board_of_smmus([[7]]), image, flags=EDGES)
+    result = drive(board_of_smmus([[7]]), image)
     names = {r.offset: r for r in REGISTERS}
     written = [a for a in result.accesses if a.window == "smmu0" and a.written]
     boot = [names[a.address - 0x500_0000] for a in written]
@@ -197,8 +197,7 @@ WENT_THROUGH = r"failed: DMA of an unmapped page went through, StreamID 0x[07]\n
     ],
 )
 def test_a_mistake_is_seen(builder: Builder, mistake: str, make, said: str) -> None:
-    flags = EDGES if make is on_machine else 0
-    result = drive(make(0), builder.driver(mistake), flags=flags)
+    result = drive(make(0), builder.driver(mistake))
     assert (result.reason, result.exit_code) == ("exit", 1)
     assert re.search(said, result.console), result.console
 
@@ -210,7 +209,7 @@ def test_an_invalidation_that_is_not_waited_for_loses_the_race_on_some_seed(
     image = builder.driver("NO_SYNC")
     seen = set()
     for seed in range(60):
-        seen.add(drive(on_machine(seed), image, flags=EDGES, grain=64).exit_code)
+        seen.add(drive(on_machine(seed), image, grain=64).exit_code)
         if len(seen) > 1:
             break
     assert seen == {0, 1}

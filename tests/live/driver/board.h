@@ -21,7 +21,7 @@ typedef uint64_t u64;
 
 /* One row of the table that x0 points to; the first word there is the number of rows. */
 struct master {
-    u64 smmu, eventq_spi, gerror_spi, sid, dma;
+    u64 smmu, eventq_spi, gerror_spi, edges, sid, dma;
 };
 
 static inline u32 read32(u64 a) { return *(volatile u32 *)a; }

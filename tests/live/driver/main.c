@@ -126,11 +126,11 @@ static void enable_interrupt(u32 id, bool edge)
     write32(GICD + 0x100 + id / 32 * 4, 1u << id % 32);
 }
 
-static void interrupts_on(const struct master *masters, u64 count, bool edge)
+static void interrupts_on(const struct master *masters, u64 count)
 {
     for (u64 i = 0; i < count; i++) {
-        enable_interrupt(masters[i].eventq_spi, edge);
-        enable_interrupt(masters[i].gerror_spi, edge);
+        enable_interrupt(masters[i].eventq_spi, masters[i].edges & 1);
+        enable_interrupt(masters[i].gerror_spi, masters[i].edges & 2);
     }
     write32(GICD, 1);
     write32(GICC + 0x04, 0xf0);
@@ -311,13 +311,12 @@ static void try_abort(void)
 }
 
 /*
- * table: the masters. Flags in bit 63 of the number of masters: the SMMUs' interrupts are edges; in
- * bit 62: a second CPU runs, and the last master is its.
+ * table: the masters. Bit 63 of their number says that a second CPU runs, whose is the last one.
  */
 void kernel_main(const u64 *table, u64 cpu)
 {
     u64 count = *table & 0xff;
-    bool edge = *table >> 63, both = *table >> 62 & 1;
+    bool both = *table >> 63;
     const struct master *masters = (const struct master *)(table + 1);
 
     if (cpu >= CPUS_MAX || count > MASTERS_MAX)
@@ -331,7 +330,7 @@ void kernel_main(const u64 *table, u64 cpu)
     }
     try_abort();
     boot(masters, count);
-    interrupts_on(masters, count, edge);
+    interrupts_on(masters, count);
     booted = 1;
     for (u64 i = 0; i < count - both; i++)
         try(&masters[i], smmu_of(masters[i].smmu), 2 * i + 2, 0);

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
@@ -43,12 +43,14 @@ class Master(NamedTuple):
     """A DMA engine as a program needs to know it.
 
     `smmu` is the base of the SMMU, or vSMMU, that it is behind and `sid` its StreamID there; the
-    SPIs are GIC ids, 0 where there is none; `dma` is the base of its own registers.
+    SPIs are GIC ids, 0 where there is none; `edges` has bit 0 set where the first is an edge, bit 1
+    for the second; `dma` is the base of its own registers.
     """
 
     smmu: int
     eventq_spi: int
     gerror_spi: int
+    edges: int
     sid: int
     dma: int
 
@@ -145,14 +147,16 @@ class Board:
         self.add(smmu.name, base, size, access)
 
     def add_dma(
-        self, port: DevicePort, smmu: int, sid: int, spis: Mapping[str, int] | None = None
-    ) -> Master:
+        self, port: DevicePort, smmu: int, sid: int, spis: Mapping[str, int] | None = None,
+        edges: Container[int] = (),
+    ) -> Master:  # fmt: skip
         """A DMA engine on a device's port.
 
         Args:
             port: becomes an engine of the scheduler if it is none yet.
             smmu, sid: base of the SMMU or vSMMU and the StreamID, as the program knows them.
             spis: GIC ids by cause (`wires.CAUSES`) of that SMMU.
+            edges: those of them that are edges; the others are levels.
         """
         base = self.places.dma + _DMA_STRIDE * len(self.masters)
         engine = DmaEngine(port, self._dma_wrote)
@@ -160,13 +164,14 @@ class Board:
             if part not in self.scheduler.engines:
                 self.scheduler.add(part)
         self.add(engine.name, base, PAGE, engine)
-        spis = spis or {}
-        master = Master(smmu, spis.get("eventq", 0), spis.get("gerror", 0), sid, base)
+        eventq, gerror = ((spis or {}).get(cause, 0) for cause in ("eventq", "gerror"))
+        triggers = (eventq in edges) | (gerror in edges) << 1
+        master = Master(smmu, eventq, gerror, triggers, sid, base)
         self.masters.append(master)
         return master
 
     def table(self) -> bytes:
-        """The masters for a program: their number, then five words for each, 64 bits all."""
+        """The masters for a program: their number, then six words for each, 64 bits all."""
         words = [len(self.masters), *(word for master in self.masters for word in master)]
         return struct.pack(f"<{len(words)}Q", *words)
 

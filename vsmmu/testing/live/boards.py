@@ -26,20 +26,22 @@ def board_of_guest(
     """The board of a guest or dom0: its RAM, its vSMMUs, a DMA engine for each of its streams.
 
     The masters are in the order of the guest's devices, each device's streams in the order of its
-    `iommus`. Interrupts are those of the guest's tree.
+    `iommus`. Interrupts are those of the guest's tree, messages end nowhere.
 
     Raises:
         LiveError: a window overlaps the guest's RAM or another.
     """
-    board = Board(
-        machine.scheduler, Ram(machine.memory, guest.domain), Gic(guest.vcpu.lines, vcpus), places
-    )
+    gic = Gic(vcpus)
+    for spi, level in guest.vcpu.lines.items():
+        gic.level(spi, level)
+    guest.vcpu.watchers.append(gic.level)
+    board = Board(machine.scheduler, Ram(machine.memory, guest.domain), gic, places)
     board.add_vsmmus(machine.hypervisor)
     for device, ports in guest.ports.items():
         names = guest.view.masters[guest.paths[device]]
         for port, (path, vmaster_id) in zip(ports, names, strict=True):
             window = guest.view.vsmmus[path]
-            board.add_dma(port, window.base, vmaster_id, window.spis)
+            board.add_dma(port, window.base, vmaster_id, window.spis, window.edges)
     return board
 
 
@@ -78,7 +80,9 @@ def board_of_smmus(
         base = SMMU_BASE + SMMU_STRIDE * number
         board.add_smmu(base, smmu)
         for sid in sids:
-            board.add_dma(DevicePort(f"{smmu.name}#{sid:#x}", smmu, sid), base, sid, spis)
+            board.add_dma(
+                DevicePort(f"{smmu.name}#{sid:#x}", smmu, sid), base, sid, spis, spis.values()
+            )
     return board
 
 

@@ -7,7 +7,7 @@ and end of interrupt. No SGIs, no virtual interface, EOImode 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 IDS = 1024
 SPURIOUS = 1023
@@ -22,17 +22,14 @@ class Gic:
     """Distributor and CPU interfaces; `distributor` and `interface` are the two devices.
 
     Args:
-        lines: levels by interrupt id that someone else keeps up to date, as `VCpu.lines`. They
-            are levels whatever the configuration says.
         cpus: CPU interfaces, at most 8. With one, SPIs need no target.
     """
 
-    def __init__(self, lines: Mapping[int, bool] | None = None, cpus: int = 1) -> None:
+    def __init__(self, cpus: int = 1) -> None:
         if not 1 <= cpus <= 8:
             raise ValueError(f"a GICv2 has 1 to 8 CPU interfaces, not {cpus}")
         self.cpus = cpus
-        self._lines = {} if lines is None else lines
-        self._own: dict[int, bool] = {}
+        self._lines: dict[int, bool] = {}
         self.enabled = [False] * IDS
         self._edge = [False] * IDS
         self._latched = [False] * IDS
@@ -46,10 +43,12 @@ class Gic:
     # Sources.
 
     def level(self, interrupt: int, high: bool) -> None:
-        """A wire changed, as `Wires` and `create_vsmmu` tell it."""
-        if high and self._edge[interrupt] and not self._own.get(interrupt):
+        """A wire changed, as `Wires` tells it. There are no LPIs: a larger id ends nowhere."""
+        if interrupt > _LAST:
+            return
+        if high and self._edge[interrupt] and not self._lines.get(interrupt):
             self._latched[interrupt] = True
-        self._own[interrupt] = high
+        self._lines[interrupt] = high
 
     def pulse(self, interrupt: int) -> None:
         """An edge; lost unless the interrupt is configured as edge triggered, as on hardware."""
@@ -62,10 +61,8 @@ class Gic:
 
     def _pending(self, interrupt: int) -> bool:
         if self._edge[interrupt]:
-            high = self._latched[interrupt]
-        else:
-            high = self._own.get(interrupt, False)
-        return high or self._lines.get(interrupt, False)
+            return self._latched[interrupt]
+        return self._lines.get(interrupt, False)
 
     def _is_active(self, interrupt: int) -> bool:
         return any(interrupt in active for active in self._active)
@@ -77,7 +74,7 @@ class Gic:
         limit = min((self._mask[cpu], *(self._priority[i] for i in self._active[cpu])))
         found = [
             (self._priority[i], i)
-            for i in {*self._own, *self._lines}
+            for i in self._lines
             if self.enabled[i]
             and self._pending(i)
             and self._reaches(i, cpu)
@@ -165,7 +162,7 @@ class Gic:
         elif bank in (0x200, 0x280):
             for i in chosen:
                 self._latched[i] = bank == 0x200
-                self._own.setdefault(i, False)
+                self._lines.setdefault(i, False)
         elif bank == 0x380:
             for active in self._active:
                 active[:] = [i for i in active if i not in chosen]
