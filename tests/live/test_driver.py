@@ -193,6 +193,9 @@ WENT_THROUGH = r"failed: DMA of an unmapped page went through, StreamID 0x[07]\n
         # A vSMMU sends invalidations when the guest synchronises, so that is certain there.
         ("NO_SYNC", on_vsmmu, WENT_THROUGH),
         ("NO_CFGI", on_vsmmu, r"failed: DMA of mapped pages failed, StreamID 0x0\n$"),
+        # CERROR_ILL, told by the interrupt of GERROR.
+        ("COMMAND", on_vsmmu, r"failed: command queue stopped, GERROR 0x1\n$"),
+        ("COMMAND", on_machine, r"failed: command queue stopped, GERROR 0x1\n$"),
         ("NO_CFGI", on_machine, r"failed: DMA after detach went through, StreamID 0x7\n$"),
     ],
 )

@@ -7,6 +7,7 @@
  *   MISTAKE_NO_SYNC   the CMD_SYNC after it
  *   MISTAKE_NO_CFGI   CMD_CFGI_STE after an STE is written
  *   MISTAKE_NO_CONS   EVENTQ_CONS after a record is read
+ * and MISTAKE_COMMAND sends what is no command in place of CMD_TLBI_NH_VA.
  */
 #include "smmu.h"
 
@@ -108,6 +109,8 @@ static void wait(struct smmu *s)
         s->cons = consumed(s);
         if (s->cons == s->prod)
             return;
+        if (s->gerrors)
+            die("command queue stopped, GERROR", s->gerrors);
     }
     die("CMD_SYNC does not complete", s->prod);
 }
@@ -298,6 +301,8 @@ void space_unmap(struct smmu *s, struct space *space, u64 iova)
     dsb();
 #if defined(MISTAKE_NO_SYNC)
     push(s, TLBI_NH_VA | (u64)space->asid << 48, iova | LEAF);
+#elif defined(MISTAKE_COMMAND)
+    issue(s, 0xff, iova);
 #elif !defined(MISTAKE_NO_TLBI)
     issue(s, TLBI_NH_VA | (u64)space->asid << 48, iova | LEAF);
 #else
