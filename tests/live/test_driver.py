@@ -51,8 +51,10 @@ def passed(result: Result) -> bool:
 
 @pytest.mark.parametrize(("seed", "caching"), [(0, "normal"), (1, "none"), (2, "hostile")])
 def test_a_physical_smmu(image: bytes, seed: int, caching: str) -> None:
-    result = drive(board_of_smmus([[7]], seed=seed, caching=caching), image)
+    board = board_of_smmus([[7]], seed=seed, caching=caching)
+    result = drive(board, image)
     assert passed(result)
+    assert not board.scheduler.overslept
     assert result.console == DONE.format(smmu="0x5000000", sid="0x7", bits="0x10")
 
 

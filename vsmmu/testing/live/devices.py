@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from vsmmu.scheduler import Bell
 from vsmmu.smmu.port import DevicePort, Request
 
 _WORD = 0xFFFF_FFFF
@@ -113,6 +114,7 @@ class DmaEngine(Words):
 
     def __init__(self, port: DevicePort, wrote: Callable[[Request], None] | None = None) -> None:
         self.name = f"dma {port.name}"
+        self.bell = Bell()
         self.port = port
         self.copies = 0
         self._wrote = wrote
@@ -140,6 +142,7 @@ class DmaEngine(Words):
             self._status = self.ERR
             return
         self._request = self.port.read(source, size)
+        self.bell.ring()
         self._status = self.BUSY
 
     def _address(self, offset: int) -> int:
@@ -148,7 +151,11 @@ class DmaEngine(Words):
     def step(self, budget: int) -> int:
         """Go on when the port has put a request through; one unit of work."""
         request = self._request
-        if request is None or not request.done:
+        if request is None:
+            return 0
+        # A port does not say that it is done.
+        self.bell.ring()
+        if not request.done:
             return 0
         self._request = None
         if request.write and self._wrote is not None:
