@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dt_tools import blob
 from dt_tools.platform import Platform
+from dt_tools.profiles import DEFAULT, Profile
 from vsmmu.testing.live import Board, Image, Result, board_of_guest
 from vsmmu.toolstack import Guest, Machine, build_machine, create_dom0, create_guest
 from xl_configs import load
@@ -27,14 +28,17 @@ def platform() -> Platform:
     return Platform.from_tree(blob.read(BOARD.read_bytes(), "board"), "board")
 
 
-def machine(seed: int = 0, *, caching: str = "normal") -> Machine:
-    return build_machine(platform(), seed=seed, ram=[(0x8000_0000, 0x400_0000)], caching=caching)
+def machine(seed: int = 0, profile: Profile = DEFAULT) -> Machine:
+    return build_machine(platform(), seed=seed, ram=[(0x8000_0000, 0x400_0000)], profile=profile)
 
 
-def domu(on: Machine, name: str = "crypto", devices: tuple[str, ...] = CRYPTO) -> Guest:
+def domu(
+    on: Machine, name: str = "crypto", devices: tuple[str, ...] = CRYPTO, *, mirror: bool = False
+) -> Guest:
     names = ", ".join(f'"{device}"' for device in devices)
     text = f'name = "{name}"\nkernel = "/boot/Image"\nmemory = 4\nviommu = "smmuv3"\n'
-    return create_guest(on, load(f"{text}dtdev = [{names}]\n".encode(), f"{name}.cfg"))
+    config = load(f"{text}dtdev = [{names}]\n".encode(), f"{name}.cfg")
+    return create_guest(on, config, one_vsmmu_per_psmmu=mirror)
 
 
 def dom0(on: Machine) -> Guest:

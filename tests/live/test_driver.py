@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import pytest
 
+from dt_tools.profiles import PROFILES
 from vsmmu.arch.registers import REGISTERS
 from vsmmu.smmu.features import Features
 from vsmmu.testing.live import Board, Image, Result, board_of_smmus
@@ -95,6 +96,20 @@ def test_a_domu_over_two_physical_smmus(image: bytes, seed: int) -> None:
     assert not any(guest.vcpu.lines.values())
     # A StreamID without an STE, two write faults of each device.
     assert guest.vcpu.interrupts == 5
+
+
+def test_a_domu_with_a_vsmmu_for_each_smmu(image: bytes) -> None:
+    """Both devices have vMasterID 0, each on its own vSMMU."""
+    on = machine()
+    board = guest_board(on, domu(on, mirror=True))
+    assert passed(drive(board, image))
+    assert [(m.smmu, m.sid) for m in board.masters] == [(0x404_0000, 0), (0x408_0000, 0)]
+
+
+def test_a_domu_of_the_posted_series(image: bytes) -> None:
+    """The numbers of profile xen-v3 suit the driver as well."""
+    on = machine(profile=PROFILES["xen-v3"])
+    assert passed(drive(guest_board(on, domu(on, devices=CRYPTO[:1])), image))
 
 
 def test_a_domu_with_two_vcpus(image: bytes) -> None:
