@@ -1,49 +1,63 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""`vsmmu run`: a scenario on the emulator."""
+"""`vsmmu run`: scenarios on the emulator."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
-import sys
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vsmmu.cli.files import FileError, read, say, write
-from vsmmu.cli.inputs import load_config, load_partial, load_platform
+from vsmmu.cli.files import FileError, say, write
 from vsmmu.cli.run_record import Recorded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from vsmmu.cli.run_cases import Case
     from vsmmu.report import Report
-    from vsmmu.scenario import Scenario, Step
-    from vsmmu.toolstack import Guest, Machine
+    from vsmmu.scenario import Scenario
+    from vsmmu.scenario.run import Result
 
 EXPECTATION_FAILED = 3
-# Trace records kept where somebody asked for them.
-_KEPT = 1_000_000
+_JOBS_MAX = 256
+_SEEDS_MAX = 1_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("scenario", metavar="SCENARIO.toml", nargs="?", help="what to run")
     parser.add_argument(
-        "--seed", metavar="N", type=_seed, help="another interleaving of the engines, 0 to 2^64-1"
+        "inputs",
+        metavar="PATH",
+        nargs="*",
+        help="scenarios, and folders of them: every *.toml below that has the schema",
     )
-    parser.add_argument("--json", action="store_true", help="the report, or the limits, as JSON")
-    parser.add_argument("--trace", metavar="FILE", help="write every trace event as JSON Lines")
     parser.add_argument(
-        "--record",
-        metavar="DIR|FILE.xz",
-        help="write a recording of each vSMMU that `vsmmu replay` plays",
+        "--seed",
+        metavar="N",
+        type=_seeds,
+        default=(),
+        help="another interleaving of the engines, 0 to 2^64-1, or several as A-B, in place of "
+        "the scenario's own",
+    )
+    parser.add_argument(
+        "-j", "--jobs", metavar="N", type=_jobs, default=1,
+        help="processes to run in (default 1); the output is the same",
+    )  # fmt: skip
+    parser.add_argument("--junit", metavar="FILE", help="write JUnit XML, a test case a seed")
+    parser.add_argument("--json", action="store_true", help="the report, or the limits, as JSON")
+    parser.add_argument(
+        "--trace", metavar="FILE", help="write every trace event of one run as JSON Lines"
     )
     parser.add_argument(
         "--trace-events", action="store_true", help="list the trace events, and run nothing"
     )
     parser.add_argument(
-        "--perfetto", metavar="FILE", help="write a timeline that ui.perfetto.dev opens"
+        "--perfetto", metavar="FILE", help="write a timeline of one run that ui.perfetto.dev opens"
+    )
+    parser.add_argument(
+        "--record",
+        metavar="DIR|FILE.xz",
+        help="write a recording of each vSMMU of one run, for `vsmmu replay`",
     )
     parser.add_argument(
         "--summary",
@@ -60,65 +74,101 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run and print; 3 when an expectation does not hold."""
     if arguments.policy:
-        from vsmmu.hypervisor.policy import Policy
-
-        if arguments.json:
-            print(json.dumps({"schema": "vsmmu.policy/1", **Policy().to_json()}, indent=2))
-        else:
-            from vsmmu.cli.policy_text import policy_text
-
-            print(policy_text(Policy()), end="")
-        return 0
+        return _policy(as_json=arguments.json)
     if arguments.trace_events:
         from vsmmu.cli.trace_text import event_table
 
         print(event_table(), end="")
         return 0
-    if arguments.scenario is None:
-        raise FileError("run: which scenario? give SCENARIO.toml")
-    outputs = {"--trace": arguments.trace, "--perfetto": arguments.perfetto}
-    for option, name in outputs.items():
+    if not arguments.inputs:
+        raise FileError("run: which scenario? give PATH")
+    for option in ("trace", "perfetto", "junit"):
+        name = getattr(arguments, option)
         if name == "-" or (name and Path(name).is_dir()):
-            raise FileError(f"{option} {name}: give a file; stdout has the report")
-    record = Recorded(arguments.record) if arguments.record is not None else None
-    report = execute(
-        arguments.scenario,
-        arguments.seed,
-        keep=bool(arguments.trace or arguments.perfetto),
-        record=record,
+            raise FileError(f"--{option} {name}: give a file; stdout has the report")
+    from vsmmu.cli.run_cases import find_files, make_cases
+
+    paths, others = find_files(arguments.inputs)
+    for other in others:
+        say(f"vsmmu: notice: {other}: skipped, it does not mention the schema of scenarios")
+    cases = make_cases(
+        paths, arguments.seed, wants_json=arguments.json, wants_summary=arguments.summary
     )
+    # Decided by what was asked for, not by how many files a folder happens to have.
+    if len(cases) == 1 and not os.path.isdir(arguments.inputs[0]):
+        return _run_one(cases[0], arguments)
+    _check_one(arguments, len(cases))
+    from vsmmu.cli.run_many import run_many
+
+    return run_many(cases, others, arguments)
+
+
+def _check_one(arguments: argparse.Namespace, runs: int) -> None:
+    """Options that are for one run alone."""
+    for option in ("trace", "perfetto", "record"):
+        name = getattr(arguments, option)
+        if name is not None:
+            raise FileError(f"--{option} {name}: {runs} runs; give one scenario and seed")
+    if arguments.summary and not arguments.json:
+        raise FileError(f"--summary: {runs} runs; give one scenario and seed, or --json")
+
+
+def _run_one(case: Case, arguments: argparse.Namespace) -> int:
+    """One scenario under one seed: its whole report."""
+    from vsmmu.cli.run_cases import Failure, Outcome, outcome
+    from vsmmu.cli.run_many import write_junit
+    from vsmmu.scenario.run import load_scenario
+
+    keep = bool(arguments.trace or arguments.perfetto)
+    record = Recorded(arguments.record) if arguments.record is not None else None
+    try:
+        result = _execute(case.scenario or load_scenario(case.path), keep=keep, record=record)
+    except Exception as error:
+        failure = Failure.of(error)
+        if failure is not None and arguments.junit:
+            failed = Outcome(case.path, case.seed, error=failure)
+            write_junit(arguments.junit, [failed], (case.path,))
+        raise
     if record is not None:
-        record.save((arguments.scenario,))
-    if arguments.trace or arguments.perfetto:
+        record.save((case.path,))
+    if keep:
         from vsmmu.cli.trace_text import trace_files
 
-        files = trace_files(report.machine.trace, arguments.trace, arguments.perfetto)
-        write(files, (arguments.scenario,))
-    _show(arguments, report)
-    return 0 if report.ok else EXPECTATION_FAILED
-
-
-def _show(arguments: argparse.Namespace, report: Report) -> None:
-    """The report on stdout."""
+        trace = result.report.machine.trace
+        write(trace_files(trace, arguments.trace, arguments.perfetto), (case.path,))
+    told = outcome(case, result)
+    if arguments.junit:
+        write_junit(arguments.junit, [told], (case.path,))
     if arguments.json:
-        from vsmmu.report import describe
-
-        body = describe(report)
-        if arguments.summary:
-            body["summary"] = report.summary()
-        print(json.dumps(body, indent=2))
+        print(json.dumps(told.json, indent=2))
     else:
-        from vsmmu.cli.run_text import labels, print_report
-
-        print_report(report)
-        if arguments.summary:
-            from vsmmu.cli.summary_text import print_summary
-
-            print_summary(report.summary(), labels(report))
+        _print(result.report, summary=arguments.summary)
+    return 0 if result.ok else EXPECTATION_FAILED
 
 
-def _seed(text: str) -> int:
-    """Argparse's way to a seed: decimal or 0x, as in a scenario."""
+def _print(report: Report, *, summary: bool) -> None:
+    from vsmmu.cli.run_text import labels, print_report
+
+    print_report(report)
+    if summary:
+        from vsmmu.cli.summary_text import print_summary
+
+        print_summary(report.summary(), labels(report))
+
+
+def _policy(*, as_json: bool) -> int:
+    from vsmmu.hypervisor.policy import Policy
+
+    if as_json:
+        print(json.dumps({"schema": "vsmmu.policy/1", **Policy().to_json()}, indent=2))
+    else:
+        from vsmmu.cli.policy_text import policy_text
+
+        print(policy_text(Policy()), end="")
+    return 0
+
+
+def _number(text: str) -> int:
     try:
         value = int(text, 0)
     except ValueError:
@@ -128,72 +178,45 @@ def _seed(text: str) -> int:
     return value
 
 
-def execute(
-    name: str, seed: int | None = None, *, keep: bool = False, record: Recorded | None = None
-) -> Report:
+def _seeds(text: str) -> tuple[int, ...]:
+    """Argparse's way to seeds: decimal or 0x, as in a scenario; A-B for several."""
+    first, dash, last = text.partition("-")
+    if not dash or not first:
+        return (_number(text),)
+    low, high = _number(first), _number(last)
+    if not low <= high < low + _SEEDS_MAX:
+        raise argparse.ArgumentTypeError(f"expected A-B, at most {_SEEDS_MAX} seeds")
+    return tuple(range(low, high + 1))
+
+
+def _jobs(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or not 0 < int(text[:9]) <= _JOBS_MAX:
+        raise argparse.ArgumentTypeError(f"expected 1 to {_JOBS_MAX}, not {text[:40]!r}")
+    return int(text)
+
+
+def execute(name: str, seed: int | None = None, *, keep: bool = False) -> Report:
     """Build the machine and the guests of a scenario file and run it.
 
     Raises:
         FileError, ScenarioError, DtError, ConfigRejectedError: each one line.
     """
-    from vsmmu import scenario as scenarios
-    from vsmmu.costs import CostSink
-    from vsmmu.runner import Runner
-    from vsmmu.toolstack import build_machine
+    from vsmmu.scenario.run import load_scenario
 
-    scenario = scenarios.parse(read(name), name)
-    if seed is not None:
-        scenario = dataclasses.replace(scenario, seed=seed)
-    folder = Path(name).parent if name != "-" else Path()
-    machine = build_machine(
-        load_platform(str(folder / scenario.host)),
-        seed=scenario.seed,
-        ram=scenario.ram,
-        caching=scenario.caching,
-    )
-    if keep:
-        machine.trace.limit = _KEPT
-    costs = CostSink(machine.hypervisor)
-    machine.trace.sinks.append(costs)
-    guests = _guests(machine, scenario, folder)
-    progress = _progress(len(scenario.steps))
+    return _execute(load_scenario(Path(name)), seed, keep=keep).report
+
+
+def _execute(
+    scenario: Scenario, seed: int | None = None, *, keep: bool, record: Recorded | None = None
+) -> Result:
+    """Run a scenario; notices go to stderr."""
+    from vsmmu.cli.run_progress import step_counter
+    from vsmmu.scenario.run import run_scenario
+
+    progress, built = step_counter(len(scenario.steps)), None
     if record is not None:
-        progress = record.watch(machine, guests, scenario.title, progress)
-    report = Runner(scenario, machine, guests, progress).run()
-    report.costs = costs.by
-    return report
-
-
-def _guests(machine: Machine, scenario: Scenario, folder: Path) -> list[Guest]:
-    """The guests in the scenario's order; dom0 is made last, of what the others leave."""
-    from vsmmu.toolstack import create_dom0, create_guest
-
-    made: dict[int, Guest] = {}
-    for index, spec in enumerate(scenario.guests):
-        if spec.config is not None:
-            config = load_config(str(folder / spec.config))
-            made[index] = create_guest(
-                machine,
-                config,
-                load_partial(config),
-                one_vsmmu_per_psmmu=spec.one_vsmmu_per_psmmu,
-            )
-    for index, spec in enumerate(scenario.guests):
-        if spec.config is None:
-            made[index] = create_dom0(machine, spec.memory)
-    for guest in made.values():
-        for notice in guest.notices:
-            say(f"vsmmu: notice: {guest.name}: {notice}")
-    return [made[index] for index in range(len(scenario.guests))]
-
-
-def _progress(steps: int) -> Callable[[Step], None] | None:
-    """A counter on a terminal's stderr for long scenarios; nothing elsewhere."""
-    if steps < 100 or not sys.stderr.isatty():
-        return None
-
-    def show(step: Step) -> None:
-        end = "\n" if step.number == steps else ""
-        print(f"\rstep {step.number}/{steps}", end=end, file=sys.stderr, flush=True)
-
-    return show
+        progress, built = record.watch(scenario.title, progress)
+    result = run_scenario(scenario, seed, progress=progress, keep_trace=keep, built=built)
+    for notice in result.notices:
+        say(f"vsmmu: {notice}")
+    return result

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vsmmu.toolstack import Guest, Machine
 
 _Progress = Callable[[Any], None]
+_Built = Callable[["Machine", "list[Guest]"], None]
 
 
 class Recorded:
@@ -32,20 +33,20 @@ class Recorded:
         self._place = place
         self._recorder: RunRecorder | None = None
 
-    def watch(
-        self, machine: Machine, guests: Sequence[Guest], title: str, then: _Progress | None
-    ) -> _Progress:
-        """Record from now on; what is to be called before each step."""
+    def watch(self, title: str, then: _Progress | None) -> tuple[_Progress, _Built]:
+        """What is to be called before each step, and once the machine and guests are there."""
         from vsmmu.run_recorder import RunRecorder
 
-        recorder = self._recorder = RunRecorder(machine, guests, title)
+        def built(machine: Machine, guests: Sequence[Guest]) -> None:
+            self._recorder = RunRecorder(machine, guests, title)
 
         def step(step: Any) -> None:
-            recorder.step(step)
+            if self._recorder is not None:
+                self._recorder.step(step)
             if then is not None:
                 then(step)
 
-        return step
+        return step, built
 
     def save(self, inputs: Iterable[str]) -> None:
         """Write all files or none. Raises FileError, PlaceError."""

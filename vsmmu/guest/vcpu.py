@@ -2,19 +2,22 @@
 """A guest's CPU: runs programs written as generators, one yield a unit of work.
 
 A program yields wherever a real CPU could be interrupted or overtaken, so the scheduler can
-interleave guests, devices and SMMUs at any of these points.
+interleave guests, devices and SMMUs at any of these points. It yields True where it polls for what
+others do.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Generator
+from typing import Any
 
 from vsmmu.hypervisor.domain import Domain
 from vsmmu.hypervisor.hypervisor import Hypervisor
 from vsmmu.scheduler import Bell
 
-Program = Generator[None, None, None]
+# What it yields is nothing, or True.
+Program = Generator[Any, None, None]
 _SPURIOUS_MAX = 100
 _LPI_FIRST = 8192
 
@@ -31,6 +34,7 @@ class VCpu:
 
     `handlers` makes, for a GIC interrupt id, the program that runs while that line is high, or, for
     an LPI and one of `edges`, once for all since it last began. `lpis` counts the LPIs it was sent.
+    `watchers` are told every change of a line as well.
     """
 
     def __init__(self, hypervisor: Hypervisor, domain: Domain, number: int = 0) -> None:
@@ -41,6 +45,7 @@ class VCpu:
         self.handlers: dict[int, Callable[[], Program]] = {}
         self.interrupts = 0
         self.lines: dict[int, bool] = {}
+        self.watchers: list[Callable[[int, bool], None]] = []
         self.edges: set[int] = set()
         self._pending: set[int] = set()
         self.lpis: Counter[int] = Counter()
@@ -50,6 +55,7 @@ class VCpu:
         self._running: list[Program] = []
         self._handling: int | None = None
         self._spurious = 0
+        self._polling = False
 
     def start(self, program: Program) -> None:
         """Run a program after those already started."""
@@ -70,6 +76,8 @@ class VCpu:
         self.interrupts += int(level)
         if level:
             self.bell.ring()
+        for watcher in self.watchers:
+            watcher(spi, level)
 
     def lpi(self, intid: int) -> None:
         """An LPI becomes pending."""
@@ -103,7 +111,7 @@ class VCpu:
 
     def _advance(self) -> None:
         try:
-            next(self._running[-1])
+            self._polling = bool(next(self._running[-1]))
         except StopIteration:
             self._pop()
         except GuestError as error:
