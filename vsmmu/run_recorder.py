@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from vsmmu.toolstack import Guest, Machine
 
 _PACKED = ".xz"
+# CMDQ_PROD writes of a guest's programs between one's change and its invalidation.
+_SIDE_BY_SIDE = 16
 
 
 class PlaceError(Exception):
@@ -28,12 +30,15 @@ class RunRecorder:
         machine: booted.
         guests: created; no driver has run.
         scenario: its title, for the headers.
+        actors: guests do several things at a time, so what one of them sends may be for another.
 
     Raises:
         UnrecordableError: a vSMMU has what no record can say.
     """
 
-    def __init__(self, machine: Machine, guests: Sequence[Guest], scenario: str) -> None:
+    def __init__(
+        self, machine: Machine, guests: Sequence[Guest], scenario: str, *, actors: bool = False
+    ) -> None:
         self._recorder = MachineRecorder(machine.hypervisor, machine.smmus)
         self._names: list[str] = []
         seed = machine.scheduler.seed
@@ -42,7 +47,8 @@ class RunRecorder:
             for index, (path, vsmmu) in enumerate(guest.vsmmus.items()):
                 name = f"{guest.name}-{index}" if many else guest.name
                 header = {"scenario": scenario, "guest": guest.name, "vsmmu": path, "seed": seed}
-                self._recorder.add(vsmmu, name, header)
+                settled_after = _SIDE_BY_SIDE if actors else 1
+                self._recorder.add(vsmmu, name, header, settled_after)
                 self._names.append(name)
 
     def step(self, step: Any) -> None:

@@ -215,7 +215,7 @@ def _execute(
 
     progress, built = step_counter(len(scenario.steps)), None
     if record is not None:
-        progress, built = record.watch(scenario.title, progress)
+        progress, built = record.watch(scenario, progress)
     result = run_scenario(scenario, seed, progress=progress, keep_trace=keep, built=built)
     for notice in result.notices:
         say(f"vsmmu: {notice}")

@@ -11,6 +11,7 @@ from vsmmu.cli.files import FileError, say, write
 
 if TYPE_CHECKING:
     from vsmmu.run_recorder import RunRecorder
+    from vsmmu.scenario import Scenario
     from vsmmu.toolstack import Guest, Machine
 
 _Progress = Callable[[Any], None]
@@ -33,12 +34,14 @@ class Recorded:
         self._place = place
         self._recorder: RunRecorder | None = None
 
-    def watch(self, title: str, then: _Progress | None) -> tuple[_Progress, _Built]:
+    def watch(self, scenario: Scenario, then: _Progress | None) -> tuple[_Progress, _Built]:
         """What is to be called before each step, and once the machine and guests are there."""
         from vsmmu.run_recorder import RunRecorder
 
         def built(machine: Machine, guests: Sequence[Guest]) -> None:
-            self._recorder = RunRecorder(machine, guests, title)
+            self._recorder = RunRecorder(
+                machine, guests, scenario.title, actors=bool(scenario.actors)
+            )
 
         def step(step: Any) -> None:
             if self._recorder is not None:

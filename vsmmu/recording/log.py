@@ -23,6 +23,7 @@ from vsmmu.recording.format import (
     Status,
     Write,
 )
+from vsmmu.recording.physical import Physical
 from vsmmu.recording.writer import Writer
 from vsmmu.smmu.regfile import RegisterFile
 from vsmmu.smmu.transaction import READ, WRITE, Access
@@ -31,6 +32,7 @@ from vsmmu.smmu.transaction import READ, WRITE, Access
 _IDS = ("IDR0", "IDR1", "IDR2", "IDR3", "IDR4", "IDR5", "AIDR", "IIDR")
 _PROGRESS = [(BY_NAME[name].offset, 4) for name in ("CMDQ_CONS", "GERROR", "EVENTQ_PROD")]
 _LINES = ("eventq", "priq", "cmdq-sync", "gerror")
+_CMDQ_PROD = BY_NAME["CMDQ_PROD"].offset
 _SIZES = (1, 2, 4, 8)
 _REGISTERS_END = 0x2_0000
 _PAGE_MASK, _ALL = 0xFFF, (1 << 64) - 1
@@ -79,6 +81,8 @@ class Log:
         changes: of the memory.
         settle: runs the machine until it is at rest.
         pulses: the interrupts so far.
+        settled_after: CMDQ_PROD writes after which what changed in memory before has been
+            invalidated: one for a driver that does one thing at a time.
 
     Attributes:
         name: of the recording.
@@ -97,6 +101,7 @@ class Log:
         changes: Changes,
         settle: Callable[[], object],
         pulses: Callable[[], Pulses],
+        settled_after: int = 1,
     ) -> None:
         self.name = str(header["name"])
         self.ended = ""
@@ -104,6 +109,12 @@ class Log:
         self._changes, self._settle, self._pulses = changes, settle, pulses
         self._check()
         self._writer = Writer(header)
+        # An SMMU without caches that does the same; None once it cannot follow.
+        ids = {register: regs.values.get(register, 0) for register in _IDS}
+        self._fresh: Physical | None = Physical()
+        self._fresh.start(ids, (header["ram_base"], header["ram_size"]))
+        # Writes of CMDQ_PROD that may pass until what changed before them is settled.
+        self._unsettled, self._settled_after = 0, settled_after
         self._state: Progress | None = None
         self._add(Reset())
         for register in _IDS:
@@ -135,6 +146,7 @@ class Log:
             return
         self._flush()
         self._add(Write(offset, size, value & (1 << 8 * size) - 1))
+        self._follow(offset, size, value)
         pulses = self._pulses()
         self._rest()
         state = Progress(*(self._regs.read(*place) for place in _PROGRESS))
@@ -164,13 +176,14 @@ class Log:
                 self.end("an access with a SubstreamID, or of instructions or privilege, faulted")
             return
         end = judge()
+        judged = end.judged and not self._is_stale(access, sid, end)
         event = events[0][0] & 0xFF if events else 0
         perms = end.perms & (READ | WRITE) if end.status == Status.OK else 0
         known = {Status.OK: _PAGE_MASK, Status.BYPASS: _ALL, Status.DISABLED: _ALL}
         self._add(
             Dma(
                 sid, Kind.WRITE if access.write else Kind.READ, end.status,
-                perms, event, 0 if end.judged else Flag.STALE,
+                perms, event, 0 if judged else Flag.STALE,
                 access.iova & _ALL, end.pa, known.get(end.status, 0),
             )
         )  # fmt: skip
@@ -194,6 +207,25 @@ class Log:
         """The whole file, packed."""
         return self._writer.finish()
 
+    def _follow(self, offset: int, size: int, value: int) -> None:
+        if offset == _CMDQ_PROD and self._unsettled:
+            self._unsettled -= 1
+        try:
+            if self._fresh is not None:
+                self._fresh.write(self.records, offset, size, value)
+        except ValueError:
+            # More work than a recording of this length may ask for: a replay refuses it as well.
+            self._fresh = None
+
+    def _is_stale(self, access: Access, sid: int, end: Ending) -> bool:
+        """Whether a cached entry answered while what it holds was being changed."""
+        if self._fresh is None or not self._unsettled:
+            return False
+        kind = Kind.WRITE if access.write else Kind.READ
+        dma = Dma(sid, kind, end.status, 0, 0, 0, access.iova & _ALL, end.pa, 0)
+        found = self._fresh.access(self.records, dma)
+        return found.status != end.status or end.pa not in (0, found.pa)
+
     def _rest(self) -> None:
         self._settle()
         self._changes.ignore()
@@ -201,6 +233,9 @@ class Log:
     def _flush(self) -> None:
         for record in self._changes.records():
             self._add(record)
+            self._unsettled = self._settled_after
+            if self._fresh is not None:
+                self._fresh.store(self.records, record)
 
     def _interrupts(self, before: Pulses) -> None:
         now = self._pulses()

@@ -98,14 +98,20 @@ class VsmmuRecorder:
         vsmmu: as after reset.
     """
 
-    def __init__(self, machine: MachineRecorder, vsmmu: VSmmu, header: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        machine: MachineRecorder,
+        vsmmu: VSmmu,
+        header: Mapping[str, Any],
+        settled_after: int = 1,
+    ) -> None:
         self._vsmmu = vsmmu
         domain = vsmmu.domain
         self._places = GuestPlaces(domain)
         self._syncs: dict[str, int] = {}
         self.log = Log(
             header, vsmmu.regs, domain.memory, vsmmu.features.oas,
-            Changes(machine.watched, self._places), machine.settle, self._pulses,
+            Changes(machine.watched, self._places), machine.settle, self._pulses, settled_after,
         )  # fmt: skip
         vsmmu.tap = self.log
 
@@ -173,11 +179,17 @@ class MachineRecorder:
         for path, smmu in self._smmus.items():
             smmu.dma_tap = _Port(self, path)
 
-    def add(self, vsmmu: VSmmu, name: str, header: Mapping[str, Any] | None = None) -> Log:
-        """Record a vSMMU from now on. Raises UnrecordableError as `Log` does."""
+    def add(
+        self,
+        vsmmu: VSmmu,
+        name: str,
+        header: Mapping[str, Any] | None = None,
+        settled_after: int = 1,
+    ) -> Log:
+        """Record a vSMMU from now on. Arguments and UnrecordableError as of `Log`."""
         banks = [(ipa, size) for ipa, _, size in vsmmu.domain.stage2.mappings()]
         fields = {"name": name, "source": "vsmmu", **_ram(banks), **(header or {})}
-        recorder = VsmmuRecorder(self, vsmmu, fields)
+        recorder = VsmmuRecorder(self, vsmmu, fields, settled_after)
         self.recorders.append(recorder)
         self._by_vsmmu[vsmmu] = recorder
         return recorder.log

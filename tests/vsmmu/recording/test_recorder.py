@@ -74,6 +74,36 @@ def test_a_scenario_replays(samples: Path, tmp_path: Path, name: str) -> None:
         assert any(type(record) is Note for record in records(file.read_bytes()))
 
 
+ACTORS = """\
+schema = "vsmmu.scenario/1"
+machine.devices = { nic = "smmu0:0x10", disk = "smmu1:0x10" }
+guest = [{ name = "red", devices = ["nic"] }, { name = "blue", devices = ["disk"] }]
+seed = 2
+[[actor]]
+guest = "red"
+do = "hostile"
+operations = 40
+[[actor]]
+guest = "blue"
+do = "netdev-storm"
+operations = 12
+[[actor]]
+guest = "blue"
+do = "faulting"
+turns = 400
+every = 60
+"""
+
+
+def test_guests_that_do_several_things_at_a_time(tmp_path: Path) -> None:
+    (tmp_path / "it.toml").write_text(ACTORS)
+    assert main(["run", str(tmp_path / "it.toml"), "--record", str(tmp_path / "out")]) == 0
+    for name in ("red", "blue"):
+        packed = (tmp_path / "out" / f"{name}.xz").read_bytes()
+        assert agrees(packed, caching="none")
+        assert [type(record) for record in records(packed)].count(Dma) > 5
+
+
 def test_one_file_is_for_one_vsmmu(
     samples: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
