@@ -54,7 +54,7 @@ def named(found: Divergence, record: int) -> bool:
 def test_each_deciding_bit_of_a_used_structure_is_reported_at_its_place(what):
     cases = [(one, bit) for one in used() if one.what == what for bit in deciding_bits(one)]
     assert cases
-    for one, bit in Random(what).sample(cases, min(len(cases), 40)):
+    for one, bit in Random(what).sample(cases, min(len(cases), 25)):
         found = diverges(flipped(list(ours()), one, bit))
         assert found is not None, (one, bit)
         assert named(found, one.record), (one, bit, found)
@@ -66,7 +66,7 @@ def test_any_flipped_bit_of_memory_is_agreement_or_a_divergence_at_its_place():
     rings = {one.record for one in commands(list(ours()))}
     random = Random(1)
     seen = 0
-    for _ in range(120):
+    for _ in range(70):
         number = random.choice(written)
         record = ours()[number - 1]
         assert isinstance(record, Mem)
@@ -78,7 +78,7 @@ def test_any_flipped_bit_of_memory_is_agreement_or_a_divergence_at_its_place():
         if found is not None:
             seen += 1
             assert number in rings or named(found, number), (number, bit, found)
-    assert seen > 30
+    assert seen > 15
 
 
 def invalidations() -> list[Sent]:
@@ -94,7 +94,8 @@ def test_a_dropped_invalidation_is_reported_where_a_cache_would_be_stale():
             stale = stale_access(list(ours()), one)
         if stale is not None:
             assert found is not None, one
-            assert found.record == stale
+            # The tables may tell before the access does.
+            assert found.record <= stale
             assert named(found, one.record), found
         reported += found is not None
     assert reported >= 6
