@@ -14,8 +14,10 @@ used again, where a later command does the same, or where the new mapping is the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from tests.vsmmu.recording.tape import HEADER, data
 from vsmmu.arch.commands import (
     CmdSync,
     CmdTlbiNhAll,
@@ -60,10 +62,10 @@ class Used(NamedTuple):
     word: int
 
 
-def used_words(records: list[Record]) -> list[Used]:
+def used_words(records: list[Record], header: Mapping[str, Any] = HEADER) -> list[Used]:
     """Each word of STEs, CDs and descriptors that a recorded access used, by its M record."""
     found: dict[tuple[int, int], Used] = {}
-    machine = _started(records)
+    machine = _started(records, header)
     for number, record in enumerate(records, 1):
         if isinstance(record, Mem):
             machine.store(number, record)
@@ -163,7 +165,9 @@ def replaced(records: list[Record], sent: Sent, command: Command | None = None) 
     return [*records[: sent.record - 1], Mem(written.pa, bytes(data)), *records[sent.record :]]
 
 
-def stale_access(records: list[Record], dropped: Sent) -> int | None:
+def stale_access(
+    records: list[Record], dropped: Sent, header: Mapping[str, Any] = HEADER
+) -> int | None:
     """The first access that a cache answers otherwise than recorded if a TLBI is dropped.
 
     The cache holds what each page of a context was recorded to be. It is emptied by every other
@@ -171,7 +175,7 @@ def stale_access(records: list[Record], dropped: Sent) -> int | None:
     """
     contexts: dict[int, int] = {}
     cache: dict[tuple[int, int], tuple[int, int]] = {}
-    machine = _started(records)
+    machine = _started(records, header)
     sent = {one.record: one.command for one in commands(records) if one != dropped}
     for number, record in enumerate(records, 1):
         if isinstance(record, Mem):
@@ -219,10 +223,8 @@ def _asid(machine: Physical, record: Dma) -> int | None:
     return cds[0].asid if cds else None
 
 
-def _started(records: list[Record]) -> Physical:
-    from tests.vsmmu.recording.tape import RAM, data
-
-    ahead = Ahead(Reader([data(records)], "ours"))
+def _started(records: list[Record], header: Mapping[str, Any]) -> Physical:
+    reader = Reader([data(records, header)], "ours")
     machine = Physical("none")
-    machine.start(ahead.ids, RAM)
+    machine.start(Ahead(reader).ids, reader.header.ram)
     return machine

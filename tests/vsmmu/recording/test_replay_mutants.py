@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import lzma
 from functools import cache
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -24,7 +26,7 @@ from vsmmu.arch.commands import CmdSync
 from vsmmu.arch.registers import BY_NAME
 from vsmmu.recording.both import Both
 from vsmmu.recording.divergence import Divergence
-from vsmmu.recording.format import Mem, Record, Write
+from vsmmu.recording.format import Mem, Reader, Record, Write
 
 # Records of the probing, at the start.
 PROBED = 7
@@ -140,3 +142,38 @@ def test_a_register_a_status_or_an_event_that_is_another_is_reported_at_its_reco
         found = diverges([*ours()[: number - 1], other, *ours()[number:]])
         assert found is not None
         assert found.record == number
+
+
+def mutate_a_sample(path: Path, count: int) -> None:
+    """Deciding bits of used structures, and dropped invalidations, of one recording of Linux."""
+    reader = Reader([lzma.decompress(path.read_bytes())], path.name)
+    records, header = list(reader), reader.header.fields
+    random = Random(path.name)
+
+    def told(mutant: list[Record]) -> Divergence | None:
+        return play(mutant, Both(), header).divergence
+
+    bits = [(one, bit) for one in used_words(records, header) for bit in deciding_bits(one)]
+    for one, bit in random.sample(bits, min(len(bits), count)):
+        found = told(flipped(records, one, bit))
+        assert found is not None, (path.name, one, bit)
+        assert named(found, one.record), (path.name, one, bit, found)
+    flushes = [one for one in commands(records) if one.command.name == "CMD_TLBI_NH_VA"]
+    for one in random.sample(flushes, min(len(flushes), count // 4)):
+        stale = stale_access(records, one, header)
+        found = told(replaced(records, one))
+        assert stale is None or (found is not None and found.record <= stale), (path.name, one)
+        assert found is None or named(found, one.record), (path.name, one, found)
+
+
+def test_mutants_of_a_short_recording_of_linux(corpus):
+    path = corpus / "traces" / "vfio612.xz"
+    if not path.is_file():
+        pytest.skip(f"no recording at {path}")
+    mutate_a_sample(path, 8)
+
+
+@pytest.mark.soak
+def test_mutants_of_recordings_of_linux(corpus):
+    for path in sorted((corpus / "traces").glob("*.xz")):
+        mutate_a_sample(path, 40)
