@@ -176,4 +176,4 @@ def test_mutants_of_a_short_recording_of_linux(corpus):
 @pytest.mark.soak
 def test_mutants_of_recordings_of_linux(corpus):
     for path in sorted((corpus / "traces").glob("*.xz")):
-        mutate_a_sample(path, 40)
+        mutate_a_sample(path, 12)
