@@ -177,3 +177,16 @@ def test_mutants_of_a_short_recording_of_linux(corpus):
 def test_mutants_of_recordings_of_linux(corpus):
     for path in sorted((corpus / "traces").glob("*.xz")):
         mutate_a_sample(path, 12)
+
+
+def test_a_dropped_configuration_command_is_reported_at_its_place():
+    """The last CMD_CFGI_STE of an attach: the SMMU may have looked at the STE before."""
+    seen = 0
+    for one in invalidations():
+        if one.command.name != "CMD_CFGI_STE":
+            continue
+        found = diverges(replaced(list(ours()), one))
+        if found is not None:
+            seen += 1
+            assert named(found, one.record), (one, found)
+    assert seen >= 2
