@@ -153,6 +153,16 @@ def _cached(
         found.append(Source(since, "access that cached the configuration"))
         _stale(physical, since, [one for one in looks if one.what in KINDS], lines, found)
     entry = _entry_of(physical, access)
+    if entry is None and physical.caching == "hostile":
+        # What was prefetched may be older than the record that took it.
+        written = [(physical.memory.writer(one.address, one.size), one) for one in looks]
+        latest = max(
+            (pair for pair in written if pair[1].what in KINDS and pair[0]),
+            key=lambda pair: pair[0], default=None,
+        )  # fmt: skip
+        if latest is not None:
+            lines.append(f"{latest[1].what} was written by record {latest[0]}")
+            _sent_next(physical, latest[0], lines, found)
     for key in [] if entry is None else _keys(physical, entry):
         record = physical.filled.get(key[:4], 0)
         lines.append(f"TLB entry: {_shown(key)}, filled at record {record}")

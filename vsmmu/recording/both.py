@@ -72,7 +72,7 @@ class Both:
 
     def write(self, number: int, offset: int, size: int, value: int) -> None:
         """A register write. Commands are for the second alone: the first has no caches."""
-        if self._unflushed.suspects:
+        if self._unflushed.waiting:
             self._notice()
         if offset == _CMDQ_PROD:
             self._unflushed.batches += 1
@@ -96,7 +96,7 @@ class Both:
 
     def access(self, number: int, dma: Dma) -> Result:
         """What the first makes of it; if that is as recorded, what the second makes of it."""
-        if self._unflushed.suspects:
+        if self._unflushed.waiting:
             self._notice()
         result = self._plain.access(number, dma)
         if not self._unflushed.follows(dma.sid, dma.iova):

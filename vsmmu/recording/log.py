@@ -48,9 +48,10 @@ class UnrecordableError(Exception):
 
 
 class Before(NamedTuple):
-    """What was so before an access: EVENTQ_PROD, and the interrupts."""
+    """What was so before an access: EVENTQ_PROD and GERROR, and the interrupts."""
 
     eventq_prod: int
+    gerror: int
     pulses: Pulses
 
 
@@ -160,7 +161,7 @@ class Log:
     def before(self) -> Before:
         """A device is about to access memory."""
         self._flush()
-        return Before(self._regs["EVENTQ_PROD"], self._pulses())
+        return Before(self._regs["EVENTQ_PROD"], self._regs["GERROR"], self._pulses())
 
     def after(self, access: Access, sid: int, before: Before, judge: Callable[[], Ending]) -> None:
         """It did.
@@ -190,6 +191,9 @@ class Log:
         for words in events:
             self._add(EventRecord(words))
         self._interrupts(before.pulses)
+        lost = self._regs["EVENTQ_PROD"] != before.eventq_prod and not events
+        if not judged and (lost or self._regs["GERROR"] != before.gerror):
+            self.end("an access that cannot be judged lost its event")
 
     # All else.
 

@@ -187,8 +187,8 @@ class Player:
         self._dma_due = _Due()
         self._open = False
         self._accesses = 0
-        # Byte places of the latest M records.
-        self._places: dict[int, int] = {}
+        # Byte places and phases of the latest M records.
+        self._places: dict[int, tuple[int, str]] = {}
         self._irqs = Counter[str]()
 
     def play(self, each: Callable[[int], object] | None = None) -> Played:
@@ -223,11 +223,8 @@ class Player:
         except _DivergenceError as end:
             played.divergence = end.divergence
         except NoticedError as error:
-            sides = error.sides
-            played.divergence = Divergence(
-                error.record, self._places.get(error.record, 0), self._phase, *error.difference,
-                *sides,
-            )  # fmt: skip
+            at, phase = self._places.get(error.record, (0, ""))
+            played.divergence = Divergence(error.record, at, phase, *error.difference, *error.sides)
         except ValueError as error:
             place = f"record {records.number} (byte {records.place:#x})"
             raise RecordingError(f"{self._reader.source}: {place}: {error}") from None
@@ -248,7 +245,7 @@ class Player:
         places, number = self._places, self._records.number
         if len(places) >= _PLACES:
             places.clear()
-        places[number] = self._records.place
+        places[number] = self._records.place, self._phase
         self._target.store(number, record)
 
     def _write(self, record: Write) -> None:

@@ -7,19 +7,19 @@ command that is missing in the recording, whether a device uses the address or n
 
 Two more are no faults by themselves, but a contradiction to what the driver did before: it flushed
 `HABIT` mappings that it had removed, each before it used the address again, and now one is made
-again as it was without a flush, or is not flushed to the end, `PATIENCE` command batches later.
+again as it was without a flush, or is not flushed to the end, although that is `PATIENCE` times
+more command batches later than any flush came before.
 
-Leaf tables are known from accesses: the tables that the first access to each 2 MiB went through.
-What is suspected is looked up again, once all of memory is up to date: a table that was linked
-anew since the old mapping was made is another table.
+Tables are known from accesses: those that the first access to each 2 MiB went through, and those
+that they lead to. What is suspected is looked up again, once all of memory is up to date: a table
+that was linked anew since the old mapping was made is another table.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
-from vsmmu.arch.pagetable import ADDR_MASK, TABLE, TTB_SELECT, VALID
+from vsmmu.arch.pagetable import ADDR_MASK, TABLE, TTB_SELECT, VALID, Granule
 from vsmmu.memory import PAGE_SHIFT
 from vsmmu.recording.format import Dma, Mem
 from vsmmu.recording.looks import look
@@ -30,26 +30,43 @@ from vsmmu.smmu.smmu import Smmu
 from vsmmu.smmu.tlb import Tlb
 from vsmmu.smmu.transaction import VA_MASK, Access, Fault
 
-# 2 MiB pieces of streams whose tables are known, and changed mappings that are remembered.
-REGIONS, CHANGES = 1 << 16, 1 << 10
-# Removed mappings that were flushed in time; writes of CMDQ_PROD that a flush may take.
-HABIT, PATIENCE = 16, 256
+# Bounds: 2 MiB pieces of streams whose tables were looked for, changed mappings that are
+# remembered, pages of tables.
+REGIONS, CHANGES, TABLES = 1 << 16, 1 << 10, 1 << 13
+# Removed mappings that were flushed in time. How much longer than others a flush may take, in
+# writes of CMDQ_PROD, and how long in any case.
+HABIT, PATIENCE, WAIT = 16, 4, 16
 _REGION = 21
 _KIND = VALID | TABLE
 _LAST_LEVEL = 3
 
 
-@dataclass(frozen=True, slots=True)
-class _Leaves:
-    """A table with leaves: its address, the input address of its first, log2 of a leaf's bytes."""
+class _Space(NamedTuple):
+    """Whose addresses a table translates, and how its tables are made."""
 
-    base: int
-    address: int
-    shift: int
-    kind: int
     sid: int
     vmid: int
     asid: int | None
+    granule: Granule
+
+
+class _Leaves(NamedTuple):
+    """A table: its address, its level, the input address of its first descriptor."""
+
+    base: int
+    level: int
+    address: int
+    space: _Space
+
+    @property
+    def shift(self) -> int:
+        """log2 of the bytes that a descriptor translates."""
+        return self.space.granule.shift(self.level)
+
+    @property
+    def kind(self) -> int:
+        """The low bits of a leaf."""
+        return _KIND if self.level == _LAST_LEVEL else VALID
 
 
 class _Change(NamedTuple):
@@ -86,7 +103,8 @@ class Moved(NamedTuple):
 class Unflushed:
     """Follows the leaf tables of one SMMU.
 
-    `suspects` has what `moved` looks at when memory is up to date: before a write or an access.
+    `waiting` says that `moved` has something to look at once memory is up to date: before a write
+    or an access.
 
     Args:
         smmu: one whose configuration is asked; it caches nothing else.
@@ -102,10 +120,16 @@ class Unflushed:
         self._regions: set[tuple[int, int]] = set()
         self._frames: dict[int, _Leaves] = {}
         self._changes: dict[int, _Change] = {}
-        self.suspects: list[Moved] = []
-        self._habit = self.batches = 0
+        self._suspects: list[Moved] = []
+        self._linked: list[_Leaves] = []
+        self._habit = self._slowest = self.batches = 0
 
     # What happens.
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something to look at."""
+        return bool(self._suspects or self._linked)
 
     def follows(self, sid: int, iova: int) -> bool:
         """Whether the table of an address was looked for already."""
@@ -134,55 +158,83 @@ class Unflushed:
         scope = scope._replace(vmid=None) if self._tlb.vmw else scope
         gone = [slot for slot, change in self._changes.items() if _covers(scope, change)]
         for slot in gone:
-            del self._changes[slot]
+            self._slowest = max(self._slowest, self.batches - self._changes.pop(slot).batches)
         self._habit += len(gone)
 
     def moved(self) -> Moved | None:
         """A mapping that moved without an invalidation, now that memory is up to date."""
-        suspects, self.suspects = self.suspects, []
+        linked, self._linked = self._linked, []
+        for leaves in linked:
+            self._follow(leaves)
+        suspects, self._suspects = self._suspects, []
         return next((one for one in suspects if self._holds(one)), None)
 
     def unreached(self) -> Moved | None:
         """A mapping that was removed long before the end, and never flushed."""
         if self._habit < HABIT:
             return None
+        patience = max(WAIT, PATIENCE * self._slowest)
         for slot, change in self._changes.items():
             found = _moved(change.changed, slot, change, None)
-            if self.batches - change.batches > PATIENCE and self._holds(found):
+            if self.batches - change.batches > patience and self._holds(found):
                 return found
         return None
 
     # Tables.
 
     def _learn(self, dma: Dma) -> None:
-        access = Access(dma.sid, dma.iova, dma.access == 2)
-        tables = self._tables(dma)
-        looks = look(self._smmu, access)[1]
-        if tables is None or not looks or not looks[-1].what.startswith("stage"):
+        found = self._table(dma)
+        if found is None:
             return
-        table, vmid, asid = tables
-        level = int(looks[-1].what.rpartition(" ")[2])
-        granule, slot = table.granule, looks[-1].address
-        shift = granule.shift(level)
-        base = slot & -granule.page_size
-        kind = _KIND if level == _LAST_LEVEL else VALID
-        first = ((dma.iova & VA_MASK) >> shift << shift) - ((slot - base) >> 3 << shift)
-        leaves = _Leaves(base, first, shift, kind, dma.sid, vmid, asid)
-        for frame in range(base >> PAGE_SHIFT, (base + granule.page_size) >> PAGE_SHIFT):
-            self._frames[frame] = leaves
+        table, space = found
+        looks = look(self._smmu, Access(dma.sid, dma.iova, dma.access == 2))[1]
+        granule = table.granule
+        for one in looks:
+            if not one.what.startswith("stage"):
+                continue
+            level = int(one.what.rpartition(" ")[2])
+            shift, base = granule.shift(level), one.address & -granule.page_size
+            first = ((dma.iova & VA_MASK) >> shift) - ((one.address - base) >> 3) << shift
+            self._follow(_Leaves(base, level, first, space))
 
-    def _tables(self, dma: Dma) -> tuple[Table, int, int | None] | None:
-        """The table of an access, its VMID and its ASID; None for a nested stream, and for none."""
+    def _follow(self, leaves: _Leaves) -> None:
+        """Follow a table and those that it leads to, unless that is known."""
+        queue = [leaves]
+        while queue and len(self._frames) < TABLES:
+            one = queue.pop()
+            size = one.space.granule.page_size
+            if self._frames.get(one.base >> PAGE_SHIFT) == one:
+                continue
+            for frame in range(one.base >> PAGE_SHIFT, (one.base + size) >> PAGE_SHIFT):
+                self._frames[frame] = one
+            if one.level < _LAST_LEVEL:
+                words = self._memory.read_words(one.base, size >> 3) or ()
+                queue += [
+                    self._below(one, one.base + 8 * i, word)
+                    for i, word in enumerate(words)
+                    if word & _KIND == _KIND
+                ]
+
+    @staticmethod
+    def _below(leaves: _Leaves, slot: int, word: int) -> _Leaves:
+        base = word & ADDR_MASK & -leaves.space.granule.page_size
+        address = leaves.address + ((slot - leaves.base) >> 3 << leaves.shift)
+        return _Leaves(base, leaves.level + 1, address, leaves.space)
+
+    def _table(self, dma: Dma) -> tuple[Table, _Space] | None:
+        """The table of an access; None for a nested stream, for 52-bit forms, and for none."""
         stream = self._smmu.config.stream(dma.sid)
         if isinstance(stream, Fault):
             return None
-        if not stream.stage1:
-            return None if stream.stage2 is None else (stream.stage2.table, stream.vmid, None)
-        context = self._smmu.config.context(dma.sid, stream)
-        if isinstance(context, Fault) or stream.stage2 is not None:
+        table, asid = None if stream.stage2 is None else stream.stage2.table, None
+        if stream.stage1:
+            context = self._smmu.config.context(dma.sid, stream)
+            if isinstance(context, Fault) or stream.stage2 is not None:
+                return None
+            table, asid = context.stage1.tables[dma.iova >> TTB_SELECT & 1], context.asid
+        if table is None or table.wide:
             return None
-        table = context.stage1.tables[dma.iova >> TTB_SELECT & 1]
-        return None if table is None or table.wide else (table, stream.vmid, context.asid)
+        return table, _Space(dma.sid, stream.vmid, asid, table.granule)
 
     def _changed(self, number: int, pa: int, data: bytes) -> None:
         for offset in range(-pa % 8, len(data) - 7, 8):
@@ -194,6 +246,8 @@ class Unflushed:
             new = int.from_bytes(data[offset : offset + 8], "little")
             if old != new:
                 self._leaf(number, slot, old, new, leaves)
+                if leaves.level < _LAST_LEVEL and new & _KIND == _KIND:
+                    self._linked.append(self._below(leaves, slot, new))
 
     def _leaf(self, number: int, slot: int, old: int, new: int, leaves: _Leaves) -> None:
         address = leaves.address + ((slot - leaves.base) >> 3 << leaves.shift)
@@ -206,7 +260,7 @@ class Unflushed:
         if change is None or new & _KIND != leaves.kind:
             return
         if (change.old ^ new) & ADDR_MASK or (change.changed != number and self._habit >= HABIT):
-            self.suspects.append(_moved(number, slot, change, new))
+            self._suspects.append(_moved(number, slot, change, new))
         del self._changes[slot]
 
     def _holds(self, moved: Moved) -> bool:
@@ -224,16 +278,16 @@ class Unflushed:
 
 def _moved(record: int, slot: int, change: _Change, new: int | None) -> Moved:
     return Moved(
-        record, slot, change.address, change.leaves.sid, change.old, new, change.written,
+        record, slot, change.address, change.leaves.space.sid, change.old, new, change.written,
         change.changed,
     )  # fmt: skip
 
 
 def _covers(scope: TlbScope, change: _Change) -> bool:
-    leaves = change.leaves
-    if scope.vmid is not None and scope.vmid != leaves.vmid:
+    leaves, space = change.leaves, change.leaves.space
+    if scope.vmid is not None and scope.vmid != space.vmid:
         return False
-    if scope.asid is not None and leaves.asid is not None and scope.asid != leaves.asid:
+    if scope.asid is not None and space.asid is not None and scope.asid != space.asid:
         return False
     if scope.addresses is None:
         return True

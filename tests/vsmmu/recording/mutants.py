@@ -14,8 +14,10 @@ used again, where a later command does the same, or where the new mapping is the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from tests.vsmmu.recording.tape import HEADER, data
 from vsmmu.arch.commands import (
     CmdSync,
     CmdTlbiNhAll,
@@ -32,9 +34,10 @@ from vsmmu.arch.describe import Context, describe
 from vsmmu.arch.layout import Layout
 from vsmmu.arch.pagetable import ADDR_MASK
 from vsmmu.arch.registers import BY_NAME, QueueBase
+from vsmmu.arch.stream_table import Ste
 from vsmmu.recording.format import Dma, Mem, Reader, Record, Status, Write
 from vsmmu.recording.identification import Ahead
-from vsmmu.recording.looks import look
+from vsmmu.recording.looks import Look, look
 from vsmmu.recording.physical import Physical
 from vsmmu.smmu.smmu import Access
 
@@ -46,8 +49,10 @@ DECIDES: dict[str, tuple[str, ...]] = {
     "table": ("valid", "oa"),
     "leaf": ("valid", "oa"),
 }
-# Of these a bit may lie below what alignment leaves of an address; of leaves only in blocks.
-ALIGNED = {"l2ptr": 14, "oa": 12, "s1ctxptr": 6, "ttb0": 12}
+# Of these a bit may lie below what alignment leaves of an address; of output addresses see below.
+ALIGNED = {"l2ptr": 14, "s1ctxptr": 6, "ttb0": 12}
+# log2 of the granule, by STE.S2TG and CD.TG0.
+_GRANULES = {0: 12, 1: 16, 2: 14}
 
 
 class Used(NamedTuple):
@@ -58,12 +63,13 @@ class Used(NamedTuple):
     what: str
     view: Layout
     word: int
+    page: int
 
 
-def used_words(records: list[Record]) -> list[Used]:
+def used_words(records: list[Record], header: Mapping[str, Any] = HEADER) -> list[Used]:
     """Each word of STEs, CDs and descriptors that a recorded access used, by its M record."""
     found: dict[tuple[int, int], Used] = {}
-    machine = _started(records)
+    machine = _started(records, header)
     for number, record in enumerate(records, 1):
         if isinstance(record, Mem):
             machine.store(number, record)
@@ -71,13 +77,27 @@ def used_words(records: list[Record]) -> list[Used]:
             machine.write(number, *record)
         elif isinstance(record, Dma) and record.status in (Status.OK, Status.BYPASS):
             access = Access(record.sid, record.iova, record.access == 2)
-            for one in look(machine.smmu, access)[1]:
+            looks = look(machine.smmu, access)[1]
+            for one in looks:
                 if one.view is not None:
-                    _note(found, machine, records, one)
+                    _note(found, machine, records, one, _page(looks))
     return list(found.values())
 
 
-def _note(found: dict[Any, Used], machine: Physical, records: list[Record], one: Any) -> None:
+def _page(looks: list[Look]) -> int:
+    """log2 of the granule that the looks say."""
+    page = 12
+    for one in looks:
+        if isinstance(one.view, Ste):
+            page = _GRANULES.get(one.view.s2tg, 12)
+        elif isinstance(one.view, Cd):
+            page = _GRANULES.get(one.view.tg0, 12)
+    return page
+
+
+def _note(
+    found: dict[Any, Used], machine: Physical, records: list[Record], one: Any, page: int
+) -> None:
     for word in range(one.size // 8):
         address = one.address + 8 * word
         number = machine.memory.writer(address)
@@ -88,7 +108,7 @@ def _note(found: dict[Any, Used], machine: Physical, records: list[Record], one:
         what = one.what
         if what.startswith("stage"):
             what = "table" if type(one.view).__name__.startswith("TableDesc") else "leaf"
-        used = Used(number, address - written.pa, what, one.view, word)
+        used = Used(number, address - written.pa, what, one.view, word, page)
         found.setdefault((number, used.offset), used)
 
 
@@ -105,11 +125,12 @@ def deciding_bits(used: Used) -> list[int]:
         field = used.view.fields[name]
         if field.word != used.word:
             continue
-        low = field.low
-        if name in ALIGNED and used.what != "leaf":
-            low = max(low, ALIGNED[name])
-        elif name == "oa":
-            low = 21 if not used.view.fields["table"].of(used.view.words) else low
+        low = max(field.low, ALIGNED.get(name, 0))
+        if name == "oa":
+            low = used.page
+            if used.what == "leaf" and not used.view.fields["table"].of(used.view.words):
+                # A block of the level above pages.
+                low += used.page - 3
         high = field.low + field.msb - field.lsb
         if name == "oa":
             # Bits 49:48 belong to 52-bit forms.
@@ -163,7 +184,9 @@ def replaced(records: list[Record], sent: Sent, command: Command | None = None) 
     return [*records[: sent.record - 1], Mem(written.pa, bytes(data)), *records[sent.record :]]
 
 
-def stale_access(records: list[Record], dropped: Sent) -> int | None:
+def stale_access(
+    records: list[Record], dropped: Sent, header: Mapping[str, Any] = HEADER
+) -> int | None:
     """The first access that a cache answers otherwise than recorded if a TLBI is dropped.
 
     The cache holds what each page of a context was recorded to be. It is emptied by every other
@@ -171,7 +194,7 @@ def stale_access(records: list[Record], dropped: Sent) -> int | None:
     """
     contexts: dict[int, int] = {}
     cache: dict[tuple[int, int], tuple[int, int]] = {}
-    machine = _started(records)
+    machine = _started(records, header)
     sent = {one.record: one.command for one in commands(records) if one != dropped}
     for number, record in enumerate(records, 1):
         if isinstance(record, Mem):
@@ -219,10 +242,8 @@ def _asid(machine: Physical, record: Dma) -> int | None:
     return cds[0].asid if cds else None
 
 
-def _started(records: list[Record]) -> Physical:
-    from tests.vsmmu.recording.tape import RAM, data
-
-    ahead = Ahead(Reader([data(records)], "ours"))
+def _started(records: list[Record], header: Mapping[str, Any]) -> Physical:
+    reader = Reader([data(records, header)], "ours")
     machine = Physical("none")
-    machine.start(ahead.ids, RAM)
+    machine.start(Ahead(reader).ids, reader.header.ram)
     return machine

@@ -8,6 +8,9 @@ followed by its commands and a CMD_SYNC.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from vsmmu.arch.commands import (
     CmdCfgiCd,
     CmdCfgiSte,
@@ -114,14 +117,14 @@ class Tape:
         return play(self.records, target)
 
 
-def data(records: list[Record]) -> bytes:
+def data(records: list[Record], header: Mapping[str, Any] = HEADER) -> bytes:
     """Records as a file."""
-    return header_line(HEADER) + b"".join(map(encode, records))
+    return header_line(header) + b"".join(map(encode, records))
 
 
-def play(records: list[Record], target: Target) -> Played:
+def play(records: list[Record], target: Target, header: Mapping[str, Any] = HEADER) -> Played:
     """Play records."""
-    return Player(Reader([data(records)], "ours"), target).play()
+    return Player(Reader([data(records, header)], "ours"), target).play()
 
 
 class Driver:

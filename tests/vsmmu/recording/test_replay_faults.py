@@ -107,7 +107,7 @@ def no_wrap_bit(patch: pytest.MonkeyPatch) -> None:
 
 FAULTS: list[tuple[Callable[[], Tape], Plant, str]] = [
     (cfgi_all, ignore(CmdCfgiSteRange), Kind.STATUS),
-    (nsnh_all, ignore(CmdTlbiNsnhAll), Kind.ADDRESS),
+    (nsnh_all, ignore(CmdTlbiNsnhAll), Kind.FLUSH),
     (part_of_a_block, miss_blocks, Kind.ADDRESS),
     (part_of_a_block_by_range, miss_blocks, Kind.ADDRESS),
     (full_queue, no_wrap_bit, Kind.PROGRESS),
@@ -125,8 +125,12 @@ def test_a_planted_fault_is_found(monkeypatch, recording, plant, kind):
     found = tape.play(Both()).divergence
     assert found is not None
     assert found.kind == kind
-    # The last access, or the write that filled the queue.
+    # The last access or mapping, or the write that filled the queue.
     assert found.record >= len(tape.records) - 2
+    for caching in ("normal", "hostile"):
+        found = tape.play(Physical(caching)).divergence
+        assert found is not None
+        assert found.record >= len(tape.records) - 2
 
 
 def test_what_an_overfull_queue_is_not(monkeypatch):

@@ -109,7 +109,7 @@ def outcome(found: Played | str) -> object:
     return one.record, one.kind, one.what, one.recorded, one.model
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=35, deadline=None)
 @given(CHANGES)
 def test_changed_records_and_the_fast_twin(changes):
     records = changed(changes)
@@ -125,7 +125,7 @@ def test_changed_records_and_the_fast_twin_at_length(changes):
     test_changed_records_and_the_fast_twin.hypothesis.inner_test(changes)  # type: ignore[attr-defined]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=35, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), max_size=5), st.data())
 def test_changed_bytes(changes, draw):
     raw = bytearray(data(list(ours())))

@@ -196,6 +196,9 @@ def test_a_dropped_flush_is_explained():
     assert tape.play(Uncached()).divergence is None
     found = tape.play(Both()).divergence
     assert found is not None
+    assert (found.record, found.kind, found.phase) == (use - 2, Kind.FLUSH, "use")
+    found = tape.play(Physical("hostile")).divergence
+    assert found is not None
     assert (found.record, found.kind, found.phase) == (use, Kind.ADDRESS, "use\x1b[31m again")
     assert str(found).endswith(
         "output address: read by StreamID 0x8 at 0x1010: recorded 0x40900010, model 0x40800010"
