@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Strategies that follow from a layout alone: a field's values, any words, one field changed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from functools import cache
+from typing import TypeVar
+
+from hypothesis import strategies as st
+
+from vsmmu.arch.layout import Field, Layout
+
+_L = TypeVar("_L", bound=Layout)
+_WORD = (1 << 64) - 1
+# Fields of a structure that differ from their usual value at once.
+_FEW = 6
+_SOME_WORDS = (0, 1, _WORD, 1 << 63, 0xAAAA_AAAA_AAAA_AAAA, 0x5555_5555_5555_5555)
+
+
+def values(field: Field) -> st.SearchStrategy[int]:
+    """Any value that a field can hold, the ends, single bits and named values more often."""
+    return _values(field.mask, field.scale, _names(field))
+
+
+def named(field: Field) -> st.SearchStrategy[int]:
+    """The values that have a name, where a field has such; else any."""
+    names = _names(field)
+    return st.sampled_from(names) if names else values(field)
+
+
+def arbitrary(layout: type[_L]) -> st.SearchStrategy[_L]:
+    """Any bits as this structure, reserved ones too."""
+    word = st.integers(0, _WORD) | st.sampled_from(_SOME_WORDS)
+    return st.tuples(*[word] * layout.dwords).map(layout)
+
+
+@st.composite
+def almost(draw: st.DrawFn, structures: st.SearchStrategy[_L], *names: str) -> _L:
+    """One of these structures with exactly one field changed.
+
+    Args:
+        structures: usually legal ones; of any layouts.
+        names: the fields that may be changed; all by default.
+    """
+    structure = draw(structures)
+    field = structure.fields[draw(st.sampled_from(names or tuple(structure.fields)))]
+    before = field.of(structure.words)
+    after = draw(values(field))
+    if after == before:
+        after ^= 1 << field.scale
+    return structure.replace(**{field.name: after})
+
+
+@st.composite
+def few(draw: st.DrawFn, layout: type[Layout], names: Collection[str]) -> dict[str, int]:
+    """Named or any values for a few of these fields; the others are left out."""
+    if not names:
+        return {}
+    known = tuple(name for name in layout.fields if name in names)
+    chosen = draw(st.lists(st.sampled_from(known), max_size=_FEW, unique=True))
+    return {name: draw(named(layout.fields[name])) for name in chosen}
+
+
+@st.composite
+def noise(draw: st.DrawFn, structure: _L, names: Iterable[str]) -> _L:
+    """The structure with anything in these fields, and in the bits that no field claims."""
+    free = structure.mask(*names)
+    words = [
+        word & ~(mask | ~claimed & _WORD) | draw(st.integers(0, _WORD)) & (mask | ~claimed & _WORD)
+        for word, mask, claimed in zip(structure.words, free, structure.claimed, strict=True)
+    ]
+    return type(structure)(tuple(words))
+
+
+def flag(allowed: object) -> st.SearchStrategy[int]:
+    """0, or 0 and 1 where that is allowed."""
+    return st.integers(0, 1) if allowed else st.just(0)
+
+
+def addresses(bits: int, align: int) -> st.SearchStrategy[int]:
+    """An address of so many bits, a multiple of a power of two; the ends more often."""
+    last = max(0, (1 << bits) // align - 1)
+    return (st.integers(0, last) | st.sampled_from((0, last))).map(lambda at: at * align)
+
+
+def _names(field: Field) -> tuple[int, ...]:
+    return () if field.enum is None else tuple(int(member) for member in field.enum)
+
+
+@cache
+def _values(mask: int, scale: int, names: tuple[int, ...]) -> st.SearchStrategy[int]:
+    ends = (0, 1, mask, *names, *(1 << at for at in range(mask.bit_length())))
+    return (st.integers(0, mask) | st.sampled_from(ends)).map(lambda raw: raw << scale)
