@@ -27,6 +27,10 @@ class WordMemory(Protocol):
         """Store words one after the other; False at the first that aborts."""
         ...  # pragma: no cover
 
+    def read(self, address: int, size: int, /) -> bytes | None:
+        """`size` bytes; None when any of them aborts."""
+        ...  # pragma: no cover
+
     def write(self, address: int, data: bytes, /) -> bool:
         """Store bytes; False when any of them aborts."""
         ...  # pragma: no cover
@@ -55,7 +59,8 @@ class Space:
         if size <= 0 or place + size > self._end:
             left = max(0, self._end - place)
             raise ValueError(f"{size:#x} bytes do not fit, {left:#x} are left in this space")
-        if not self.memory.write(place, bytes(size)):
+        before = self.memory.read(place, size)
+        if before is None or (any(before) and not self.memory.write(place, bytes(size))):
             raise ValueError(f"{place:#x}+{size:#x} is not RAM")
         self._next = place + size
         return place

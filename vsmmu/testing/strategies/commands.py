@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from hypothesis import strategies as st
 
@@ -23,13 +23,15 @@ from vsmmu.arch.legality_others import command_reasons
 from vsmmu.arch.pagetable import G4K, G16K, G64K
 from vsmmu.arch.stream_table import NARROW_ID_BITS
 from vsmmu.smmu.features import Features
-from vsmmu.testing.strategies.layouts import addresses, flag, named
+from vsmmu.testing.strategies.features import everything
+from vsmmu.testing.strategies.layouts import addresses, flag, named, number, one
 
 _RANGE_TG = {TlbiTg.G4K: G4K, TlbiTg.G16K: G16K, TlbiTg.G64K: G64K}
 _RANGE_FIELDS = ("tg", "num", "scale", "ttl")
 _SCALE_MAX, _NUM_MAX, _TTL_MAX = 31, 31, 3
 _MSI_FIELDS = ("msh", "msiattr", "msidata", "msiaddress")
 _PAGE = 1 << 12
+_WIDE_ID_BITS = 16
 # Commands of one batch, CMD_SYNC apart.
 _BATCH = 6
 
@@ -58,9 +60,9 @@ def legal_commands(
         opcode: opcodes to choose from.
         fields: where to take a field from, in commands that have it: `sid=st.just(1)`.
     """
-    has = features or Features.everything()
+    has = features or everything()
     choices = [op for op in opcodes(has) if opcode is None or op in opcode]
-    kind = OPCODES[draw(st.sampled_from(choices))]
+    kind = OPCODES[draw(one(*choices))]
     made: Fields = {}
     for name in kind.fields:
         if name in fields:
@@ -68,9 +70,9 @@ def legal_commands(
         elif name not in ("op", *_RANGE_FIELDS, *_MSI_FIELDS):
             made[name] = draw(_one(kind, name, has))
     if "tg" in kind.fields and not fields.keys() & set(_RANGE_FIELDS):
-        made |= draw(_range(made["addr"], has))
+        made |= _range(draw, made["addr"], has)
     if kind is CmdSync and made["cs"] == Cs.IRQ and has.idr0.msi:
-        made = {**draw(_message(has)), **made}
+        made = {**_message(draw, has), **made}
     if not made.get("ssv", 1) and "ssid" not in fields:
         made["ssid"] = 0
     command = kind.build(**made)
@@ -94,7 +96,7 @@ def command_sequences(
         max_batches: at least one, at most so many.
         fields: as for `legal_commands`.
     """
-    has = features or Features.everything()
+    has = features or everything()
     others = [op for op in opcodes(has) if op != CmdSync.opcode]
     work = st.lists(legal_commands(has, opcode=others, **fields), max_size=_BATCH)
     sync = legal_commands(has, opcode=[CmdSync.opcode], **fields)
@@ -104,47 +106,49 @@ def command_sequences(
 
 def _one(kind: type[Command], name: str, has: Features) -> st.SearchStrategy[int]:
     """A field that no other decides about."""
-    idr0, ssids = has.idr0, (1 << has.idr1.ssidsize) - 1
-    wide = (1 << 16) - 1
-    narrow = (1 << NARROW_ID_BITS) - 1
-    simple: dict[str, st.SearchStrategy[int]] = {
-        "ssec": st.just(0),
-        "sid": st.integers(0, (1 << has.idr1.sidsize) - 1),
-        "ssv": flag(ssids),
-        "ssid": st.integers(0, ssids),
-        "vmid": st.integers(0, wide if idr0.vmid16 else narrow),
-        "asid": st.integers(0, wide if idr0.asid16 else narrow),
-        "cs": st.sampled_from((Cs.NONE, Cs.IRQ, *([Cs.SEV] if idr0.sev else []))),
-        "resp": st.sampled_from(Resp),
-    }
-    if name in simple and not (kind is CmdCfgiCd and name == "ssv"):
-        return simple[name]
+    rule = _RULES.get(name)
+    if rule is not None and not (kind is CmdCfgiCd and name == "ssv"):
+        return rule(has)
     if name == "addr":
         return addresses(has.oas if kind is CmdTlbiS2Ipa else 64, _PAGE)
     if kind is CmdAtcInv and name == "size_lg2":
-        return st.integers(0, ATC_INV_ALL)
+        return number(0, ATC_INV_ALL)
     return named(kind.fields[name])
 
 
-@st.composite
+def _id(wide: int) -> st.SearchStrategy[int]:
+    return number(0, (1 << (_WIDE_ID_BITS if wide else NARROW_ID_BITS)) - 1)
+
+
+_RULES: dict[str, Callable[[Features], st.SearchStrategy[int]]] = {
+    "ssec": lambda has: number(0, 0),
+    "sid": lambda has: number(0, (1 << has.idr1.sidsize) - 1),
+    "ssv": lambda has: flag(has.idr1.ssidsize),
+    "ssid": lambda has: number(0, (1 << has.idr1.ssidsize) - 1),
+    "vmid": lambda has: _id(has.idr0.vmid16),
+    "asid": lambda has: _id(has.idr0.asid16),
+    "cs": lambda has: one(Cs.NONE, Cs.IRQ, *([Cs.SEV] if has.idr0.sev else [])),
+    "resp": lambda has: one(*Resp),
+}
+
+
 def _range(draw: st.DrawFn, address: int, has: Features) -> Fields:
     """TG, NUM, SCALE and TTL, which say something together or nothing at all (§4.4.1)."""
     kinds = [tg for tg, granule in _RANGE_TG.items() if granule.name in has.granules]
-    tg = draw(st.sampled_from((TlbiTg.NONE, *kinds))) if has.idr3.ril else TlbiTg.NONE
+    tg = TlbiTg(draw(one(TlbiTg.NONE, *kinds))) if has.idr3.ril else TlbiTg.NONE
     if tg == TlbiTg.NONE:
         return {"addr": address}
     first = 1 if tg != TlbiTg.G16K or has.idr5.ds else 2
     fields = {
-        "num": draw(st.integers(0, _NUM_MAX)),
-        "scale": draw(st.integers(0, _SCALE_MAX)),
-        "ttl": draw(st.sampled_from((0, *range(first, _TTL_MAX + 1)))),
+        "num": draw(number(0, _NUM_MAX)),
+        "scale": draw(number(0, _SCALE_MAX)),
+        "ttl": draw(one(0, *range(first, _TTL_MAX + 1))),
     }
     if not any(fields.values()):
         fields["ttl"] = _TTL_MAX
     return {**fields, "tg": tg, "addr": address & -_RANGE_TG[tg].page_size}
 
 
-@st.composite
 def _message(draw: st.DrawFn, has: Features) -> Fields:
     fields = CmdSync.fields
     return {

@@ -16,7 +16,8 @@ from vsmmu.arch.pagetable import TG0, TG1
 from vsmmu.arch.registers import StallModel
 from vsmmu.arch.stream_table import NARROW_ID_BITS, World
 from vsmmu.smmu.features import Features
-from vsmmu.testing.strategies.layouts import addresses, few, flag, noise
+from vsmmu.testing.strategies.features import everything
+from vsmmu.testing.strategies.layouts import addresses, few, flag, noise, number, one
 from vsmmu.testing.strategies.streams import Fields
 
 _TTB_ALIGN = 64
@@ -43,7 +44,7 @@ def legal_cds(
         s1stalld: STE.S1STALLD.
         ignored: put anything into the fields and bits that have no effect; they are 0 else.
     """
-    has = features or Features.everything()
+    has = features or everything()
     idr0 = has.idr0
     stalls = idr0.stall_model == StallModel.STALL_AND_TERMINATE and not s1stalld
     forced = idr0.stall_model == StallModel.STALL_FORCED
@@ -52,29 +53,28 @@ def legal_cds(
         "a": 1 if idr0.term_model else draw(flag(allowed=True)),
         "s": 1 if forced else draw(flag(stalls)),
         "ha": draw(flag(idr0.httu)), "hd": draw(flag(idr0.httu > 1)),
-        "asid": draw(st.integers(0, (1 << (16 if idr0.asid16 else NARROW_ID_BITS)) - 1)),
-        "ips": draw(st.integers(AddressSize.BITS_32, AddressSize.BITS_52)),
+        "asid": draw(number(0, (1 << (16 if idr0.asid16 else NARROW_ID_BITS)) - 1)),
+        "ips": draw(number(AddressSize.BITS_32, AddressSize.BITS_52)),
         "ds": draw(flag(has.idr5.ds)),
     }  # fmt: skip
     for half in (0, 1):
-        fields |= draw(_half(half, fields["ips"], fields["ds"], has))
+        fields |= _half(draw, half, fields["ips"], fields["ds"], has)
     cd = Cd.build(**fields)
     unused = cd_ignored(cd, has, world)
     cd = cd.replace(**dict.fromkeys(unused, 0))
-    cd = cd.replace(**draw(few(Cd, frozenset(Cd.fields) - unused - _RULED)))
+    cd = cd.replace(**few(draw, Cd, frozenset(Cd.fields) - unused - _RULED))
     if ignored:
-        cd = draw(noise(cd, unused))
+        cd = noise(draw, cd, unused)
     reasons = cd_reasons(cd, has, world=world, s1stalld=s1stalld)
     assert not reasons, reasons
     return cd
 
 
-@st.composite
 def _half(draw: st.DrawFn, half: int, ips: int, ds: int, has: Features) -> Fields:
     codes = (TG0, TG1)[half]
     sizes = stage1_sizes(has, ds)
-    granule = draw(st.sampled_from([tg for tg in codes if codes[tg].name in sizes]))
-    txsz = draw(st.sampled_from(sizes[codes[granule].name]))
+    granule = draw(one(*(tg for tg in codes if codes[tg].name in sizes)))
+    txsz = draw(one(*sizes[codes[granule].name]))
     bits, form = 64 - txsz, codes[granule]
     table = 8 << bits - form.shift(form.start_level(bits))
     limit = output_limit(ips, form, bool(ds), has)

@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from hypothesis import strategies as st
 
 from vsmmu.arch.events import EVENTS, CBadSubstreamid, Event, EventClass
 from vsmmu.arch.legality_others import event_reasons
 from vsmmu.smmu.features import Features
-from vsmmu.testing.strategies.layouts import addresses, flag, named
+from vsmmu.testing.strategies.features import everything
+from vsmmu.testing.strategies.layouts import addresses, flag, named, number, one
 
 _SSID_BITS = 20
+_PAGE, _WORD = 1 << 12, 8
 
 
 @st.composite
@@ -31,23 +33,23 @@ def legal_events(
         number: event numbers to choose from.
         fields: where to take a field from, in records that have it: `sid=st.just(1)`.
     """
-    has = features or Features.everything()
+    has = features or everything()
     choices = [n for n in sorted(EVENTS) if number is None or n in number]
-    kind = EVENTS[draw(st.sampled_from(choices))]
+    kind = EVENTS[draw(one(*choices))]
     made: dict[str, int] = {}
     for name in kind.fields:
         if name != "type":
             made[name] = draw(fields[name] if name in fields else _one(kind, name, has))
-    settled = {name: 0 for name in _unsaid(made) if name in made and name not in fields}
+    settled = {name: 0 for name in _unsaid(kind, made) if name in made and name not in fields}
     event = kind.build(**{**made, **settled})
     assert fields or not event_reasons(event, has), event
     return event
 
 
-def _unsaid(made: dict[str, int]) -> set[str]:
+def _unsaid(kind: type[Event], made: dict[str, int]) -> set[str]:
     """Fields that mean nothing beside the others."""
     out: set[str] = set()
-    if not made.get("ssv", 1):
+    if not made.get("ssv", 1) and kind is not CBadSubstreamid:
         out.add("ssid")
     if not made.get("rnw", 1):
         out.add("ind")
@@ -59,16 +61,21 @@ def _unsaid(made: dict[str, int]) -> set[str]:
 
 
 def _one(kind: type[Event], name: str, has: Features) -> st.SearchStrategy[int]:
-    ssid_bits = _SSID_BITS if kind is CBadSubstreamid else has.idr1.ssidsize
-    ruled: dict[str, st.SearchStrategy[int]] = {
-        "sid": st.integers(0, (1 << has.idr1.sidsize) - 1),
-        "ssv": flag(ssid_bits and kind is not CBadSubstreamid),
-        "ssid": st.integers(0, (1 << ssid_bits) - 1),
-        "cls": st.sampled_from(EventClass),
-        "stall": flag(has.stalls),
-        "ipa": addresses(has.oas, 1 << 12),
-        "fetchaddr": addresses(has.oas, 8),
-        "nsipa": st.just(0),
-        "gpcf": st.just(0),
-    }
-    return ruled[name] if name in ruled else named(kind.fields[name])
+    if kind is CBadSubstreamid and name in ("ssv", "ssid"):
+        # Its SubstreamID is always valid, and out of range (§7.3.9).
+        return flag(allowed=False) if name == "ssv" else number(0, (1 << _SSID_BITS) - 1)
+    rule = _RULES.get(name)
+    return named(kind.fields[name]) if rule is None else rule(has)
+
+
+_RULES: dict[str, Callable[[Features], st.SearchStrategy[int]]] = {
+    "sid": lambda has: number(0, (1 << has.idr1.sidsize) - 1),
+    "ssv": lambda has: flag(has.idr1.ssidsize),
+    "ssid": lambda has: number(0, (1 << has.idr1.ssidsize) - 1),
+    "cls": lambda has: one(*EventClass),
+    "stall": lambda has: flag(has.stalls),
+    "ipa": lambda has: addresses(has.oas, _PAGE),
+    "fetchaddr": lambda has: addresses(has.oas, _WORD),
+    "nsipa": lambda has: flag(allowed=False),
+    "gpcf": lambda has: flag(allowed=False),
+}

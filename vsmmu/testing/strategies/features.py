@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import cache
 
 from hypothesis import strategies as st
 
@@ -36,6 +37,12 @@ _MORE: tuple[dict[str, int], ...] = (
     {"msi": 1},
     {"ril": 0},
 )
+
+
+@cache
+def everything() -> Features:
+    """`Features.everything()`, made once."""
+    return Features.everything()
 
 
 @st.composite

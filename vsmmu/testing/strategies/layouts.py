@@ -14,7 +14,7 @@ from vsmmu.arch.layout import Field, Layout
 _L = TypeVar("_L", bound=Layout)
 _WORD = (1 << 64) - 1
 # Fields of a structure that differ from their usual value at once.
-_FEW = 6
+_FEW = 4
 _SOME_WORDS = (0, 1, _WORD, 1 << 63, 0xAAAA_AAAA_AAAA_AAAA, 0x5555_5555_5555_5555)
 
 
@@ -26,7 +26,7 @@ def values(field: Field) -> st.SearchStrategy[int]:
 def named(field: Field) -> st.SearchStrategy[int]:
     """The values that have a name, where a field has such; else any."""
     names = _names(field)
-    return st.sampled_from(names) if names else values(field)
+    return one(*names) if names else values(field)
 
 
 def arbitrary(layout: type[_L]) -> st.SearchStrategy[_L]:
@@ -52,36 +52,50 @@ def almost(draw: st.DrawFn, structures: st.SearchStrategy[_L], *names: str) -> _
     return structure.replace(**{field.name: after})
 
 
-@st.composite
 def few(draw: st.DrawFn, layout: type[Layout], names: Collection[str]) -> dict[str, int]:
     """Named or any values for a few of these fields; the others are left out."""
-    if not names:
-        return {}
     known = tuple(name for name in layout.fields if name in names)
-    chosen = draw(st.lists(st.sampled_from(known), max_size=_FEW, unique=True))
-    return {name: draw(named(layout.fields[name])) for name in chosen}
+    if not known:
+        return {}
+    return {name: draw(named(layout.fields[name])) for name in draw(_some(known))}
 
 
-@st.composite
 def noise(draw: st.DrawFn, structure: _L, names: Iterable[str]) -> _L:
     """The structure with anything in these fields, and in the bits that no field claims."""
     free = structure.mask(*names)
-    words = [
-        word & ~(mask | ~claimed & _WORD) | draw(st.integers(0, _WORD)) & (mask | ~claimed & _WORD)
-        for word, mask, claimed in zip(structure.words, free, structure.claimed, strict=True)
-    ]
+    words = []
+    for word, mask, claimed in zip(structure.words, free, structure.claimed, strict=True):
+        any_bits = mask | ~claimed & _WORD
+        words.append(word & ~any_bits | draw(number(0, _WORD)) & any_bits)
     return type(structure)(tuple(words))
+
+
+@cache
+def number(low: int, high: int) -> st.SearchStrategy[int]:
+    """A number of a range, both ends included."""
+    return st.integers(low, high)
+
+
+@cache
+def one(*choices: int) -> st.SearchStrategy[int]:
+    """One of these numbers."""
+    return st.sampled_from(choices)
 
 
 def flag(allowed: object) -> st.SearchStrategy[int]:
     """0, or 0 and 1 where that is allowed."""
-    return st.integers(0, 1) if allowed else st.just(0)
+    return number(0, 1 if allowed else 0)
 
 
+@cache
 def addresses(bits: int, align: int) -> st.SearchStrategy[int]:
-    """An address of so many bits, a multiple of a power of two; the ends more often."""
-    last = max(0, (1 << bits) // align - 1)
-    return (st.integers(0, last) | st.sampled_from((0, last))).map(lambda at: at * align)
+    """An address of so many bits, a multiple of a power of two."""
+    return st.integers(0, max(0, (1 << bits) // align - 1)).map(lambda at: at * align)
+
+
+@cache
+def _some(names: tuple[str, ...]) -> st.SearchStrategy[list[str]]:
+    return st.lists(st.sampled_from(names), max_size=_FEW, unique=True)
 
 
 def _names(field: Field) -> tuple[int, ...]:

@@ -15,7 +15,8 @@ from vsmmu.arch.registers import OAS_BITS
 from vsmmu.smmu.features import Features
 from vsmmu.testing.space import Space
 from vsmmu.testing.strategies.contexts import stage1_sizes
-from vsmmu.testing.strategies.layouts import addresses, few
+from vsmmu.testing.strategies.features import everything
+from vsmmu.testing.strategies.layouts import addresses, few, number
 from vsmmu.testing.strategies.streams import stage2_sizes
 from vsmmu.testing.tables import (
     Stage1Tables,
@@ -98,7 +99,7 @@ def legal_leaves(
     output = draw(addresses(output_bits, 1 << granule.shift(level)))
     last = int(level == granule.page_level)
     leaf = form.build(valid=1, table=last, af=1, **place_output(form, output))
-    return leaf.replace(**draw(few(form, frozenset(form.fields) - frozenset(_KIND))))
+    return leaf.replace(**few(draw, form, frozenset(form.fields) - frozenset(_KIND)))
 
 
 @st.composite
@@ -118,33 +119,31 @@ def page_tables(
         granule: names of granules to choose from.
         max_mappings: ranges mapped, at least one.
     """
-    has = features or Features.everything()
+    has = features or everything()
     forms = _forms(stage, has)
-    names = sorted({name for name, _ in forms if granule is None or name in granule})
-    name = draw(st.sampled_from(names))
-    wide = draw(st.sampled_from(sorted(w for n, w in forms if n == name)))
-    start, bits = draw(st.sampled_from(forms[name, wide]))
+    known = [key for key in sorted(forms) if granule is None or key[0] in granule]
+    name, wide = known[draw(number(0, len(known) - 1))]
+    sizes = forms[name, wide]
+    start, bits = sizes[draw(number(0, len(sizes) - 1))]
     output_bits = has.oas if wide else min(has.oas, OAS_BITS[5])
     made: list[Mapping] = []
-    for _ in range(draw(st.integers(1, max_mappings))):
-        mapping = draw(_mapping(_GRANULES[name], start, bits, output_bits, wide=wide))
+    for _ in range(draw(number(1, max_mappings))):
+        mapping = _mapping(draw, _GRANULES[name], start, bits, output_bits, wide=wide)
         if not any(_overlap(mapping, other) for other in made):
             made.append(mapping)
     return Recipe(stage, _GRANULES[name], bits, output_bits, start, wide, tuple(made))
 
 
-@st.composite
 def _mapping(
     draw: st.DrawFn, granule: Granule, start: int, bits: int, output_bits: int, *, wide: bool
 ) -> Mapping:
-    level, contiguous, span = draw(
-        st.sampled_from(_leaf_kinds(granule, start, bits, output_bits, wide))
-    )
+    kinds = _leaf_kinds(granule, start, bits, output_bits, wide)
+    level, contiguous, span = kinds[draw(number(0, len(kinds) - 1))]
     address = draw(addresses(bits, span))
     output = draw(addresses(output_bits, span))
     room = min(((1 << bits) - address) // span, ((1 << output_bits) - output) // span)
-    count = draw(st.integers(1, min(_MOST, room)))
-    return Mapping(address, output, span * count, level, contiguous, draw(st.booleans()))
+    count = draw(number(1, min(_MOST, room)))
+    return Mapping(address, output, span * count, level, contiguous, bool(draw(number(0, 1))))
 
 
 @cache

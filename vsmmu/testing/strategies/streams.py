@@ -27,7 +27,8 @@ from vsmmu.arch.stream_table import (
     Strw,
 )
 from vsmmu.smmu.features import Features
-from vsmmu.testing.strategies.layouts import addresses, few, flag, noise
+from vsmmu.testing.strategies.features import everything
+from vsmmu.testing.strategies.layouts import addresses, few, flag, noise, number, one
 from vsmmu.testing.tables import start_codes
 
 _CD, _L1CD = 64, 8
@@ -67,60 +68,57 @@ def legal_stes(
         config: values of STE.Config to choose from.
         ignored: put anything into the fields and bits that have no effect; they are 0 else.
     """
-    has = features or Features.everything()
+    has = features or everything()
     choices = [c for c in configs(has) if config is None or c in config]
-    fields: Fields = {"v": 1, "config": draw(st.sampled_from(choices))}
+    fields: Fields = {"v": 1, "config": draw(one(*choices))}
     if fields["config"] & LIVE:
-        fields |= draw(_live(fields["config"], has))
+        fields |= _live(draw, fields["config"], has)
     ste = Ste.build(**fields)
     unused = ste_ignored(ste, has)
     ste = ste.replace(**dict.fromkeys(unused, 0))
-    ste = ste.replace(**draw(few(Ste, frozenset(Ste.fields) - unused - _RULED)))
+    ste = ste.replace(**few(draw, Ste, frozenset(Ste.fields) - unused - _RULED))
     if ignored:
-        ste = draw(noise(ste, unused))
+        ste = noise(draw, ste, unused)
     assert not ste_reasons(ste, has), ste_reasons(ste, has)
     return ste
 
 
-@st.composite
 def _live(draw: st.DrawFn, config: int, has: Features) -> Fields:
     fields: Fields = {}
     if config & STAGE1:
-        fields |= draw(_stage1(has))
+        fields |= _stage1(draw, has)
     if config == SteConfig.S1 and has.hyp:
-        fields["strw"] = draw(st.sampled_from((int(Strw.NS_EL1), int(Strw.NS_EL2))))
+        fields["strw"] = draw(one(Strw.NS_EL1, Strw.NS_EL2))
     if config & STAGE2:
-        fields |= draw(_stage2(has))
-    fields["s2vmid"] = draw(st.integers(0, (1 << (16 if has.idr0.vmid16 else NARROW_ID_BITS)) - 1))
+        fields |= _stage2(draw, has)
+    fields["s2vmid"] = draw(number(0, (1 << (16 if has.idr0.vmid16 else NARROW_ID_BITS)) - 1))
     kinds = [Eats.NONE, *([Eats.FULL] if not fields.get("s2s") else [])]
     if config == SteConfig.NESTED and not has.idr0.ns1ats and not fields["s2s"]:
         kinds.append(Eats.SPLIT)
-    fields["eats"] = draw(st.sampled_from(kinds))
+    fields["eats"] = draw(one(*kinds))
     return fields
 
 
-@st.composite
 def _stage1(draw: st.DrawFn, has: Features) -> Fields:
-    bits = draw(st.integers(0, has.idr1.ssidsize))
+    bits = draw(number(0, has.idr1.ssidsize))
     two_level = (S1Fmt.TWO_LEVEL_4K, S1Fmt.TWO_LEVEL_64K) if has.idr0.cd2l and bits else ()
-    fmt = draw(st.sampled_from((S1Fmt.LINEAR, *two_level)))
+    fmt = S1Fmt(draw(one(S1Fmt.LINEAR, *two_level)))
     size = _L1CD << max(0, bits - _SPLIT[fmt]) if fmt else _CD << bits
     return {
         "s1cdmax": bits,
         "s1fmt": fmt,
-        "s1dss": draw(st.sampled_from(S1Dss)) if bits else 0,
+        "s1dss": draw(one(*S1Dss)) if bits else 0,
         "s1ctxptr": draw(addresses(oas_bits(has), max(size, _CD))),
         "s1stalld": draw(flag(has.idr0.stall_model == StallModel.STALL_AND_TERMINATE)),
     }
 
 
-@st.composite
 def _stage2(draw: st.DrawFn, has: Features) -> Fields:
     forms = stage2_sizes(has)
-    tg, ds = draw(st.sampled_from(tuple(forms)))
-    level, bits, size = draw(st.sampled_from(forms[tg, ds]))
+    tg, ds = tuple(forms)[draw(number(0, len(forms) - 1))]
+    level, bits, size = forms[tg, ds][draw(number(0, len(forms[tg, ds]) - 1))]
     granule = TG0[tg]
-    ps = draw(st.integers(AddressSize.BITS_32, AddressSize.BITS_52))
+    ps = draw(number(AddressSize.BITS_32, AddressSize.BITS_52))
     limit = output_limit(ps, granule, bool(ds), has)
     table = 8 << bits - granule.shift(level)
     return {
@@ -137,7 +135,7 @@ def _stalls(has: Features) -> st.SearchStrategy[int]:
     """CD.S and STE.S2S, by IDR0.STALL_MODEL."""
     model = has.idr0.stall_model
     if model == StallModel.STALL_FORCED:
-        return st.just(1)
+        return number(1, 1)
     return flag(model == StallModel.STALL_AND_TERMINATE)
 
 
