@@ -218,7 +218,7 @@ class _Guest:
         if self.pci:
             self._vpci(nodes, bindings)
         for viommu in bindings.all_viommus:
-            nodes.vsmmu(viommu)
+            nodes.vsmmu(viommu, coherent=self.guest.vsmmu_coherent)
         nodes.virtio(self.virtio, *self.guest.virtio_spis(self.one_vsmmu))
 
     def _vpci(self, nodes: GuestNodes, bindings: Bindings) -> None:

@@ -33,7 +33,8 @@ class Window:
 class GuestProfile:
     """Guest-physical map, interrupt numbers and phandles of a domU on Arm.
 
-    Windows in bytes; SPIs and PPIs as GIC interrupt ids (the first SPI is 32).
+    Windows in bytes; SPIs and PPIs as GIC interrupt ids (the first SPI is 32). `vsmmu_coherent`
+    gives the vSMMU's node `dma-coherent`.
     """
 
     name: str = "default"
@@ -43,6 +44,7 @@ class GuestProfile:
     vsmmu: Window = Window(0x0404_0000, 0x4_0000)
     vsmmu_spi: int = 33
     vsmmu_phandle: int = 65002
+    vsmmu_coherent: bool = True
 
     gic_phandle: int = 65000
     xen_iommu_phandle: int = 65001
@@ -116,7 +118,11 @@ class VsmmuProfile:
     """What a vSMMU may advertise at most, by the names of IHI 0070 §6.3.1 ff.
 
     `idr` holds one mapping of field name to value for each identification register. The
-    hypervisor lowers these to what the physical SMMUs behind the guest's devices have.
+    hypervisor lowers these to what the physical SMMUs behind the guest's devices have. `reset`
+    holds fields of registers that have a value before the guest gave them one.
+
+    dom0's vSMMUs have their SMMUs' interrupts and StreamID sizes; with `dom0_combined` the SMMU's
+    first interrupt alone, as a level named `combined`, and the size that `idr` says.
     """
 
     name: str = "strict"
@@ -139,6 +145,8 @@ class VsmmuProfile:
             "AIDR": {"archminrev": 2},
         }
     )
+    reset: dict[str, dict[str, int]] = field(default_factory=dict)
+    dom0_combined: bool = False
 
 
 @frozen
@@ -150,3 +158,39 @@ class Profile:
 
 
 DEFAULT = Profile()
+
+# The series keeps SPI 33 for the vSMMU and moves virtio's up by one, also for a guest without one.
+XEN_V3_GUEST = GuestProfile(
+    name="xen-v3",
+    xen_version="4.22",
+    virtio_spi_first=34,
+    virtio_spi_last=44,
+    vsmmu_coherent=False,
+)
+
+# The constants of the third posting, but TTENDIAN and AIDR: docs/vsmmu-features.md says why.
+_XEN_V3_VSMMU = VsmmuProfile(
+    name="xen-v3",
+    idr={
+        "IDR0": {
+            "s1p": 1,
+            "ttf": 2,
+            "cohacc": 0,
+            "asid16": 1,
+            "ttendian": 2,
+            "stall_model": 1,
+            "term_model": 1,
+            "st_level": 1,
+        },
+        "IDR1": {"sidsize": 16, "cmdqs": 19, "eventqs": 19},
+        "IDR3": {},
+        "IDR5": {"oas": 5, "gran4k": 1, "gran16k": 1, "gran64k": 1},
+        "IIDR": {"implementer": 0x12},
+        "AIDR": {},
+    },
+    reset={"CMDQ_BASE": {"log2size": 19}, "EVENTQ_BASE": {"log2size": 19}},
+    dom0_combined=True,
+)
+
+PROFILES = {"strict": DEFAULT, "xen-v3": Profile(XEN_V3_GUEST, _XEN_V3_VSMMU)}
+"""What guests of the emulator see of their vSMMUs, by name."""

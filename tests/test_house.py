@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from vsmmu.cli import build_parser
-from vsmmu.scenario import _COMMON, ACTIONS
+from vsmmu.scenario import ACTIONS, COMMON
 from xl_configs.errors import DIAGNOSTICS
 from xl_configs.guest_config import GuestConfig
 from xl_configs.keys import KNOWN_KEYS
@@ -120,7 +120,7 @@ def test_the_scenario_document_names_every_action_and_field():
     for action, (required, optional) in ACTIONS.items():
         row = next(line for line in text.splitlines() if line.startswith(f"| `{action}` |"))
         assert set(re.findall(r"`([a-z]+)`", row.split("|")[2])) == {*required, *optional}
-    for field in _COMMON:
+    for field in COMMON:
         assert f"`{field}`" in text
 
 

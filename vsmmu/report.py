@@ -26,20 +26,77 @@ class StepResult:
     problems: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An expectation that does not hold, and where it is written.
+
+    Attributes:
+        text: what was expected and what was seen.
+        source: the scenario file.
+        line: the line of the step, actor or field there; None where nothing is written.
+        step, actor: number of the step or actor that it is about, from 1.
+        guest: name of the guest that it is about.
+    """
+
+    text: str
+    source: str
+    line: int | None = None
+    step: int | None = None
+    actor: int | None = None
+    guest: str | None = None
+
+    @property
+    def place(self) -> str:
+        """File and line."""
+        return self.source if self.line is None else f"{self.source}:{self.line}"
+
+    @property
+    def reason(self) -> str:
+        """What it is about, and the text."""
+        for what, number in (("step", self.step), ("actor", self.actor)):
+            if number is not None:
+                return f"{what} {number}: {self.text}"
+        return self.text if self.guest is None else f"{self.guest}: {self.text}"
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.reason}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The problem as JSON values."""
+        return {
+            "file": self.source, "line": self.line, "step": self.step, "actor": self.actor,
+            "guest": self.guest, "text": self.text,
+        }  # fmt: skip
+
+
 @dataclass(slots=True)
 class Report:
-    """A scenario's run. `work` is what maps and unmaps cost, by guest and action (`vsmmu.work`)."""
+    """A scenario's run. `work` is what maps and unmaps cost, by guest and action (`vsmmu.work`).
+
+    `problems` are those of the run as a whole; a step's are with the step.
+    """
 
     scenario: Scenario
     machine: Machine
     steps: list[StepResult] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
     work: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
         """Whether every expectation held."""
         return not self.problems and not any(s.problems for s in self.steps)
+
+    @property
+    def failures(self) -> tuple[Problem, ...]:
+        """Every expectation that does not hold: of steps in their order, then of the run."""
+        source = self.scenario.source
+        of_steps = [
+            Problem(text, source, line=result.step.line, step=result.step.number)
+            for result in self.steps
+            for text in result.problems
+        ]
+        return (*of_steps, *self.problems)
 
 
 def describe(report: Report) -> dict[str, Any]:
@@ -50,7 +107,8 @@ def describe(report: Report) -> dict[str, Any]:
         "title": report.scenario.title,
         "seed": report.scenario.seed,
         "ok": report.ok,
-        "problems": report.problems,
+        "problems": [problem.reason for problem in report.problems],
+        "failures": [problem.to_json() for problem in report.failures],
         "guests": [_guest_json(g) for g in report.machine.guests.values()],
         "steps": [_step_json(s) for s in report.steps],
         "physical": [

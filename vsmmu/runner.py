@@ -13,14 +13,14 @@ from vsmmu.guest.driver import SmmuDriver
 from vsmmu.guest.vcpu import GuestError, Program
 from vsmmu.hypervisor.hypervisor import HypercallError
 from vsmmu.hypervisor.jobs import Job
-from vsmmu.report import Report, StepResult
+from vsmmu.report import Problem, Report, StepResult
 from vsmmu.scenario import Scenario, ScenarioError, Step
+from vsmmu.scenario.steps import BY_HAND
 from vsmmu.smmu.port import DevicePort, Request
 from vsmmu.toolstack import Guest, Machine, assign, destroy_guest, unassign
 from vsmmu.work import measure
 
 _TURNS = 2_000_000
-_BY_HAND = ("mmio", "poke", "ste", "command")
 
 
 class Runner:
@@ -68,25 +68,24 @@ class Runner:
     def _check_names(self) -> None:
         """Every guest and device a step names must exist, before anything runs."""
         for step in self._scenario.steps:
-            where = f"step {step.number}"
             for name in step.guests:
                 guest = self._machine.guests.get(name)
                 if guest is None:
                     known = ", ".join(self._machine.guests)
-                    raise self._bad(where, f"no guest {name!r}; guests are {known}")
+                    raise self._bad(step, f"no guest {name!r}; guests are {known}")
                 if not guest.drivers:
-                    raise self._bad(where, f'guest {name!r} has no vSMMU (viommu = "smmuv3")')
+                    raise self._bad(step, f'guest {name!r} has no vSMMU (viommu = "smmuv3")')
                 device = step.fields.get("device")
                 if device is not None and not guest.ports.get(device):
                     known = ", ".join(guest.ports) or "none"
-                    raise self._bad(where, f"{name} has no device {device}; it has {known}")
+                    raise self._bad(step, f"{name} has no device {device}; it has {known}")
 
     def _cost(self, guest: str) -> Counter[str]:
         hosts = self._machine.hypervisor.hosts.values()
         return measure(self._machine.guests[guest].domain, hosts)
 
-    def _bad(self, where: str, reason: str) -> ScenarioError:
-        return ScenarioError(self._scenario.source, where, reason)
+    def _bad(self, step: Step, reason: str) -> ScenarioError:
+        return ScenarioError(self._scenario.source, f"step {step.number}", reason, step.line)
 
     # One step.
 
@@ -95,7 +94,7 @@ class Runner:
         guests = self._machine.guests
         seen = {name: len(guest.events) for name, guest in guests.items()}
         before = self._machine.scheduler.now
-        if step.do in _BY_HAND:
+        if step.do in BY_HAND:
             self._by_hand |= set(step.guests)
         action = getattr(self, f"_do_{step.do}")
         finishers = [action(guests[name], step, result) for name in step.guests]
@@ -138,13 +137,14 @@ class Runner:
 
     def _check_end(self, report: Report) -> None:
         for spec, guest in zip(self._scenario.guests, self._guests, strict=True):
-            counts = (
-                ("events", spec.events, len(guest.events)),
-                ("gerrors", spec.gerrors, len(guest.gerrors)),
-            )
-            for what, wanted, got in counts:
-                if wanted is not None and wanted != got:
-                    report.problems.append(f"{guest.name}: expected {wanted} {what}, got {got}")
+            seen = {"events": len(guest.events), "gerrors": len(guest.gerrors)}
+            for what, wanted in spec.counts.items():
+                if not wanted.holds(seen[what]):
+                    text = f"expected {wanted} {what}, got {seen[what]}"
+                    line = spec.lines.get(what)
+                    report.problems.append(
+                        Problem(text, self._scenario.source, line, guest=guest.name)
+                    )
 
     # Actions. Each starts its work; what it returns runs when the machine is idle again.
 
@@ -200,7 +200,7 @@ class Runner:
         f = step.fields
         ports, index = guest.ports[f["device"]], f.get("stream", 0)
         if index >= len(ports):
-            raise self._bad(f"step {step.number}", f"{f['device']} has {len(ports)} streams")
+            raise self._bad(step, f"{f['device']} has {len(ports)} streams")
         iova, size = f["iova"], f.get("size", 64)
         data = bytes((step.number + i) & 0xFF for i in range(size))
         try:
@@ -209,7 +209,7 @@ class Runner:
             else:
                 request = ports[index].read(iova, size)
         except (ValueError, BufferError) as error:
-            raise self._bad(f"step {step.number}", str(error)) from None
+            raise self._bad(step, str(error)) from None
         return lambda: self._dma_done(guest, step, result, ports[index], request)
 
     def _dma_done(

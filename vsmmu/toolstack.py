@@ -21,7 +21,7 @@ from vsmmu.arch.events import Event
 from vsmmu.guest.driver import SmmuDriver
 from vsmmu.guest.tables import Heap
 from vsmmu.guest.vcpu import VCpu
-from vsmmu.guest_view import SMMU_V3, GuestView, VsmmuView, host_ram, is_memory
+from vsmmu.guest_view import GuestView, VsmmuView, host_ram, is_memory
 from vsmmu.hypervisor.domain import Domain, Stream
 from vsmmu.hypervisor.features import UnfitError
 from vsmmu.hypervisor.hypervisor import HypercallError, Hypervisor
@@ -29,6 +29,7 @@ from vsmmu.hypervisor.pages import OutOfMemoryError
 from vsmmu.hypervisor.policy import Policy
 from vsmmu.hypervisor.vsmmu import VSmmu
 from vsmmu.hypervisor.wires import Wires
+from vsmmu.machine_features import chosen_features, enabled_smmus, stream_id_bits
 from vsmmu.memory import PAGE, Memory
 from vsmmu.scheduler import Scheduler
 from vsmmu.smmu.features import Features
@@ -107,6 +108,8 @@ def build_machine(
     caching: str = "normal",
     policy: Policy | None = None,
     profile: Profile = DEFAULT,
+    features: Mapping[str, Features] | None = None,
+    default_features: Features | None = None,
 ) -> Machine:
     """A machine with the enabled SMMUv3s of a host tree, booted.
 
@@ -115,27 +118,28 @@ def build_machine(
         seed: interleaving of the engines, see `Scheduler`.
         ram: RAM as (base, size) instead of the tree's memory nodes, which a boot loader may fill.
         caching: "normal" or "none", see `Smmu`.
+        policy, profile: what guests are held to and given.
+        features: of physical SMMUs by the path of their node, as `board_features` makes them.
+        default_features: of the others, in place of what `machine_features` has for the board.
 
     Raises:
         Refusal: MC101, the tree has no RAM or not enough for the hypervisor; MC102, no enabled
-            SMMUv3 or too many.
+            SMMUv3 or too many; MC103, features that contradict the board.
     """
     regions = list(ram) or host_ram(platform.tree)
     if not regions:
         raise Refusal("MC101", "/", "no memory node with a size", "give machine.ram")
-    found = [s for s in platform.smmus if s.kind == SMMU_V3 and s.status == "okay"]
+    found = enabled_smmus(platform)
     if not found:
         raise Refusal("MC102", "/", "no enabled arm,smmu-v3", "take another board")
     if len(found) > _SMMUS_MAX:
         raise Refusal("MC102", "/", f"more than {_SMMUS_MAX} enabled SMMUs", "disable some")
     memory, scheduler = Memory(regions), Scheduler(seed)
     trace = Trace(clock=lambda: scheduler.now)
-    bits = max(16, _stream_id_bits(platform))
     smmus: dict[str, Smmu] = {}
-    for node in found:
-        features = Features.default(sidsize=bits).replace(cohacc=int(node.dma_coherent))
-        smmus[node.path] = Smmu(node.path, memory, features, trace=trace, caching=caching)
-        for engine in smmus[node.path].engines:
+    for path, have in chosen_features(platform, regions, features or {}, default_features).items():
+        smmus[path] = Smmu(path, memory, have, trace=trace, caching=caching)
+        for engine in smmus[path].engines:
             scheduler.add(engine)
     try:
         hypervisor = Hypervisor(memory, scheduler, smmus, policy, trace)
@@ -206,7 +210,8 @@ def create_dom0(machine: Machine, memory_mib: int) -> Guest:
         Refusal: as `create_guest`.
     """
     pages, wanted = machine.hypervisor.pages, memory_mib << 20
-    tree, left = build_dom0(machine.platform), pages.left
+    tree = build_dom0(machine.platform, combined=machine.profile.vsmmu.dom0_combined)
+    left = pages.left
     try:
         base, size = pages.allocate_some(wanted, 0x20_0000 if not wanted % 0x20_0000 else PAGE)
     except OutOfMemoryError:
@@ -218,9 +223,13 @@ def create_dom0(machine: Machine, memory_mib: int) -> Guest:
     view = GuestView.of(blob.write(tree), "dom0's tree")
     guest = _create(machine, "dom0", view, tuple(str(n) for n in tree.notices), direct=True)
     for path, host in machine.hypervisor.hosts.items():
-        sizes = {**machine.profile.vsmmu.idr["IDR1"], "sidsize": host.sid_bits}
-        idr = {**machine.profile.vsmmu.idr, "IDR1": sizes}
-        _add_vsmmu(machine, guest, view.vsmmus[path], [path], idr)
+        idr = machine.profile.vsmmu.idr
+        bits = host.sid_bits
+        if machine.profile.vsmmu.dom0_combined:
+            # Its constant, unless dom0 could then not name a device of its own.
+            bits = max(idr["IDR1"]["sidsize"], stream_id_bits(machine.platform, path))
+        sized = {**idr, "IDR1": {**idr["IDR1"], "sidsize": bits}}
+        _add_vsmmu(machine, guest, view.vsmmus[path], [path], sized)
     for master in machine.platform.masters:
         if master.status == "okay":
             _give_dom0(machine, guest, master)
@@ -321,6 +330,8 @@ def _add_vsmmu(
         raise Refusal("MC202", error.path, error.reason, "assign other devices") from None
     except HypercallError as error:
         raise Refusal("MC206", window.path, str(error), "correct the host tree") from None
+    for register, fields in machine.profile.vsmmu.reset.items():
+        vsmmu.regs.set_fields(register, **fields)
     guest.vsmmus[window.path] = vsmmu
     guest.drivers[window.path] = SmmuDriver(
         guest.vcpu, window.base, sorted(set(window.spis.values())), guest.heap
@@ -365,10 +376,3 @@ def _set_memory(tree: Tree, base: int, size: int) -> None:
     node.set_strings("device_type", "memory")
     cells = (root.u32("#address-cells") or 2, root.u32("#size-cells") or 1)
     node.set_cells("reg", *split_cells(base, cells[0]), *split_cells(size, cells[1]))
-
-
-def _stream_id_bits(platform: Platform) -> int:
-    """Bits that the largest StreamID of the board needs."""
-    ids = [s.stream_id for m in platform.masters for s in m.streams]
-    ids += [row.sid_base + row.length - 1 for m in platform.masters for row in m.maps]
-    return min(max(ids, default=0).bit_length(), 32)

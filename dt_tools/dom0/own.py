@@ -54,6 +54,7 @@ def build_dom0(
     viommu: bool = True,
     interrupts: Literal["combined", "refuse"] = "combined",
     given: Given = NO_GIVEN,
+    combined: bool = False,
 ) -> Dom0Tree:
     """Build dom0's tree from the host's, which is not changed.
 
@@ -67,6 +68,8 @@ def build_dom0(
         interrupts: what becomes of a vSMMU whose interrupts are not the GIC's.
         given: the devices that dom0 does not get; those that the host's tree marks
             `xen,passthrough` are hidden in any case.
+        combined: each vSMMU has its SMMU's first interrupt alone, as a level named `combined`, and
+            no `dma-coherent`, as the Xen series makes it.
 
     Raises:
         Refusal: DT302, interrupts are not the GIC's and shall not be replaced; DT306, no SPI is
@@ -77,7 +80,7 @@ def build_dom0(
     tree.copy_of(platform.tree)
     notices: list[Notice] = []
     if viommu:
-        _virtualise(platform, tree, interrupts, notices)
+        _virtualise(platform, tree, interrupts, notices, combined=combined)
     else:
         _withdraw(platform, tree, notices)
     hide(tree, given)
@@ -85,7 +88,9 @@ def build_dom0(
     return tree
 
 
-def _virtualise(platform: Platform, tree: Tree, interrupts: str, notices: list[Notice]) -> None:
+def _virtualise(
+    platform: Platform, tree: Tree, interrupts: str, notices: list[Notice], *, combined: bool
+) -> None:
     used: set[int] | None = None
     for smmu in platform.smmus:
         if smmu.kind != SMMU_V3 or smmu.status != "okay":
@@ -100,6 +105,10 @@ def _virtualise(platform: Platform, tree: Tree, interrupts: str, notices: list[N
                 raise Refusal("DT302", smmu.path, f"its interrupts are not the GIC's: {why}", fix)
             used = _used_spis(platform) if used is None else used
         _replace(platform, smmu, node, used if foreign or not smmu.interrupts else None, notices)
+        if combined:
+            node.props.pop("dma-coherent", None)
+            if not foreign and smmu.interrupts and smmu.interrupts[0].kind == "SPI":
+                _wire(platform, smmu, node, smmu.interrupts[0].number)
 
 
 def _replace(
@@ -127,16 +136,24 @@ def _replace(
 def _combined(platform: Platform, smmu: Smmu, node: Node, used: set[int]) -> int:
     """Give `node` the first free SPI, level triggered, as its one interrupt; returns its GIC id."""
     spi = next((n for n in range(_SPI_FIRST, _SPI_LAST + 1) if n not in used), None)
+    _wire(platform, smmu, node, spi)
+    assert spi is not None, "it was refused without one"
+    used.add(spi)
+    return spi
+
+
+def _wire(platform: Platform, smmu: Smmu, node: Node, spi: int | None) -> None:
+    """Give `node` an SPI (GIC id), level triggered, as its one interrupt."""
     gic = None if platform.gic is None else platform.tree.node(platform.gic.path)
     cells = None if gic is None else gic.u32("#interrupt-cells")
     if spi is None or gic is None or gic.phandle is None or cells not in (3, 4):
         reason = "its interrupts are not the GIC's and no SPI of the GIC can be given instead"
         raise Refusal("DT306", smmu.path, reason, "give the host tree a GIC with a phandle")
-    used.add(spi)
+    for name in _INTERRUPTS:
+        node.props.pop(name, None)
     node.set_cells("interrupt-parent", gic.phandle)
     node.set_cells("interrupts", 0, spi - 32, _LEVEL_HIGH, *([0] * (cells - 3)))
     node.set_strings("interrupt-names", "combined")
-    return spi
 
 
 def _used_spis(platform: Platform) -> set[int]:

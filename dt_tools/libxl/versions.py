@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from dt_tools.profiles import GuestProfile
+from dt_tools.profiles import XEN_V3_GUEST, GuestProfile
 from xl_configs.keys import Dialect
 
 
@@ -47,8 +47,6 @@ class Version:
         return Dialect.STOCK if self.viommu == "unknown" else Dialect.SERIES
 
 
-# The series keeps SPI 33 for the vSMMU and moves virtio's up by one, also for a guest without one.
-_SERIES = GuestProfile(name="xen-v3", xen_version="4.22", virtio_spi_first=34, virtio_spi_last=44)
 _VENDOR = GuestProfile(
     name="xen-xlnx4.17", xen_version="4.17", virtio_spi_first=34, virtio_spi_last=44
 )
@@ -75,7 +73,7 @@ VERSIONS: dict[str, Version] = {
         ),
         Version(
             "xen-v3",
-            _SERIES,
+            XEN_V3_GUEST,
             viommu="vsids",
             vpci_map=0x1000,
             hypervisor_regs=257,

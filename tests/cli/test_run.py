@@ -184,108 +184,121 @@ def test_dom0_has_a_vsmmu_for_each_physical_smmu(scenario):
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("x = ", "not a TOML file: Invalid value (at end of document)"),
-        ("", 'schema: expected "vsmmu.scenario/1"'),
-        ('schema = "vsmmu.scenario/2"', 'schema: expected "vsmmu.scenario/1"'),
-        ('schema = "vsmmu.scenario/1"\n' + GUEST + BOOT, "host: expected a string"),
+        ("x = ", ":1: not a TOML file: Invalid value, at the end"),
+        ("", ': schema: expected "vsmmu.scenario/1"'),
+        ('schema = "vsmmu.scenario/2"', ':1: schema: expected "vsmmu.scenario/1"'),
+        (
+            'schema = "vsmmu.scenario/1"\n' + GUEST + BOOT,
+            ": host: give the host's device tree, or machine.devices",
+        ),
         (
             HEAD + "sed = 1\n" + GUEST + BOOT,
-            "sed: not a known field; known are schema, title, host, seed, machine, guest, step",
+            ":3: sed: not a known field; known are schema, title, host, seed, seeds, "
+            "profile, machine, policy, guest, actor, step",
         ),
-        (HEAD + "seed = -1\n" + GUEST + BOOT, "seed: expected a number from 0 to 2^64-1, not -1"),
+        (
+            HEAD + "seed = -1\n" + GUEST + BOOT,
+            ":3: seed: expected a number from 0 to 2^64-1, not -1",
+        ),
         (
             HEAD + '[machine]\nram = ["1"]\n' + GUEST + BOOT,
-            "machine.ram: expected \"BASE+SIZE\", not '1'",
+            ":4: machine.ram: expected \"BASE+SIZE\", not '1'",
         ),
         (
             HEAD + '[machine]\nram = ["1+0x1000"]\n' + GUEST + BOOT,
-            "machine.ram: 1+0x1000 is not made of 4 KiB pages",
+            ":4: machine.ram: 1+0x1000 is not made of 4 KiB pages",
         ),
-        (HEAD + BOOT, "guest: expected 1 to 64 [[guest]] tables"),
-        (HEAD + GUEST, "step: expected 1 to 10000 [[step]] tables"),
-        (HEAD + "seed = " + "9" * 5000 + "\n" + GUEST + BOOT, NotImplemented),
-        (HEAD + 'seed = "0x' + "f" * 5000 + '"\n' + GUEST + BOOT, NotImplemented),
+        (HEAD + BOOT, ": guest: expected 1 to 64 [[guest]] tables"),
+        (HEAD + GUEST, ": step: expected 1 to 10000 [[step]] tables, or an [[actor]]"),
+        (HEAD + "seed = " + "9" * 5000 + "\n" + GUEST + BOOT, ":3: a number of too many digits"),
+        (
+            HEAD + 'seed = "0x' + "f" * 5000 + '"\n' + GUEST + BOOT,
+            ":3: seed: expected a number from 0 to 2^64-1, not a number of 20000 bits",
+        ),
         (
             HEAD + '[machine]\nram = ["0x1000+0x2000", "0x2000+0x1000"]\n' + GUEST + BOOT,
-            "machine.ram: 0x2000 is given twice",
+            ":4: machine.ram: 0x2000 is given twice",
         ),
         (
             HEAD + '[machine]\nram = ["0xfffffffff000+0x2000"]\n' + GUEST + BOOT,
-            "machine.ram: 0xfffffffff000+0x2000 is beyond 48 bits",
+            ":4: machine.ram: 0xfffffffff000+0x2000 is beyond 48 bits",
         ),
         (
             HEAD + "[[guest]]\ndom0 = true\nmemory = 0\n" + BOOT,
-            "guest 1: memory: expected 1 to 4194304 MiB",
+            ":5: guest 1: memory: expected 1 to 4194304 MiB",
         ),
         (
             HEAD + GUEST + "[[step]]\nguests = ['crypto', 'crypto']\ndo = 'boot'",
-            "step 1: guests: expected different guests, at least one",
+            ":6: step 1: guests: expected different guests, at least one",
         ),
         (
             HEAD + GUEST + "[[step]]\nguest='crypto'\ndo='mmio'\noffset=0\nvalue=1\nsize=3",
-            "step 1: size: expected 1, 2, 4 or 8",
+            ":10: step 1: size: expected 1, 2, 4 or 8",
         ),
         (
             HEAD + GUEST + "[[step]]\nguest='crypto'\ndo='mmio'\noffset=0\nvalue='0x100000000'",
-            "step 1: value: does not fit 4 bytes",
+            ":9: step 1: value: does not fit 4 bytes",
         ),
         (
             HEAD + GUEST + "[[step]]\nguest='crypto'\ndo='map'\ndevice='x'\niova=0\nsize=0",
-            "step 1: size: expected a multiple of 4096",
+            ":10: step 1: size: expected a multiple of 4096",
         ),
         (
             HEAD + GUEST + "[[step]]\nguest='crypto'\ndo='dma'\ndevice='x'\niova=0\n"
             "size=0x40000000",
-            "step 1: size: larger than 0x1000000",
+            ":10: step 1: size: larger than 0x1000000",
         ),
         (
             HEAD + GUEST + "[[step]]\nguest='crypto'\ndo='command'\nwords=[1]",
-            "step 1: a command is two words, at most 16384 times",
+            ":5: step 1: a command is two words, at most 16384 times",
         ),
-        (HEAD + GUEST + "[[step]]\ndo = 'boot'", "step 1: needs either guest or guests"),
-        (HEAD + GUEST + "dom0 = true\n" + BOOT, "guest 1: dom0: dom0 = true stands for a config"),
+        (HEAD + GUEST + "[[step]]\ndo = 'boot'", ":5: step 1: needs either guest or guests"),
+        (
+            HEAD + GUEST + "dom0 = true\n" + BOOT,
+            ":5: guest 1: dom0: dom0 = true stands for a config",
+        ),
         (
             HEAD + GUEST + "memory = 64\n" + BOOT,
-            "guest 1: memory: belongs to dom0; a guest's is in its config",
+            ":5: guest 1: memory: belongs to dom0; a guest's is in its config",
         ),
         (
             HEAD + GUEST + "[[step]]\nguest = 'crypto'\ndo = 'fly'",
-            "step 1: do: expected one of boot, attach, detach, bypass, map, unmap, dma, mmio, "
-            "poke, ste, command, decrease_reservation, populate_physmap, unassign, assign, "
-            "destroy, not 'fly'",
+            ":7: step 1: do: expected one of boot, attach, detach, bypass, map, unmap, dma, "
+            "mmio, poke, ste, command, decrease_reservation, populate_physmap, unassign, "
+            "assign, destroy, not 'fly'",
         ),
         (
             HEAD + GUEST + "[[step]]\nguest = 'crypto'\ndo = 'attach'",
-            "step 1 (attach): needs device",
+            ":5: step 1 (attach): needs device",
         ),
         (
             HEAD + GUEST + "[[step]]\nguest = 'crypto'\ndo = 'boot'\niova = 1",
-            "step 1 (boot): iova: not a known field; known are guest, guests, do, note, expect, "
-            "events",
+            ":8: step 1 (boot): iova: not a known field; known are guest, guests, do, note, "
+            "expect, events",
         ),
         (
             HEAD + GUEST + "[[step]]\nguest = 'x'\ndo = 'boot'",
-            "step 1: no guest 'x'; guests are crypto",
+            ":5: step 1: no guest 'x'; guests are crypto",
         ),
         (
             HEAD
             + GUEST
             + "[[step]]\nguest = 'crypto'\ndo = 'attach'\ndevice = '/soc/usb@60050000'",
-            "step 1: crypto has no device /soc/usb@60050000; it has /soc/crypto@60000000, "
-            "/soc/crypto@61000000, /soc/ethernet@60010000",
+            ":5: step 1: crypto has no device /soc/usb@60050000; it has "
+            "/soc/crypto@60000000, /soc/crypto@61000000, /soc/ethernet@60010000",
         ),
         (
             HEAD
             + GUEST
             + "[[step]]\nguest='crypto'\ndo='dma'\ndevice='/soc/crypto@60000000'\n"
             + "iova='0x1'\nsize=0",
-            "step 1: DMA of 0 bytes at 0x1 is no address range",
+            ":5: step 1: DMA of 0 bytes at 0x1 is no address range",
         ),
         (
             HEAD
             + GUEST
             + "[[step]]\nguest='crypto'\ndo='dma'\ndevice='/soc/crypto@60000000'\niova=1\nstream=9",
-            "step 1: /soc/crypto@60000000 has 1 streams",
+            ":5: step 1: /soc/crypto@60000000 has 1 streams",
         ),
     ],
 )
@@ -293,27 +306,22 @@ def test_a_bad_scenario_is_one_line(text, line, scenario, capsys):
     name = scenario(text)
     assert main(["run", name]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    if line is NotImplemented:
-        # The text of Python's own limit on long numbers differs by version.
-        assert error.startswith(f"vsmmu: {name}: ")
-        assert len(error) < 400
-    else:
-        assert error == f"vsmmu: {name}: {line}"
+    assert error == f"vsmmu: {name}{line}"
 
 
 def test_expectations_that_fail_are_exit_3(scenario, capsys):
     text = HEAD + GUEST + "events = 5\n" + BOOT + 'expect = "fault"\n'
     assert main(["run", scenario(text)]) == 3
     out = capsys.readouterr().out
-    assert "FAILED crypto: expected 5 events, got 0" in out
-    assert "FAILED step 1: expected fault, got ok" in out
+    assert "s.toml:5: crypto: expected 5 events, got 0" in out
+    assert "s.toml:6: step 1: expected fault, got ok" in out
     assert out.endswith("0 of 1 steps as expected; 2 do not hold\n")
 
 
 def test_a_wrong_event_is_told(scenario, capsys):
     text = HEAD + GUEST + BOOT + "events = [{ type = 'C_BAD_STE', vmaster_id = 1 }]\n"
     assert main(["run", scenario(text)]) == 3
-    line = "FAILED step 1: crypto: expected events C_BAD_STE vMasterID 0x1; got none"
+    line = "s.toml:5: step 1: crypto: expected events C_BAD_STE vMasterID 0x1; got none"
     assert line in capsys.readouterr().out
 
 
@@ -321,7 +329,7 @@ def test_a_driver_that_gives_up_is_an_error_outcome(scenario, capsys):
     step = "[[step]]\nguest = 'crypto'\ndo = 'attach'\ndevice = '/soc/crypto@60000000'\n"
     assert main(["run", scenario(HEAD + GUEST + step)]) == 3
     out = capsys.readouterr().out
-    assert "FAILED step 1: expected ok, got error (crypto: the SMMU is not booted)" in out
+    assert "s.toml:5: step 1: expected ok, got error (crypto: the SMMU is not booted)" in out
     assert main(["run", scenario(HEAD + GUEST + step + "expect = 'error'\n")]) == 0
 
 

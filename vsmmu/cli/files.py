@@ -8,31 +8,9 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 
-# A blob is at most 2 MiB, a config 1 MiB; anything larger is not what it should be.
-_READ_MAX = 64 << 20
+from vsmmu.inputs import FileError, read, reason_of
 
-
-class FileError(Exception):
-    """A file that cannot be read or written, or a misused option; exit code 1."""
-
-    exit_code = 1
-
-
-def read(name: str) -> bytes:
-    """A file's bytes; `-` is stdin. Raises FileError."""
-    try:
-        if name == "-":
-            if sys.stdin is None:
-                raise FileError("-: cannot read: standard input is closed")
-            data = sys.stdin.buffer.read(_READ_MAX + 1)
-        else:
-            with open(name or os.curdir, "rb") as file:
-                data = file.read(_READ_MAX + 1)
-    except (OSError, ValueError) as error:
-        raise FileError(f"{name}: cannot read: {_reason(error)}{_nearest(name)}") from None
-    if len(data) > _READ_MAX:
-        raise FileError(f"{name}: cannot read: larger than {_READ_MAX >> 20} MiB")
-    return data
+__all__ = ["FileError", "guarded", "plain", "read", "say", "write"]
 
 
 def write(outputs: Mapping[str, bytes], inputs: Iterable[str | None] = ()) -> None:
@@ -61,7 +39,7 @@ def write(outputs: Mapping[str, bytes], inputs: Iterable[str | None] = ()) -> No
             try:
                 os.replace(temporary, places[name])
             except OSError as error:
-                raise FileError(f"{name}: cannot write: {_reason(error)}") from None
+                raise FileError(f"{name}: cannot write: {reason_of(error)}") from None
     finally:
         for temporary, _ in made:
             with contextlib.suppress(OSError):
@@ -90,7 +68,7 @@ def _write_into(name: str, data: bytes) -> None:
         with open(name, "wb") as file:
             file.write(data)
     except OSError as error:
-        raise FileError(f"{name}: cannot write: {_reason(error)}") from None
+        raise FileError(f"{name}: cannot write: {reason_of(error)}") from None
 
 
 def _temporary(name: str, target: str, data: bytes) -> str:
@@ -100,14 +78,14 @@ def _temporary(name: str, target: str, data: bytes) -> str:
     try:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise FileError(f"{name}: cannot write: {_reason(error)}") from None
+        raise FileError(f"{name}: cannot write: {reason_of(error)}") from None
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             os.fchmod(file.fileno(), _mode(target))
     except OSError as error:
         os.unlink(temporary)
-        raise FileError(f"{name}: cannot write: {_reason(error)}") from None
+        raise FileError(f"{name}: cannot write: {reason_of(error)}") from None
     return temporary
 
 
@@ -118,29 +96,6 @@ def _mode(place: str) -> int:
     mask = os.umask(0)
     os.umask(mask)
     return 0o666 & ~mask
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    return str(error)
-
-
-def _nearest(name: str) -> str:
-    """A hint: the file of that folder whose name is nearest, or the folder that is missing."""
-    import difflib
-    from pathlib import Path
-
-    with contextlib.suppress(OSError, ValueError):
-        place = Path(name)
-        if place.exists():
-            return ""
-        if not place.parent.is_dir():
-            return f"; there is no folder {place.parent}"
-        names = [entry.name for entry in place.parent.iterdir()]
-        near = difflib.get_close_matches(place.name, names, 1)
-        return f"; nearest: {place.parent / near[0]}" if near else ""
-    return ""
 
 
 def plain(text: str) -> str:
@@ -179,6 +134,6 @@ def guarded(action: Callable[[], int]) -> int:
         # What is left of output that cannot be written must not fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
-            say(f"vsmmu: stdout: cannot write: {_reason(error)}")
+            say(f"vsmmu: stdout: cannot write: {reason_of(error)}")
         return 1
     return code

@@ -7,58 +7,33 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from vsmmu.cli.files import FileError, read, say
+from vsmmu.cli.files import say
+from vsmmu.inputs import (
+    ConfigRejectedError,
+    FileError,
+    at,
+    load_partial,
+    load_platform,
+    load_tree,
+    platform_of,
+    read,
+    read_config,
+    tree_of,
+)
+
+__all__ = [
+    "ConfigRejectedError", "add_config_arguments", "add_gpaddr_argument", "at", "check_override",
+    "load_bindings", "load_config", "load_partial", "load_platform", "load_tree", "platform_of",
+    "tree_change", "tree_of", "tree_output",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
 
     from dt_tools.binding import Bindings
-    from dt_tools.platform import Platform
     from dt_tools.tree import Tree
     from xl_configs import GuestConfig
     from xl_configs.keys import Dialect
-
-
-class ConfigRejectedError(Exception):
-    """A guest config that xl would reject; the message is its report. Exit code 2."""
-
-    exit_code = 2
-
-
-def load_platform(name: str) -> Platform:
-    """The board that a DTB file describes. Raises FileError, DtbError."""
-    return platform_of(read(name), name)
-
-
-def platform_of(data: bytes, name: str) -> Platform:
-    """The board that the bytes of a file describe. Raises DtbError."""
-    from dt_tools.platform import Platform
-
-    return Platform.from_tree(tree_of(data, name), name)
-
-
-def load_tree(name: str) -> Tree:
-    """The tree in a DTB file, or in device-tree source that dtc compiles.
-
-    Raises:
-        FileError: the file cannot be read.
-        DtbError: it is neither a sound blob nor source that dtc accepts.
-    """
-    return tree_of(read(name), name)
-
-
-def tree_of(data: bytes, name: str) -> Tree:
-    """The tree in the bytes of a file; as `load_tree`."""
-    from dt_tools import blob
-
-    # A blob is told by its first byte: most of them need nothing of the module for source.
-    if data[:1] != b"\xd0":
-        from dt_tools.dts import compile_source, is_source
-
-        if is_source(data, name):
-            folder = None if name == "-" else os.path.dirname(os.path.abspath(name))
-            data = compile_source(data, name, folder)
-    return blob.read(data, name)
 
 
 def load_config(
@@ -66,27 +41,13 @@ def load_config(
 ) -> GuestConfig:
     """The guest that a config file describes; its warnings go to stderr.
 
-    `dialect` says whose reading it is, ours unless given.
-
     Raises:
-        FileError: the file cannot be read.
-        ConfigRejectedError: xl would reject it.
+        FileError, ConfigRejectedError: as `read_config`.
     """
-    from xl_configs import ConfigError, load
-    from xl_configs.keys import Dialect
-
-    try:
-        config = load(read(name), name, overrides, dialect=dialect or Dialect.OURS)
-    except ConfigError as error:
-        raise ConfigRejectedError(str(error)) from None
-    for warning in config.warnings:
-        say(f"vsmmu: {at(name, warning.line)}: warning {warning.id}: {warning.message}")
+    config, warnings = read_config(name, overrides, dialect)
+    for warning in warnings:
+        say(f"vsmmu: {warning}")
     return config
-
-
-def at(name: str, line: int | None) -> str:
-    """A place in a file, as messages begin with it."""
-    return name if line is None else f"{name}:{line}"
 
 
 def add_config_arguments(parser: ArgumentParser) -> None:
@@ -99,11 +60,6 @@ def add_config_arguments(parser: ArgumentParser) -> None:
         default=[],
         help="settings appended to it, as xl does",
     )
-
-
-def load_partial(config: GuestConfig) -> Tree | None:
-    """The partial tree that `device_tree` names, None without one. Raises FileError, DtbError."""
-    return load_tree(config.device_tree) if config.device_tree else None
 
 
 def check_override(texts: Iterable[str]) -> None:

@@ -4,21 +4,18 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vsmmu.cli.files import FileError, read, say, write
-from vsmmu.cli.inputs import load_config, load_partial, load_platform
+from vsmmu.cli.files import FileError, say, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vsmmu.report import Report
-    from vsmmu.scenario import Scenario, Step
-    from vsmmu.toolstack import Guest, Machine
+    from vsmmu.scenario import Step
     from vsmmu.trace import Trace
 
 EXPECTATION_FAILED = 3
@@ -86,45 +83,13 @@ def execute(name: str, seed: int | None = None) -> Report:
     Raises:
         FileError, ScenarioError, DtError, ConfigRejectedError: each one line.
     """
-    from vsmmu import scenario as scenarios
-    from vsmmu.runner import Runner
-    from vsmmu.toolstack import build_machine
+    from vsmmu.scenario.run import load_scenario, run_scenario
 
-    scenario = scenarios.parse(read(name), name)
-    if seed is not None:
-        scenario = dataclasses.replace(scenario, seed=seed)
-    folder = Path(name).parent if name != "-" else Path()
-    machine = build_machine(
-        load_platform(str(folder / scenario.host)),
-        seed=scenario.seed,
-        ram=scenario.ram,
-        caching=scenario.caching,
-    )
-    guests = _guests(machine, scenario, folder)
-    return Runner(scenario, machine, guests, _progress(len(scenario.steps))).run()
-
-
-def _guests(machine: Machine, scenario: Scenario, folder: Path) -> list[Guest]:
-    """The guests in the scenario's order; dom0 is made last, of what the others leave."""
-    from vsmmu.toolstack import create_dom0, create_guest
-
-    made: dict[int, Guest] = {}
-    for index, spec in enumerate(scenario.guests):
-        if spec.config is not None:
-            config = load_config(str(folder / spec.config))
-            made[index] = create_guest(
-                machine,
-                config,
-                load_partial(config),
-                one_vsmmu_per_psmmu=spec.one_vsmmu_per_psmmu,
-            )
-    for index, spec in enumerate(scenario.guests):
-        if spec.config is None:
-            made[index] = create_dom0(machine, spec.memory)
-    for guest in made.values():
-        for notice in guest.notices:
-            say(f"vsmmu: notice: {guest.name}: {notice}")
-    return [made[index] for index in range(len(scenario.guests))]
+    scenario = load_scenario(name)
+    result = run_scenario(scenario, seed, progress=_progress(len(scenario.steps)))
+    for notice in result.notices:
+        say(f"vsmmu: {notice}")
+    return result.report
 
 
 def _progress(steps: int) -> Callable[[Step], None] | None:

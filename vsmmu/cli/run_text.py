@@ -30,9 +30,7 @@ def print_report(report: Report) -> None:
     _translations(report, console)
     _work(report, console)
     console.print()
-    problems = report.problems + [
-        f"step {s.step.number}: {p}" for s in report.steps for p in s.problems
-    ]
+    problems = report.failures
     for problem in problems:
         console.print(Text(plain(f"FAILED {problem}"), style="red"))
     held = len(report.steps) - sum(bool(s.problems) for s in report.steps)

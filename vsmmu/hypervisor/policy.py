@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from vsmmu.arch.stream_table import Ste
+from vsmmu.hypervisor.settings import SettingError, number, switch, unknown
 
 # What a guest STE may contribute to the physical STE; all else comes from the hypervisor.
 GUEST_STE_FIELDS = ("s1fmt", "s1ctxptr", "s1cdmax", "s1dss", "s1cir", "s1cor", "s1csh")
@@ -23,8 +25,9 @@ REASONS = {
 }
 
 
-def _cap(value: int, unit: str, meaning: str) -> Any:
-    return field(default=value, metadata={"unit": unit, "meaning": meaning})
+def _cap(value: int, unit: str, meaning: str, least: int = 1, most: int = 1 << 16) -> Any:
+    allowed = range(least, most + 1)
+    return field(default=value, metadata={"unit": unit, "meaning": meaning, "allowed": allowed})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +38,13 @@ class Policy:
         64, "commands", "of a guest that may wait for one physical CMD_SYNC"
     )
     commands_per_turn: int = _cap(
-        16, "commands", "of one owner that enter a physical queue before the next owner's turn"
+        16,
+        "commands",
+        "of one owner that enter a physical queue before the next owner's turn",
+        least=2,
     )
     commands_in_queue: int = _cap(
-        64, "commands", "of one owner that are in a physical queue and not consumed"
+        64, "commands", "of one owner that are in a physical queue and not consumed", least=2
     )
     streams_per_unit: int = _cap(
         16, "streams", "of its own that a vSMMU looks at in one unit of work"
@@ -54,22 +60,35 @@ class Policy:
         512, "events", "of one guest at once; past this its queue counts as full"
     )
     guest_event_turns: int = _cap(16, "turns", "after which a guest may have one more")
-    stream_id_bits: int = _cap(24, "bits", "of StreamID that physical stream tables cover at most")
+    stream_id_bits: int = _cap(
+        24, "bits", "of StreamID that physical stream tables cover at most", most=32
+    )
     physical_queue_log2: int = _cap(
-        8, "log2", "of the entries of a physical command or event queue"
+        8, "log2", "of the entries of a physical command or event queue", least=2, most=19
     )
     stage2_pages_per_step: int = _cap(
-        512, "pages", "of a domain's stage 2 that one step changes, before its invalidation"
+        512,
+        "pages",
+        "of a domain's stage 2 that one step changes, before its invalidation",
+        most=512,
     )
     s2_ipa_per_flush: int = _cap(
-        32, "commands", "CMD_TLBI_S2_IPA on an SMMU without ranges; past it the VMID is flushed"
+        32,
+        "commands",
+        "CMD_TLBI_S2_IPA on an SMMU without ranges; past it the VMID is flushed",
+        least=0,
     )
     p2m_tables: int = _cap(
-        256, "tables", "that a stage 2 may gain beyond those it was built with and one a MiB"
+        256,
+        "tables",
+        "that a stage 2 may gain beyond those it was built with and one a MiB",
+        least=0,
     )
     hypercalls: int = _cap(128, "hypercalls", "of a domain that have not returned")
-    grants: int = _cap(1024, "grants", "that a domain may have")
-    grant_mappings: int = _cap(1024, "mappings", "of other domains' grants that a domain may have")
+    grants: int = _cap(1024, "grants", "that a domain may have", least=0)
+    grant_mappings: int = _cap(
+        1024, "mappings", "of other domains' grants that a domain may have", least=0
+    )
     # What a vSMMU may offer where every physical SMMU behind it has it. A guest that maps memory
     # for DMA needs none of it, so each is off until somebody asks (docs/vsmmu-features.md).
     substreams: bool = _cap(False, "switch", "SubstreamIDs of vSMMUs")
@@ -79,12 +98,16 @@ class Policy:
     ats: bool = _cap(False, "switch", "ATS of a guest's devices")
     pri: bool = _cap(False, "switch", "page requests of a guest's devices")
     stalls_per_vsmmu: int = _cap(
-        16, "transactions", "stalled on each SMMU behind a vSMMU, set aside there for it"
+        16,
+        "transactions",
+        "stalled on each SMMU behind a vSMMU, set aside there for it",
+        least=0,
+        most=0xFFFF,
     )
     pending_page_requests: int = _cap(
         64, "requests", "that wait for a guest's queue; past this the queue counts as full"
     )
-    refusals_kept: int = _cap(32, "refusals", "of a vSMMU that are kept with their detail")
+    refusals_kept: int = _cap(32, "refusals", "of a vSMMU that are kept with their detail", least=0)
 
     def caps(self) -> list[tuple[str, int, str, str]]:
         """(name, value, unit, meaning) of each cap."""
@@ -105,6 +128,34 @@ class Policy:
             "guest_commands": list(accepted()),
             "refusals": dict(REASONS),
         }
+
+
+def policy_from(table: Mapping[str, object]) -> Policy:
+    """A policy from the names of `Policy` and values as a user types them; the rest as it is.
+
+    Switches are true or false, caps are numbers; either may be text ("on", "0x20").
+
+    Raises:
+        SettingError: a name that is no limit, a value of another kind or out of range, or a
+            switch that has no effect without another one.
+    """
+    known = {f.name: f for f in fields(Policy)}
+    values: dict[str, Any] = {}
+    for name, value in table.items():
+        found = known.get(name)
+        if found is None:
+            raise unknown(name, known, "limit")
+        if isinstance(found.default, bool):
+            values[name] = switch(name, value)
+        else:
+            unit = found.metadata["unit"].replace("log2", "")
+            values[name] = number(name, value, found.metadata["allowed"], unit)
+    policy = Policy(**values)
+    if policy.pri and not policy.ats:
+        raise SettingError("pri: has no effect without ats (IDR0.PRI=1 needs IDR0.ATS=1)")
+    if policy.stalls and not policy.stalls_per_vsmmu:
+        raise SettingError("stalls: has no effect with stalls_per_vsmmu = 0")
+    return policy
 
 
 @dataclass(slots=True)

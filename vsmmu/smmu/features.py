@@ -99,6 +99,13 @@ _MODELLED: dict[str, range] = {
     "archminrev": range(4),
 }
 
+# Fields that can be chosen, by name: their register and the values that are modelled.
+CHOICES: dict[str, tuple[str, range]] = {
+    name: (_REGISTER_OF[name].upper(), values)
+    for name, values in _MODELLED.items()
+    if len(values) > 1
+}
+
 # What a refused field stands for, where its name alone does not say.
 _FEATURE = {
     "ttf": "AArch32 tables",

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Running a scenario: the entry point for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vsmmu.inputs import load_partial, load_platform, read, read_config
+from vsmmu.report import Problem, Report, describe
+from vsmmu.runner import Runner
+from vsmmu.scenario.format import Scenario, parse
+from vsmmu.scenario.guests import GuestSpec
+from vsmmu.scenario.machine import platform_in_place
+from vsmmu.scenario.steps import Step
+from vsmmu.toolstack import Guest, Machine, build_machine, create_dom0, create_guest
+from xl_configs import GuestConfig
+
+# What a scenario is called that is not in a file.
+TEXT = "scenario"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A scenario that ran under one seed.
+
+    Attributes:
+        scenario: the file, checked; `scenario.seed` is the one that ran.
+        problems: expectations that do not hold, with file, line, and the step, actor or guest.
+        notices: lines for the user about its inputs, such as warnings of a configuration.
+        report: what happened, and the machine as it was at the end (`report.machine.trace`,
+            `.guests`, `.smmus`).
+    """
+
+    scenario: Scenario
+    problems: tuple[Problem, ...]
+    notices: tuple[str, ...]
+    report: Report
+
+    @property
+    def ok(self) -> bool:
+        """Whether every expectation held."""
+        return not self.problems
+
+    @property
+    def seed(self) -> int:
+        """The seed that it ran under."""
+        return self.scenario.seed
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON values, schema `vsmmu.run/1`."""
+        return describe(self.report)
+
+
+def load_scenario(path_or_text: str | Path, source: str | None = None) -> Scenario:
+    """Read and check a scenario; nothing is run.
+
+    Args:
+        path_or_text: a file's name (`-` is stdin); a string with a line break is the text itself.
+        source: what to call a text in messages; files are found beside it.
+
+    Raises:
+        FileError: the file cannot be read.
+        ScenarioError: it is no scenario; with file, line and the fix.
+    """
+    if isinstance(path_or_text, str) and "\n" in path_or_text:
+        return parse(path_or_text.encode(), source or TEXT)
+    return parse(read(str(path_or_text)), source or str(path_or_text))
+
+
+def run_scenario(
+    path_or_text: str | Path | Scenario,
+    seed: int | None = None,
+    *,
+    source: str | None = None,
+    progress: Callable[[Step], None] | None = None,
+) -> Result:
+    """Build a scenario's machine and guests, and run it once.
+
+        result = run_scenario("two-guests.toml", seed=7)
+        assert result.ok, [str(problem) for problem in result.problems]
+
+    The same scenario and seed give the same result, down to the bytes of `Result.to_json`. A file
+    with several seeds is one run for each: `for seed in load_scenario(path).seeds`.
+
+    Args:
+        path_or_text: as `load_scenario`, or what that gave.
+        seed: the interleaving, 0 to 2^64-1; None takes the first of the scenario's.
+        source: as `load_scenario`.
+        progress: called before each step.
+
+    Returns:
+        What happened. An expectation that does not hold is in `Result.problems` and is not raised.
+
+    Raises:
+        FileError, ScenarioError, DtError, ConfigRejectedError: an input that cannot be used, each
+            one line; their `exit_code` is the command line's.
+    """
+    scenario = path_or_text
+    if not isinstance(scenario, Scenario):
+        scenario = load_scenario(scenario, source)
+    scenario = replace(scenario, seeds=(scenario.seed if seed is None else seed,))
+    folder = Path(scenario.source).parent
+    machine = _machine(scenario, folder)
+    notices: list[str] = []
+    guests = _guests(machine, scenario, folder, notices)
+    report = Runner(scenario, machine, guests, progress).run()
+    return Result(scenario, report.failures, tuple(notices), report)
+
+
+def _machine(scenario: Scenario, folder: Path) -> Machine:
+    spec = scenario.machine
+    if scenario.host is None:
+        platform = platform_in_place(spec, scenario.source)
+    else:
+        platform = load_platform(str(folder / scenario.host))
+    return build_machine(platform, seed=scenario.seed, ram=spec.ram, caching=spec.caching)
+
+
+def _guests(machine: Machine, scenario: Scenario, folder: Path, notices: list[str]) -> list[Guest]:
+    """The guests in the scenario's order; dom0 is made last, of what the others leave."""
+    made: dict[int, Guest] = {}
+    for index, spec in enumerate(scenario.guests):
+        config = _config(scenario, spec, folder, notices)
+        if config is not None:
+            made[index] = create_guest(
+                machine,
+                config,
+                load_partial(config),
+                one_vsmmu_per_psmmu=spec.one_vsmmu_per_psmmu,
+            )
+    for index, spec in enumerate(scenario.guests):
+        if index not in made:
+            made[index] = create_dom0(machine, spec.memory)
+    for guest in made.values():
+        notices += [f"notice: {guest.name}: {notice}" for notice in guest.notices]
+    return [made[index] for index in range(len(scenario.guests))]
+
+
+def _config(
+    scenario: Scenario, spec: GuestSpec, folder: Path, notices: list[str]
+) -> GuestConfig | None:
+    """A guest's configuration, from its file or as it is described in place; None for dom0."""
+    if spec.config is not None:
+        config, warnings = read_config(str(folder / spec.config))
+        notices += warnings
+        return config
+    if spec.name is None:
+        return None
+    return GuestConfig(
+        name=spec.name,
+        kernel="/boot/Image",
+        memory_mib=spec.memory,
+        viommu="smmuv3",
+        dtdev=tuple(scenario.machine.path(device) for device in spec.devices),
+    )
