@@ -37,6 +37,10 @@ MAY = {
 }  # fmt: skip
 # Third-party modules, and where they may be imported at the top of a module.
 HEAVY = {
+    # They come with the extra `testing`.
+    "pytest": {"vsmmu/testing/plugin.py", "vsmmu/testing/scenarios.py"},
+    "hypothesis": {f"vsmmu/testing/strategies/{name}.py" for name in (
+        "commands", "contexts", "events", "features", "layouts", "pagetables", "streams")},
     "rich": {"vsmmu/cli/run_text.py"},
     "lark": set(),
     # Imported where a batch is asked for, and not before.
@@ -90,6 +94,14 @@ def test_heavy_imports_are_lazy(path):
 def test_only_blob_touches_fdt():
     users = [_module(p) for p in SOURCES if any(n.split(".")[0] == "fdt" for n in _imports(p))]
     assert users == ["dt_tools.blob"]
+
+
+def test_nothing_needs_what_is_for_tests():
+    inside = ROOT / "vsmmu/testing"
+    others = [p for p in SOURCES if not p.is_relative_to(inside)]
+    assert not [
+        p for p in others if re.search(r"import.*\btesting\b|vsmmu\.testing", p.read_text())
+    ]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=_module)
