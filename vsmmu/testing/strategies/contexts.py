@@ -8,7 +8,7 @@ from functools import cache
 from hypothesis import strategies as st
 
 from vsmmu.arch.context import Cd
-from vsmmu.arch.legality import output_limit
+from vsmmu.arch.legality import Ids, output_limit
 from vsmmu.arch.legality_cd import cd_reasons
 from vsmmu.arch.legality_others import cd_ignored
 from vsmmu.arch.names import AddressSize
@@ -18,7 +18,7 @@ from vsmmu.arch.stream_table import NARROW_ID_BITS, World
 from vsmmu.smmu.features import Features
 from vsmmu.testing.strategies.features import everything
 from vsmmu.testing.strategies.layouts import addresses, few, flag, noise, number, one
-from vsmmu.testing.strategies.streams import Fields
+from vsmmu.testing.strategies.streams import Fields, of_sizes
 
 _TTB_ALIGN = 64
 _RULED = frozenset(
@@ -86,14 +86,18 @@ def _half(draw: st.DrawFn, half: int, ips: int, ds: int, has: Features) -> Field
     }
 
 
-@cache
 def stage1_sizes(has: Features, ds: int) -> dict[str, tuple[int, ...]]:
     """T0SZ values that are legal, by the name of the granule; those of T1SZ are the same."""
-    plain = {"v": 1, "aa64": 1, "a": 1, "epd1": 1, "s": has.idr0.stall_model // 2, "ds": ds}
+    return _stage1_sizes(of_sizes(has), ds)
+
+
+@cache
+def _stage1_sizes(ids: Ids, ds: int) -> dict[str, tuple[int, ...]]:
+    plain = {"v": 1, "aa64": 1, "a": 1, "epd1": 1, "ds": ds}
     out = {}
     for tg, granule in TG0.items():
         cds = [Cd.build(t0sz=size, tg0=tg, **plain) for size in range(64)]
-        legal = tuple(cd.t0sz for cd in cds if not cd_reasons(cd, has))
+        legal = tuple(cd.t0sz for cd in cds if not cd_reasons(cd, ids))
         if legal:
             out[granule.name] = legal
     return out

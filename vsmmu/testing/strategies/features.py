@@ -37,6 +37,10 @@ _MORE: tuple[dict[str, int], ...] = (
     {"msi": 1},
     {"ril": 0},
 )
+_STAGES = st.sampled_from(("nested", "1", "2"))
+_OAS_BITS = st.sampled_from(_OAS)
+_SIDSIZE, _AIDR = st.integers(0, 32), st.integers(0, 3)
+_INDEXES = st.lists(st.integers(0, len(_MORE) - 1), max_size=5)
 
 
 @cache
@@ -52,14 +56,23 @@ def features(draw: st.DrawFn, *, stages: str | None = None) -> Features:
     Args:
         stages: "1", "2" or "nested" alone.
     """
-    aidr = draw(st.integers(0, 3))
-    made = Features.default(
-        stages=draw(st.sampled_from(("nested", "1", "2"))) if stages is None else stages,
-        oas=draw(st.sampled_from(_OAS if aidr else _OAS[:-1])),
-        sidsize=draw(st.integers(0, 32)),
-        aidr=aidr,
-    )
-    for more in draw(st.lists(st.sampled_from(_MORE), max_size=5)):
-        with suppress(ValueError):
-            made = made.replace(**more)
+    stage = draw(_STAGES) if stages is None else stages
+    made = _default(stage, draw(_OAS_BITS), draw(_SIDSIZE), draw(_AIDR))
+    for index in draw(_INDEXES):
+        made = _with(made, index)
     return made
+
+
+@cache
+def _default(stages: str, oas: int, sidsize: int, aidr: int) -> Features:
+    # 52-bit addresses came with SMMUv3.1.
+    return Features.default(
+        stages=stages, oas=oas if aidr else min(oas, 48), sidsize=sidsize, aidr=aidr
+    )
+
+
+@cache
+def _with(base: Features, index: int) -> Features:
+    with suppress(ValueError):
+        return base.replace(**_MORE[index])
+    return base

@@ -162,7 +162,6 @@ def _leaf_kinds(
     return tuple(out)
 
 
-@cache
 def _forms(stage: int, has: Features) -> dict[tuple[str, bool], tuple[tuple[int, int], ...]]:
     """(first level, input bits) that are legal, by granule and whether descriptors are 52-bit."""
     out: dict[tuple[str, bool], tuple[tuple[int, int], ...]] = {}

@@ -8,12 +8,12 @@ from functools import cache
 
 from hypothesis import strategies as st
 
-from vsmmu.arch.legality import oas_bits, output_limit
+from vsmmu.arch.legality import Ids, oas_bits, output_limit
 from vsmmu.arch.legality_others import ste_ignored
 from vsmmu.arch.legality_ste import ste_reasons
 from vsmmu.arch.names import AddressSize
 from vsmmu.arch.pagetable import TG0
-from vsmmu.arch.registers import StallModel
+from vsmmu.arch.registers import Aidr, Idr0, Idr1, Idr3, StallModel, Ttf
 from vsmmu.arch.stream_table import (
     LIVE,
     NARROW_ID_BITS,
@@ -139,21 +139,35 @@ def _stalls(has: Features) -> st.SearchStrategy[int]:
     return flag(model == StallModel.STALL_AND_TERMINATE)
 
 
-@cache
 def stage2_sizes(has: Features) -> dict[tuple[int, int], tuple[tuple[int, int, Fields], ...]]:
     """By (S2TG, S2DS): first level, input bits, and the STE fields that say so, each legal."""
+    return _stage2_sizes(of_sizes(has))
+
+
+def of_sizes(has: Features) -> Ids:
+    """The identification of an SMMU as far as sizes of tables depend on it."""
+    return Ids(
+        Idr0.build(s1p=1, s2p=1, ttf=Ttf.AARCH64, stall_model=StallModel.TERMINATE_ONLY),
+        Idr1(),
+        Idr3.build(stt=has.idr3.stt),
+        has.idr5.replace(stall_max=0),
+        Aidr.build(archminrev=int(has.aidr.archminrev > 0)),
+    )
+
+
+@cache
+def _stage2_sizes(ids: Ids) -> dict[tuple[int, int], tuple[tuple[int, int, Fields], ...]]:
     out: dict[tuple[int, int], tuple[tuple[int, int, Fields], ...]] = {}
     for tg, granule in TG0.items():
-        for ds in (0, 1) if granule.name != "64K" and has.idr5.ds else (0,):
+        for ds in (0, 1) if granule.name != "64K" and ids.idr5.ds else (0,):
             found = []
             for bits in _INPUT_BITS:
                 for level, code in start_codes(granule, bits, ds=bool(ds)).items():
                     fields = {
                         "s2tg": tg, "s2t0sz": 64 - bits, "s2sl0": code & 3, "s2sl0_2": code >> 2,
-                        "s2ds": ds, "s2aa64": 1, "s2s": has.idr0.stall_model // 2,
+                        "s2ds": ds, "s2aa64": 1,
                     }  # fmt: skip
-                    ste = Ste.build(v=1, config=SteConfig.S2, **fields)
-                    if not ste_reasons(ste, has):
+                    if not ste_reasons(Ste.build(v=1, config=SteConfig.S2, **fields), ids):
                         found.append((level, bits, fields))
             if found:
                 out[tg, ds] = tuple(found)
