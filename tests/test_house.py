@@ -13,7 +13,15 @@ from pathlib import Path
 import pytest
 
 from vsmmu.cli import build_parser
-from vsmmu.scenario import ACTIONS, COMMON
+from vsmmu.scenario import (
+    ACTIONS,
+    ACTOR_COMMON,
+    ACTORS,
+    COMMON,
+    FIELDS,
+    GUEST_FIELDS,
+    MACHINE_FIELDS,
+)
 from xl_configs.errors import DIAGNOSTICS
 from xl_configs.guest_config import GuestConfig
 from xl_configs.keys import KNOWN_KEYS
@@ -127,13 +135,26 @@ def test_the_manual_names_every_command_and_option():
         assert named == options, name
 
 
-def test_the_scenario_document_names_every_action_and_field():
+def _scenario_rows(title: str) -> dict[str, list[str]]:
+    """The rows of the tables in a section of docs/scenarios.md, cells by the name in the first."""
     text = (ROOT / "docs/scenarios.md").read_text()
+    section = text.split(f"\n## {title}\n")[1].split("\n## ")[0]
+    rows = [line.split("|")[1:-1] for line in section.splitlines() if line.startswith("| `")]
+    return {name: row[1:] for row in rows for name in re.findall(r"`([\w-]+)`", row[0])}
+
+
+def test_the_scenario_document_names_every_action_and_field():
+    steps = _scenario_rows("`[[step]]`")
     for action, (required, optional) in ACTIONS.items():
-        row = next(line for line in text.splitlines() if line.startswith(f"| `{action}` |"))
-        assert set(re.findall(r"`([a-z]+)`", row.split("|")[2])) == {*required, *optional}
-    for field in COMMON:
-        assert f"`{field}`" in text
+        assert set(re.findall(r"`([a-z]+)`", steps[action][0])) == {*required, *optional}
+    assert set(steps) == {*ACTIONS, *COMMON}
+    actors = _scenario_rows("`[[actor]]`")
+    for actor, fields_ in ACTORS.items():
+        assert set(re.findall(r"`([a-z]+)`", actors[actor][0])) == set(fields_)
+    assert set(actors) == {*ACTORS, *ACTOR_COMMON}
+    assert set(_scenario_rows("`[[guest]]`")) == set(GUEST_FIELDS)
+    assert set(_scenario_rows("`[machine]`")) == set(MACHINE_FIELDS)
+    assert set(_scenario_rows("Top level")) == set(FIELDS)
 
 
 def test_the_configuration_document_names_every_key_and_id():

@@ -9,7 +9,7 @@ from typing import Any
 
 from vsmmu.arch.events import Event
 from vsmmu.hypervisor.vsmmu import VSmmu
-from vsmmu.scenario import Scenario, Step
+from vsmmu.scenario import Actor, Scenario, Step
 from vsmmu.toolstack import Guest, Machine
 from vsmmu.work import COUNTED, devices, invalidated, measure
 
@@ -23,6 +23,16 @@ class StepResult:
     detail: str = ""
     events: dict[str, list[Event]] = field(default_factory=dict)
     units: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class ActorResult:
+    """What an actor did: operations begun, DMA requests by status, what went wrong."""
+
+    actor: Actor
+    operations: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
 
 
@@ -73,12 +83,15 @@ class Problem:
 class Report:
     """A scenario's run. `work` is what maps and unmaps cost, by guest and action (`vsmmu.work`).
 
-    `problems` are those of the run as a whole; a step's are with the step.
+    `dma` are DMA requests by guest and status. `problems` are those of the run as a whole; a step's
+    are with the step.
     """
 
     scenario: Scenario
     machine: Machine
     steps: list[StepResult] = field(default_factory=list)
+    actors: list[ActorResult] = field(default_factory=list)
+    dma: dict[str, Counter[str]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     work: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)
 
@@ -109,8 +122,9 @@ def describe(report: Report) -> dict[str, Any]:
         "ok": report.ok,
         "problems": [problem.reason for problem in report.problems],
         "failures": [problem.to_json() for problem in report.failures],
-        "guests": [_guest_json(g) for g in report.machine.guests.values()],
+        "guests": [_guest_json(report, g) for g in report.machine.guests.values()],
         "steps": [_step_json(s) for s in report.steps],
+        "actors": [_actor_json(a) for a in report.actors],
         "physical": [
             {
                 "smmu": path,
@@ -144,7 +158,8 @@ def work_row(report: Report, guest: Guest) -> dict[str, Any]:
     return row
 
 
-def _guest_json(guest: Guest) -> dict[str, Any]:
+def _guest_json(report: Report, guest: Guest) -> dict[str, Any]:
+    drivers = guest.drivers.values()
     return {
         "name": guest.name,
         "domid": guest.domain.domid,
@@ -152,6 +167,9 @@ def _guest_json(guest: Guest) -> dict[str, Any]:
         "interrupts": guest.vcpu.interrupts,
         "events": [_event_json(e) for e in guest.events],
         "gerrors": [hex(g) for g in guest.gerrors],
+        "dma": dict(sorted(report.dma.get(guest.name, Counter()).items())),
+        "syncs": sum(driver.syncs for driver in drivers),
+        "sync_units_max": max((driver.sync_units for driver in drivers), default=0),
         "vsmmus": [_vsmmu_json(vsmmu) for vsmmu in guest.vsmmus.values()],
     }
 
@@ -184,6 +202,17 @@ def _step_json(result: StepResult) -> dict[str, Any]:
         "detail": result.detail,
         "events": {n: [_event_json(e) for e in seen] for n, seen in result.events.items() if seen},
         "units": result.units,
+        "problems": result.problems,
+    }
+
+
+def _actor_json(result: ActorResult) -> dict[str, Any]:
+    return {
+        "actor": result.actor.number,
+        "guest": result.actor.guest,
+        "do": result.actor.do,
+        "operations": result.operations,
+        "dma": dict(sorted(result.outcomes.items())),
         "problems": result.problems,
     }
 

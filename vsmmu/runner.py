@@ -1,26 +1,27 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Carries out a scenario step by step and keeps what happened."""
+"""Carries out a scenario, its steps one after the other and its actors beside them."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from vsmmu.arch.commands import Command
 from vsmmu.arch.events import Event
-from vsmmu.guest.driver import SmmuDriver
-from vsmmu.guest.vcpu import GuestError, Program
-from vsmmu.hypervisor.hypervisor import HypercallError
-from vsmmu.hypervisor.jobs import Job
+from vsmmu.cast import Cast
+from vsmmu.judge import Judge
 from vsmmu.report import Problem, Report, StepResult
-from vsmmu.scenario import Scenario, ScenarioError, Step
+from vsmmu.scenario import Actor, Scenario, ScenarioError, Step
 from vsmmu.scenario.steps import BY_HAND
-from vsmmu.smmu.port import DevicePort, Request
-from vsmmu.toolstack import Guest, Machine, assign, destroy_guest, unassign
+from vsmmu.step_actions import StepActions
+from vsmmu.toolstack import Guest, Machine
 from vsmmu.work import measure
 
+# Turns that a step may take, and the machine to come to rest beside a hostile guest.
 _TURNS = 2_000_000
+_SETTLE = 20_000
+# Turns that an operation of an actor may take, and those in which nothing at all is done.
+_OPERATION_TURNS = 10_000
+_STALLED = 200_000
 
 
 class Runner:
@@ -42,15 +43,18 @@ class Runner:
         self._machine = machine
         self._guests = tuple(guests)
         self._progress = progress
-        # Pages that a device's address space maps, by iova; None while it has none (bypass). A
-        # guest that wrote registers, tables or commands by hand is not followed any further.
-        self._maps: dict[tuple[str, str], dict[int, int] | None] = {}
-        self._by_hand: set[str] = set()
+        self._judge = Judge(machine)
+        self._actions = StepActions(scenario, machine, self._judge)
+        self._cast = Cast(scenario, machine, self._judge)
+        for guest in guests:
+            for driver in guest.drivers.values():
+                driver.clock = lambda: machine.scheduler.now
 
     def run(self) -> Report:
-        """All steps in order, each until the machine is idle; then the end's expectations."""
+        """All steps in order, each until the machine is idle but for actors; then the end."""
         report = Report(self._scenario, self._machine)
         self._check_names()
+        self._cast.start(0)
         for step in self._scenario.steps:
             if self._progress is not None:
                 self._progress(step)
@@ -62,30 +66,37 @@ class Runner:
                     total.update(self._cost(name))
                     total.subtract(cost)
                     total["steps"] += 1
+            self._cast.start(step.number)
+        self._end_actors(report)
         self._check_end(report)
         return report
 
     def _check_names(self) -> None:
-        """Every guest and device a step names must exist, before anything runs."""
+        """Every guest and device that is named must exist, before anything runs."""
         for step in self._scenario.steps:
             for name in step.guests:
-                guest = self._machine.guests.get(name)
-                if guest is None:
-                    known = ", ".join(self._machine.guests)
-                    raise self._bad(step, f"no guest {name!r}; guests are {known}")
-                if not guest.drivers:
-                    raise self._bad(step, f'guest {name!r} has no vSMMU (viommu = "smmuv3")')
-                device = step.fields.get("device")
-                if device is not None and not guest.ports.get(device):
-                    known = ", ".join(guest.ports) or "none"
-                    raise self._bad(step, f"{name} has no device {device}; it has {known}")
+                self._check_name(name, step.fields.get("device"), f"step {step.number}", step.line)
+        for actor in self._scenario.actors:
+            self._check_name(actor.guest, actor.device, f"actor {actor.number}", actor.line)
+
+    def _check_name(self, name: str, device: str | None, where: str, line: int | None) -> None:
+        source = self._scenario.source
+        guest = self._machine.guests.get(name)
+        if guest is None:
+            known = ", ".join(self._machine.guests)
+            raise ScenarioError(source, where, f"no guest {name!r}; guests are {known}", line)
+        if not guest.drivers:
+            reason = f'guest {name!r} has no vSMMU (viommu = "smmuv3")'
+            raise ScenarioError(source, where, reason, line)
+        path = None if device is None else self._scenario.machine.path(device)
+        if not guest.ports or (path is not None and not guest.ports.get(path)):
+            known = ", ".join(guest.ports) or "none"
+            reason = f"{name} has no device{'' if device is None else f' {device}'}; it has {known}"
+            raise ScenarioError(source, where, reason, line)
 
     def _cost(self, guest: str) -> Counter[str]:
         hosts = self._machine.hypervisor.hosts.values()
         return measure(self._machine.guests[guest].domain, hosts)
-
-    def _bad(self, step: Step, reason: str) -> ScenarioError:
-        return ScenarioError(self._scenario.source, f"step {step.number}", reason, step.line)
 
     # One step.
 
@@ -95,10 +106,10 @@ class Runner:
         seen = {name: len(guest.events) for name, guest in guests.items()}
         before = self._machine.scheduler.now
         if step.do in BY_HAND:
-            self._by_hand |= set(step.guests)
-        action = getattr(self, f"_do_{step.do}")
-        finishers = [action(guests[name], step, result) for name in step.guests]
-        if not self._machine.scheduler.run_until_idle(_TURNS):
+            self._judge.by_hand |= set(step.guests)
+        self._actions.requests.clear()
+        finishers = [self._actions.start(guests[name], step, result) for name in step.guests]
+        if not self._settle(step):
             result.problems.append("the machine did not come to rest")
         for name in step.guests:
             failure = guests[name].vcpu.failure
@@ -115,12 +126,32 @@ class Runner:
         self._check(step, result)
         return result
 
+    def _settle(self, step: Step) -> bool:
+        """Run until the step's work is done and, with the actors held, all that follows of it."""
+        scheduler, cast = self._machine.scheduler, self._cast
+        if not cast.busy:
+            return scheduler.run_until_idle(_TURNS)
+        for _ in range(_TURNS):
+            if not cast.busy or self._stepped(step):
+                break
+            scheduler.step()
+            cast.poll()
+        with cast.held():
+            idle = scheduler.run_until_idle(_SETTLE if cast.hostile else _TURNS)
+        return idle or cast.hostile
+
+    def _stepped(self, step: Step) -> bool:
+        guests = [self._machine.guests[name] for name in step.guests]
+        busy = any(guest.vcpu.busy and not guest.domain.dying for guest in guests)
+        return not busy and all(request.done for request in self._actions.requests)
+
     def _check(self, step: Step, result: StepResult) -> None:
         if result.outcome != step.expect:
             detail = f" ({result.detail})" if result.detail else ""
             result.problems.append(f"expected {step.expect}, got {result.outcome}{detail}")
+        others = self._cast.guests() | set(step.guests)
         for name, seen in result.events.items():
-            if name not in step.guests and seen:
+            if name not in others and seen:
                 result.problems.append(f"{name} got {_events(seen)} of a step that is not its own")
         if step.events is None:
             return
@@ -135,231 +166,76 @@ class Runner:
                 text = ", ".join(_expected(t, v) for t, v in wanted) or "none"
                 result.problems.append(f"{name}: expected events {text}; got {_events(seen)}")
 
+    # The end.
+
+    def _end_actors(self, report: Report) -> None:
+        """Run until every actor has ended, then until the machine is at rest."""
+        scheduler, cast = self._machine.scheduler, self._cast
+        if not self._scenario.actors:
+            return
+        last = scheduler.turns + sum(map(_allowed, self._scenario.actors))
+        done, moved = scheduler.now, scheduler.turns
+        stalled = _STALLED + max(actor.every for actor in self._scenario.actors)
+        while cast.busy and scheduler.turns < min(last, moved + stalled):
+            scheduler.step()
+            cast.poll()
+            if scheduler.now != done:
+                done, moved = scheduler.now, scheduler.turns
+        for actor in cast.unended():
+            self._add(report, "did not end", actor.line, actor=actor.number)
+        hostile = any(actor.do == "hostile" for actor in self._scenario.actors)
+        if not scheduler.run_until_idle(_TURNS) and not hostile:
+            self._add(report, "the machine did not come to rest", None)
+        report.actors = cast.results()
+        for result in report.actors:
+            if result.actor.guest in self._judge.by_hand and result.actor.do != "hotplug":
+                continue
+            for problem in result.problems:
+                self._add(report, problem, result.actor.line, actor=result.actor.number)
+
     def _check_end(self, report: Report) -> None:
+        report.dma = self._judge.dma
         for spec, guest in zip(self._scenario.guests, self._guests, strict=True):
-            seen = {"events": len(guest.events), "gerrors": len(guest.gerrors)}
+            for verdict in self._judge.verdicts.get(guest.name, ()):
+                self._add(report, verdict, spec.line, guest=guest.name)
+            if guest.name not in self._judge.by_hand:
+                self._check_events(report, guest, spec.line)
+            seen = {
+                "events": len(guest.events),
+                "gerrors": len(guest.gerrors),
+                "sync": max((d.sync_units for d in guest.drivers.values()), default=0),
+            }
             for what, wanted in spec.counts.items():
                 if not wanted.holds(seen[what]):
-                    text = f"expected {wanted} {what}, got {seen[what]}"
-                    line = spec.lines.get(what)
-                    report.problems.append(
-                        Problem(text, self._scenario.source, line, guest=guest.name)
-                    )
+                    unit = " units for a CMD_SYNC" if what == "sync" else f" {what}"
+                    text = f"expected {wanted}{unit}, got {seen[what]}"
+                    self._add(report, text, spec.lines.get(what), guest=guest.name)
+            for outcome, wanted in spec.dma.items():
+                got = self._judge.dma[guest.name][outcome]
+                if not wanted.holds(got):
+                    text = f"expected {wanted} DMA requests with outcome {outcome}, got {got}"
+                    self._add(report, text, spec.lines.get("dma"), guest=guest.name)
 
-    # Actions. Each starts its work; what it returns runs when the machine is idle again.
+    def _check_events(self, report: Report, guest: Guest, line: int | None) -> None:
+        """No event names a stream that the guest's own tree does not."""
+        own = {sid for streams in guest.view.masters.values() for _, sid in streams}
+        strange = [event for event in guest.events if event.sid not in own]
+        if strange:
+            text = f"got {_events(strange[:8])} of streams that are not its own"
+            self._add(report, text, line, guest=guest.name)
 
-    def _do_boot(self, guest: Guest, step: Step, result: StepResult) -> None:
-        for driver in guest.drivers.values():
-            guest.vcpu.start(driver.boot())
-
-    def _do_attach(self, guest: Guest, step: Step, result: StepResult) -> None:
-        self._maps[guest.name, step.fields["device"]] = {}
-        for driver, ids in guest.streams(step.fields["device"]):
-            guest.vcpu.start(driver.attach(*ids))
-
-    def _do_detach(self, guest: Guest, step: Step, result: StepResult) -> None:
-        for driver, ids in guest.streams(step.fields["device"]):
-            guest.vcpu.start(driver.detach(*ids))
-
-    def _do_bypass(self, guest: Guest, step: Step, result: StepResult) -> None:
-        self._maps[guest.name, step.fields["device"]] = None
-        for driver, ids in guest.streams(step.fields["device"]):
-            guest.vcpu.start(driver.bypass(*ids))
-
-    def _do_map(self, guest: Guest, step: Step, result: StepResult) -> None:
-        f = step.fields
-
-        def program() -> Program:
-            ipa = f.get("ipa")
-            if ipa is None:
-                ipa = guest.heap.allocate(f["size"], min(f["size"], 0x20_0000))
-            for driver, ids in guest.streams(f["device"]):
-                write = not f.get("readonly", False)
-                driver.map(_attached(driver, ids), f["iova"], ipa, f["size"], write=write)
-            pages = self._pages(guest, step)
-            for offset in range(0, f["size"], 4096):
-                pages[f["iova"] + offset] = ipa + offset
-            result.detail = f"IPA {ipa:#x}"
-            yield
-
-        guest.vcpu.start(program())
-
-    def _do_unmap(self, guest: Guest, step: Step, result: StepResult) -> None:
-        f = step.fields
-
-        def program() -> Program:
-            for driver, ids in guest.streams(f["device"]):
-                yield from driver.unmap(_attached(driver, ids), f["iova"], f["size"])
-            pages = self._pages(guest, step)
-            for offset in range(0, f["size"], 4096):
-                pages.pop(f["iova"] + offset, None)
-
-        guest.vcpu.start(program())
-
-    def _do_dma(self, guest: Guest, step: Step, result: StepResult) -> Callable[[], None]:
-        f = step.fields
-        ports, index = guest.ports[f["device"]], f.get("stream", 0)
-        if index >= len(ports):
-            raise self._bad(step, f"{f['device']} has {len(ports)} streams")
-        iova, size = f["iova"], f.get("size", 64)
-        data = bytes((step.number + i) & 0xFF for i in range(size))
-        try:
-            if f.get("op", "write") == "write":
-                request = ports[index].write(iova, data)
-            else:
-                request = ports[index].read(iova, size)
-        except (ValueError, BufferError) as error:
-            raise self._bad(step, str(error)) from None
-        return lambda: self._dma_done(guest, step, result, ports[index], request)
-
-    def _dma_done(
-        self, guest: Guest, step: Step, result: StepResult, port: DevicePort, request: Request
-    ) -> None:
-        if not request.done:
-            result.problems.append("the DMA did not finish")
-            return
-        statuses = [o.status for o in request.outcomes]
-        result.outcome = next((s for s in ("fault", "abort") if s in statuses), "ok")
-        first = request.outcomes[0]
-        where = f"{port.smmu.name} StreamID {port.sid:#x} iova {request.iova:#x}"
-        pa = "" if first.pa is None else f" -> PA {first.pa:#x}"
-        result.detail = f"{where}{pa}" + ("" if first.event is None else f" {first.event.name}")
-        if result.outcome == "ok":
-            self._verify(guest, step, result, request)
-
-    def _verify(self, guest: Guest, step: Step, result: StepResult, request: Request) -> None:
-        """A DMA that went through must have met exactly the page the guest mapped there.
-
-        Of a guest that changed things by hand, only that the page is its own.
-        """
-        iova, end = request.iova, request.iova + request.size
-        shown: list[str] = []
-        for outcome in request.outcomes:
-            n = min(end - iova, 4096 - iova % 4096)
-            ipa = None if outcome.pa is None else guest.domain.stage2.to_ipa(outcome.pa)
-            if outcome.pa is None or ipa is None:
-                result.problems.append(f"iova {iova:#x} reached a page that is not {guest.name}'s")
-                return
-            shown.append(f" -> IPA {ipa:#x} -> PA")
-            wanted = self._expected(guest, step, iova)
-            if guest.name not in self._by_hand and ipa != wanted:
-                text = "no page" if wanted is None else f"IPA {wanted:#x}"
-                result.problems.append(f"iova {iova:#x} reached IPA {ipa:#x}, expected {text}")
-                return
-            start = iova - request.iova
-            moved = request.payload if request.write else request.data
-            if guest.domain.memory.read(ipa, n) != moved[start : start + n]:
-                result.problems.append(f"the data at IPA {ipa:#x} is not what the DMA moved")
-                return
-            iova += n
-        result.detail = result.detail.replace(" -> PA", shown[0], 1)
-
-    def _expected(self, guest: Guest, step: Step, iova: int) -> int | None:
-        """The IPA that the guest's own book-keeping has for an iova; identity in bypass."""
-        pages = self._maps.get((guest.name, step.fields["device"]))
-        if pages is None:
-            return iova
-        page = pages.get(iova & ~0xFFF)
-        return None if page is None else page + (iova & 0xFFF)
-
-    def _pages(self, guest: Guest, step: Step) -> dict[int, int]:
-        pages = self._maps.get((guest.name, step.fields["device"]))
-        if pages is None:
-            raise GuestError(f"{step.fields['device']} is not attached")
-        return pages
-
-    # What changes a guest's memory, devices and life.
-
-    def _do_decrease_reservation(self, guest: Guest, step: Step, result: StepResult) -> None:
-        calls, f = self._machine.hypervisor.hypercalls, step.fields
-        _call(guest, lambda: calls.decrease_reservation(guest.domain, f["ipa"], f["size"]), f)
-
-    def _do_populate_physmap(self, guest: Guest, step: Step, result: StepResult) -> None:
-        calls, f = self._machine.hypervisor.hypercalls, step.fields
-        _call(guest, lambda: calls.populate_physmap(guest.domain, f["ipa"], f["size"]), f)
-
-    def _do_unassign(self, guest: Guest, step: Step, result: StepResult) -> None:
-        self._ask(unassign, result, guest, step.fields["device"])
-
-    def _do_assign(self, guest: Guest, step: Step, result: StepResult) -> None:
-        self._ask(assign, result, guest, step.fields["device"])
-
-    def _do_destroy(self, guest: Guest, step: Step, result: StepResult) -> None:
-        self._ask(destroy_guest, result, guest)
-
-    def _ask(self, request: Callable[..., None], result: StepResult, *args: object) -> None:
-        try:
-            request(self._machine, *args)
-        except HypercallError as error:
-            result.outcome, result.detail = "error", str(error)
-
-    # What a guest that misbehaves does.
-
-    def _do_mmio(self, guest: Guest, step: Step, result: StepResult) -> None:
-        f, base = step.fields, _first(guest).base
-        _once(guest, lambda: guest.vcpu.write(base + f["offset"], f["value"], f.get("size", 4)))
-
-    def _do_poke(self, guest: Guest, step: Step, result: StepResult) -> None:
-        f = step.fields
-        _once(guest, lambda: _store(guest, f["ipa"], f["words"]))
-
-    def _do_ste(self, guest: Guest, step: Step, result: StepResult) -> None:
-        """Overwrite STEs in the guest's table without any command."""
-        words = (*step.fields["words"], *(0,) * 8)[:8]
-
-        def write() -> None:
-            for driver, ids in guest.streams(step.fields["device"]):
-                for sid in ids:
-                    _store(guest, driver.ste_address(sid), words)
-
-        _once(guest, write)
-
-    def _do_command(self, guest: Guest, step: Step, result: StepResult) -> None:
-        words, count = step.fields["words"], step.fields.get("count", 1)
-
-        def program() -> Program:
-            for _ in range(count):
-                yield from _first(guest).post(Command(words))
-
-        guest.vcpu.start(program())
+    def _add(
+        self, report: Report, text: str, line: int | None, *, actor: int | None = None,
+        guest: str | None = None,
+    ) -> None:  # fmt: skip
+        source = self._scenario.source
+        report.problems.append(Problem(text, source, line, actor=actor, guest=guest))
 
 
-def _first(guest: Guest) -> SmmuDriver:
-    """The driver of a guest's first vSMMU, for raw register and queue access."""
-    return next(iter(guest.drivers.values()))
-
-
-def _attached(driver: SmmuDriver, ids: tuple[int, ...]) -> int:
-    """One of a device's streams, which share an address space. Raises GuestError."""
-    if ids[0] not in driver.contexts:
-        raise GuestError(f"vMasterID {ids[0]:#x} is not attached")
-    return ids[0]
-
-
-def _call(guest: Guest, start: Callable[[], Job[int]], fields: Mapping[str, Any]) -> None:
-    """A hypercall of the guest's balloon driver, which waits for it."""
-
-    def program() -> Program:
-        job = start()
-        while not job.done:
-            yield
-        if job.result != fields["size"]:
-            raise GuestError(f"{job.result:#x} of {fields['size']:#x} bytes")
-
-    guest.vcpu.start(program())
-
-
-def _once(guest: Guest, action: Callable[[], None]) -> None:
-    def program() -> Program:
-        action()
-        yield
-
-    guest.vcpu.start(program())
-
-
-def _store(guest: Guest, ipa: int, words: tuple[int, ...]) -> None:
-    if not guest.domain.memory.write_words(ipa, words):
-        raise GuestError(f"IPA {ipa:#x} is not RAM")
+def _allowed(actor: Actor) -> int:
+    """Turns in which an actor must have ended."""
+    operations = (actor.operations or 1) + 1
+    return _TURNS + (actor.turns or 0) + operations * (_OPERATION_TURNS + 2 * actor.every)
 
 
 def _event(event: Event) -> str:

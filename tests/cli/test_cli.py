@@ -216,7 +216,7 @@ def test_inspect_shows_the_others_when_one_fails(place, capsys):
     [
         ([], "vsmmu: the following arguments are required: COMMAND\n"),
         (["inspect"], "vsmmu inspect: the following arguments are required: DTB\n"),
-        (["run"], "vsmmu: run: which scenario? give SCENARIO.toml\n"),
+        (["run"], "vsmmu: run: which scenario? give PATH\n"),
         (["inspect", "--frob", "x"], "vsmmu: unrecognized arguments: --frob\n"),
     ],
 )

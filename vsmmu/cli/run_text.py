@@ -10,22 +10,29 @@ from rich.console import Console
 from rich.text import Text
 
 from vsmmu.cli.files import plain
+from vsmmu.cli.junit import told_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vsmmu.cli.run_cases import Outcome
     from vsmmu.report import Report, StepResult
 
+# Problems of one run among several that are printed; the JSON has all.
+_PROBLEMS_SHOWN = 10
 _STYLES = {"ok": "green", "fault": "yellow", "abort": "yellow", "error": "yellow"}
 
 
 def print_report(report: Report) -> None:
     """Print guests, steps, events, commands and the verdict to stdout."""
-    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+    console = _console()
     scenario = report.scenario
     console.print(Text(f"{plain(scenario.title)} (seed {scenario.seed})", style="bold"))
     _guests(report, console)
     console.print()
     for result in report.steps:
         _step(result, console, _labels(report))
+    _actors(report, console)
     _commands(report, console)
     _translations(report, console)
     _work(report, console)
@@ -35,7 +42,45 @@ def print_report(report: Report) -> None:
         console.print(Text(plain(f"FAILED {problem}"), style="red"))
     held = len(report.steps) - sum(bool(s.problems) for s in report.steps)
     verdict = "every expectation holds" if report.ok else f"{len(problems)} do not hold"
-    console.print(f"{held} of {len(report.steps)} steps as expected; {verdict}")
+    steps = f"{held} of {len(report.steps)} steps as expected; " if report.steps else ""
+    console.print(f"{steps}{verdict}")
+
+
+def print_outcome(outcome: Outcome) -> None:
+    """A line for one run of several, and what is wrong with it."""
+    console = _console()
+    name = plain(outcome.path) + ("" if outcome.seed is None else f" seed {outcome.seed}")
+    if outcome.error is not None:
+        word, style = ("skipped", "yellow") if outcome.skipped else ("ERROR", "red")
+        console.print(Text(f"{word:7} ", style=style) + Text(name))
+        console.print(Text(f"        {plain(outcome.error.text)}"))
+        return
+    word, style = ("ok", "green") if outcome.ok else ("FAILED", "red")
+    console.print(Text(f"{word:7} ", style=style) + Text(f"{name}: {told_of(outcome)}"))
+    for problem in outcome.problems[:_PROBLEMS_SHOWN]:
+        console.print(Text(f"        {plain(str(problem))}"))
+    if len(outcome.problems) > _PROBLEMS_SHOWN:
+        console.print(f"        and {len(outcome.problems) - _PROBLEMS_SHOWN} more")
+
+
+def print_totals(outcomes: Sequence[Outcome]) -> None:
+    """How many runs of how many scenarios went how."""
+    files = len({outcome.path for outcome in outcomes})
+    counts = {
+        "as expected": sum(outcome.ok for outcome in outcomes),
+        "not as expected": sum(bool(outcome.problems) for outcome in outcomes),
+        "could not be run": sum(
+            outcome.error is not None and not outcome.skipped for outcome in outcomes
+        ),
+        "skipped": sum(outcome.skipped for outcome in outcomes),
+    }
+    shown = [f"{count} {what}" for what, count in counts.items() if count]
+    runs, scenarios = len(outcomes), "scenario" if files == 1 else "scenarios"
+    _console().print(f"{runs} runs of {files} {scenarios}: {', '.join(shown)}")
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def _guests(report: Report, console: Console) -> None:
@@ -79,6 +124,17 @@ def _step(result: StepResult, console: Console, names: dict[str, str]) -> None:
             console.print(f"      {plain(name)} sees {event.name} vMasterID {event.sid:#x}{where}")
         if len(seen) > 8:
             console.print(f"      and {len(seen) - 8} more")
+
+
+def _actors(report: Report, console: Console) -> None:
+    for result in report.actors:
+        actor = result.actor
+        counts = [f"{n} {status}" for status, n in sorted(result.outcomes.items())]
+        dma = f", DMA {', '.join(counts)}" if counts else ""
+        line = f"actor {actor.number} {plain(actor.guest)}: {actor.do}: "
+        console.print(f"{line}{result.operations} operations{dma}")
+        if actor.note:
+            console.print(Text(f"      {plain(actor.note)}", style="dim"))
 
 
 def _short(detail: str, names: dict[str, str]) -> str:

@@ -8,7 +8,7 @@ this driver serves that one's sequences.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from vsmmu.arch import events
@@ -20,14 +20,12 @@ from vsmmu.arch.commands import (
     CmdPrefetchConfig,
     CmdSync,
     CmdTlbiNhAsid,
-    CmdTlbiNhVa,
     CmdTlbiNsnhAll,
     Command,
     Cs,
 )
 from vsmmu.arch.context import Cd, Tg1
 from vsmmu.arch.events import Event
-from vsmmu.arch.pagetable import G4K
 from vsmmu.arch.registers import (
     BY_NAME,
     Cr0,
@@ -48,6 +46,7 @@ from vsmmu.arch.registers import (
     Ttf,
 )
 from vsmmu.arch.stream_table import L1Std, S1Dss, Ste, SteConfig
+from vsmmu.guest.invalidations import invalidations
 from vsmmu.guest.tables import Heap, S1Tables
 from vsmmu.guest.vcpu import GuestError, Program, VCpu
 from vsmmu.queue import Ring
@@ -60,8 +59,6 @@ _ABORT = Ste.build(v=1, config=SteConfig.ABORT)
 # Index 0 normal non-cacheable, 1 normal write-back, 2 Device-nGnRE.
 _MAIR = 0x04FF44
 _POLLS = 100_000
-# Linux cuts a range into chunks of five bits of its page count.
-_NUM_MAX = 31
 # Linux caps its queues too; 256 commands and 128 events are plenty for a model.
 _CMDQ_LOG2, _EVENTQ_LOG2 = 8, 7
 
@@ -84,6 +81,11 @@ class SmmuDriver:
         base: the vSMMU's registers in guest addresses, from the guest's device tree.
         spis: its interrupts, GIC ids.
         heap: pages for its queues and tables.
+
+    Programs may run on several CPUs of the guest at once: they share the command queue, and each
+    waits for its own CMD_SYNC. `clock` tells the virtual time; by it `sync_units` is the longest
+    that a CMD_SYNC took, from the write of CMDQ_PROD until its CPU saw it passed. `syncs` counts
+    them.
     """
 
     def __init__(self, vcpu: VCpu, base: int, spis: Collection[int], heap: Heap) -> None:
@@ -94,6 +96,9 @@ class SmmuDriver:
         self.events: list[Event] = []
         self.gerrors: list[int] = []
         self.contexts: dict[int, Context] = {}
+        self.clock: Callable[[], int] = lambda: 0
+        self.booted = False
+        self.syncs = self.sync_units = 0
         self._memory = vcpu.memory
         self._l2: dict[int, int] = {}
         self._asid = 0
@@ -133,6 +138,7 @@ class SmmuDriver:
         irqs = IrqCtrl.build(gerror_irqen=1, eventq_irqen=1)
         yield from self._write_acked("IRQ_CTRL", irqs.raw)
         yield from self._write_acked("CR0", enables.replace(smmuen=1).raw)
+        self.booted = True
 
     def _probe(self) -> None:
         self.idr0, self.idr1 = Idr0(self._read("IDR0")), Idr1(self._read("IDR1"))
@@ -178,8 +184,11 @@ class SmmuDriver:
     def issue(self, *commands: Command) -> Program:
         """Commands and a CMD_SYNC; returns when CONS has passed it. Raises GuestError."""
         yield from self.post(*commands, _SYNC)
+        pointer, start = self._prod, self.clock()
         yield
-        yield from self._poll(lambda: self._consumed(self._prod), "CMD_SYNC timeout")
+        yield from self._poll(lambda: self._passed(pointer), "CMD_SYNC timeout")
+        self.syncs += 1
+        self.sync_units = max(self.sync_units, self.clock() - start)
 
     def post(self, *commands: Command) -> Program:
         """Commands without waiting for their completion; the queue may be smaller than the list."""
@@ -197,9 +206,15 @@ class SmmuDriver:
             self._cons = self._read("CMDQ_CONS")
         return not self._cmdq.is_full(self._prod, self._cons)
 
-    def _consumed(self, pointer: int) -> bool:
+    def _passed(self, pointer: int) -> bool:
+        """Whether the SMMU has consumed what was posted up to `pointer`.
+
+        Other CPUs may have posted since: CONS has passed when no more is left than they posted. A
+        queue's size of their commands can be there only when ours are gone.
+        """
         self._cons = self._read("CMDQ_CONS")
-        return self._cmdq.clip(self._cons) == pointer
+        since = self._cmdq.used(self._prod, pointer)
+        return since > self._cmdq.size or self._cmdq.used(self._prod, self._cons) <= since
 
     # Streams.
 
@@ -303,37 +318,26 @@ class SmmuDriver:
 
     def map(self, sid: int, iova: int, ipa: int, size: int, *, write: bool = True) -> None:
         """Map a range; needs no command, since faulting entries are not cached."""
-        self.contexts[sid].tables.map(iova, ipa, size, write=write)
+        self._context(sid).tables.map(iova, ipa, size, write=write)
 
     def unmap(self, sid: int, iova: int, size: int) -> Program:
         """Clear a range, invalidate it by address and wait."""
-        context = self.contexts[sid]
+        context = self._context(sid)
         context.tables.unmap(iova, size)
-        yield from self.issue(*self._invalidations(context.asid, iova, size))
+        yield from self.issue(*invalidations(context.asid, iova, size, ril=bool(self.idr3.ril)))
 
-    def _invalidations(self, asid: int, iova: int, size: int) -> Sequence[Command]:
-        """By range where IDR3.RIL allows, a command for each page else."""
-        pages = size >> G4K.page_shift
-        if not self.idr3.ril:
-            return [
-                CmdTlbiNhVa.build(asid=asid, addr=iova + 4096 * i, leaf=1) for i in range(pages)
-            ]
-        out = []
-        while pages:
-            scale = (pages & -pages).bit_length() - 1
-            num = pages >> scale & _NUM_MAX
-            # TTL 3 only for single pages: 2 MiB blocks of a larger range are at level 2.
-            ttl = 3 if size < 0x20_0000 else 0
-            if not ttl and num == 1 and not scale:
-                ttl = 3
-            out.append(
-                CmdTlbiNhVa.build(
-                    asid=asid, addr=iova, leaf=1, tg=1, ttl=ttl, scale=scale, num=num - 1
-                )
-            )
-            pages -= num << scale
-            iova += num << scale + 12
-        return out
+    def clear(self, sid: int, iova: int, size: int) -> None:
+        """Clear a range and leave its invalidation to a later `flush`, as Linux does by default."""
+        self._context(sid).tables.unmap(iova, size)
+
+    def flush(self, sid: int) -> Program:
+        """Invalidate all of an address space and wait."""
+        yield from self.issue(CmdTlbiNhAsid.build(asid=self._context(sid).asid))
+
+    def _context(self, sid: int) -> Context:
+        if sid not in self.contexts:
+            raise GuestError(f"vMasterID {sid:#x} is not attached")
+        return self.contexts[sid]
 
     # Interrupts.
 
@@ -361,12 +365,11 @@ class SmmuDriver:
 
     # Registers.
 
-    def _poll(self, ready: object, problem: str) -> Program:
-        assert callable(ready)
+    def _poll(self, ready: Callable[[], bool], problem: str) -> Program:
         for _ in range(_POLLS):
             if ready():
                 return
-            yield
+            yield True
         raise GuestError(problem)
 
     def _write_acked(self, name: str, value: int) -> Program:

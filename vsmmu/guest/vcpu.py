@@ -2,17 +2,20 @@
 """A guest's CPU: runs programs written as generators, one yield a unit of work.
 
 A program yields wherever a real CPU could be interrupted or overtaken, so the scheduler can
-interleave guests, devices and SMMUs at any of these points.
+interleave guests, devices and SMMUs at any of these points. It yields True where it polls for what
+others do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from typing import Any
 
 from vsmmu.hypervisor.domain import Domain
 from vsmmu.hypervisor.hypervisor import Hypervisor
 
-Program = Generator[None, None, None]
+# What it yields is nothing, or True.
+Program = Generator[Any, None, None]
 _SPURIOUS_MAX = 100
 
 
@@ -42,6 +45,7 @@ class VCpu:
         self._running: list[Program] = []
         self._handling: int | None = None
         self._spurious = 0
+        self._polling = False
 
     def start(self, program: Program) -> None:
         """Run a program after those already started."""
@@ -80,7 +84,7 @@ class VCpu:
 
     def _advance(self) -> None:
         try:
-            next(self._running[-1])
+            self._polling = bool(next(self._running[-1]))
         except StopIteration:
             self._pop()
         except GuestError as error:

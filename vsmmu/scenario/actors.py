@@ -9,7 +9,7 @@ from vsmmu.scenario.reader import Reader
 
 # Kind -> fields it takes beside the common ones; see docs/scenarios.md for their meaning.
 ACTORS: dict[str, tuple[str, ...]] = {
-    "driver": ("size",),
+    "driver": ("buffers", "size"),
     "netdev-storm": ("buffers", "size", "invalidation"),
     "static": ("buffers", "size"),
     "faulting": ("size",),

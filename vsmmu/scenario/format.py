@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
+from dt_tools.profiles import PROFILES
+from vsmmu.hypervisor.policy import Policy, policy_from
+from vsmmu.hypervisor.settings import SettingError
 from vsmmu.scenario.actors import Actor, read_actor
 from vsmmu.scenario.guests import GuestSpec, read_guest
 from vsmmu.scenario.machine import MachineSpec, read_machine
@@ -22,7 +24,6 @@ FIELDS = (
     "schema", "title", "host", "seed", "seeds", "profile", "machine", "policy", "guest", "actor",
     "step",
 )  # fmt: skip
-PROFILES = ("strict", "xen-v3")
 # Caps, so that a scenario's work is bounded by its length.
 _STEPS_MAX = 10_000
 _GUESTS_MAX = 64
@@ -38,8 +39,7 @@ class Scenario:
         source: its name.
         host: file of the host tree, relative to the scenario; None for a machine in place.
         seeds: the interleavings to run, at least one; `seed` is the first.
-        policy: limits as written, see `vsmmu.hypervisor.policy`; `lines` has the lines of the
-            top-level fields.
+        lines: those of the top-level fields.
     """
 
     source: str
@@ -51,7 +51,7 @@ class Scenario:
     actors: tuple[Actor, ...] = ()
     machine: MachineSpec = field(default_factory=MachineSpec)
     profile: str = "strict"
-    policy: Mapping[str, Any] = field(default_factory=dict)
+    policy: Policy = field(default_factory=Policy)
     lines: Mapping[str, int | None] = field(default_factory=dict)
 
     @property
@@ -86,8 +86,8 @@ def parse(data: bytes, source: str) -> Scenario:
         steps=tuple(read_step(step, i) for i, step in enumerate(steps, 1)),
         actors=tuple(read_actor(actor, i, len(steps)) for i, actor in enumerate(actors, 1)),
         machine=machine,
-        profile=found.at("profile", "strict").one_of(PROFILES),
-        policy=found.at("policy", {}).table(),
+        profile=found.at("profile", "strict").one_of(tuple(PROFILES)),
+        policy=_policy(found.at("policy", {})),
         lines={name: reader.line for name, reader in found.fields()},
     )
     _check_boots(scenario)
@@ -111,6 +111,19 @@ def _host(found: Reader, machine: MachineSpec) -> str | None:
     if machine.devices is not None and "host" in found:
         found.at("host").fail("give either host or machine.devices")
     return found.at("host").string() if "host" in found else None
+
+
+def _policy(found: Reader) -> Policy:
+    """The limits; a complaint has the line of the one that it names."""
+    table = found.table()
+    try:
+        return policy_from(table)
+    except SettingError as error:
+        reason = str(error)
+    for name, value in found.fields():
+        if reason.casefold().startswith(f"{name.casefold()}:"):
+            value.named("policy").fail(reason)
+    raise found.error(reason)
 
 
 def _seeds(found: Reader) -> tuple[int, ...]:

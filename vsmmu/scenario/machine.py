@@ -44,7 +44,8 @@ class MachineSpec:
 
     `ram` as (base, size), none to take the host tree's. `devices` are those of a machine described
     in place, with their streams as (SMMU, StreamID); None for a host tree. `smmus` are its SMMUs
-    with the addresses of their registers. `features` are as written, `feature_line` their line.
+    with the addresses of their registers. `features` are as written; `features_lines` has the lines
+    of all of them under (), of a field, and of (SMMU, field).
     """
 
     ram: tuple[tuple[int, int], ...] = ()
@@ -52,7 +53,19 @@ class MachineSpec:
     devices: Mapping[str, tuple[Stream, ...]] | None = None
     smmus: Mapping[str, int] = field(default_factory=dict)
     features: Mapping[str, Any] = field(default_factory=dict)
-    features_line: int | None = None
+    features_lines: Mapping[tuple[str, ...], int | None] = field(default_factory=dict)
+
+    def features_line(self, reason: str) -> int | None:
+        """The line of the feature that a complaint names, or that of all of them."""
+        fits = [
+            names
+            for names in self.features_lines
+            if all(
+                re.search(rf"(?<!\w){re.escape(name)}(?!\w)", reason, re.IGNORECASE)
+                for name in names
+            )
+        ]
+        return self.features_lines[max(fits, key=len)] if fits else None
 
     def path(self, name: str) -> str:
         """The path of a device's or an SMMU's node; names stand for nodes of a machine in place."""
@@ -73,8 +86,17 @@ def read_machine(found: Reader) -> MachineSpec:
         devices=devices,
         smmus=smmus,
         features=features.table(),
-        features_line=features.line,
+        features_lines=_lines(features) if features.value else {},
     )
+
+
+def _lines(found: Reader) -> dict[tuple[str, ...], int | None]:
+    out: dict[tuple[str, ...], int | None] = {(): found.line}
+    for name, reader in found.fields():
+        out[(name,)] = reader.line
+        if isinstance(reader.value, dict):
+            out |= {(name, below): value.line for below, value in reader.fields()}
+    return out
 
 
 def _devices(found: Reader) -> dict[str, tuple[Stream, ...]]:

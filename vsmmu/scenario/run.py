@@ -8,12 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dt_tools.profiles import PROFILES
+from vsmmu.hypervisor.settings import SettingError
 from vsmmu.inputs import load_partial, load_platform, read, read_config
+from vsmmu.machine_features import board_features
 from vsmmu.report import Problem, Report, describe
 from vsmmu.runner import Runner
 from vsmmu.scenario.format import Scenario, parse
 from vsmmu.scenario.guests import GuestSpec
 from vsmmu.scenario.machine import platform_in_place
+from vsmmu.scenario.reader import ScenarioError
 from vsmmu.scenario.steps import Step
 from vsmmu.toolstack import Guest, Machine, build_machine, create_dom0, create_guest
 from xl_configs import GuestConfig
@@ -54,24 +58,27 @@ class Result:
         return describe(self.report)
 
 
-def load_scenario(path_or_text: str | Path, source: str | None = None) -> Scenario:
+def load_scenario(path_or_text: str | Path | bytes, source: str | None = None) -> Scenario:
     """Read and check a scenario; nothing is run.
 
     Args:
-        path_or_text: a file's name (`-` is stdin); a string with a line break is the text itself.
+        path_or_text: a file's name (`-` is stdin); bytes, or a string with a line break, are the
+            text itself.
         source: what to call a text in messages; files are found beside it.
 
     Raises:
         FileError: the file cannot be read.
         ScenarioError: it is no scenario; with file, line and the fix.
     """
+    if isinstance(path_or_text, bytes):
+        return parse(path_or_text, source or TEXT)
     if isinstance(path_or_text, str) and "\n" in path_or_text:
         return parse(path_or_text.encode(), source or TEXT)
     return parse(read(str(path_or_text)), source or str(path_or_text))
 
 
 def run_scenario(
-    path_or_text: str | Path | Scenario,
+    path_or_text: str | Path | bytes | Scenario,
     seed: int | None = None,
     *,
     source: str | None = None,
@@ -116,7 +123,24 @@ def _machine(scenario: Scenario, folder: Path) -> Machine:
         platform = platform_in_place(spec, scenario.source)
     else:
         platform = load_platform(str(folder / scenario.host))
-    return build_machine(platform, seed=scenario.seed, ram=spec.ram, caching=spec.caching)
+    features = {
+        spec.path(name) if isinstance(value, dict) else name: value
+        for name, value in spec.features.items()
+    }
+    try:
+        made = board_features(platform, features)
+    except SettingError as error:
+        line = spec.features_line(str(error))
+        raise ScenarioError(scenario.source, "machine.features", str(error), line) from None
+    return build_machine(
+        platform,
+        seed=scenario.seed,
+        ram=spec.ram,
+        caching=spec.caching,
+        policy=scenario.policy,
+        profile=PROFILES[scenario.profile],
+        features=made,
+    )
 
 
 def _guests(machine: Machine, scenario: Scenario, folder: Path, notices: list[str]) -> list[Guest]:

@@ -7,6 +7,7 @@ A transaction that stalls (IHI 0070 §3.12.2) stays in its port, and those behin
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,12 @@ class Request:
         return self.done and all(o.status in ("ok", "bypass") for o in self.outcomes)
 
     @property
+    def status(self) -> str:
+        """The worst of its pieces so far: "fault", "abort" or "ok"."""
+        statuses = [outcome.status for outcome in self.outcomes]
+        return next((s for s in ("fault", "abort") if s in statuses), "ok")
+
+    @property
     def data(self) -> bytes:
         """What was read so far."""
         return bytes(self._read)
@@ -68,6 +75,9 @@ class DevicePort:
         sid: its StreamID there.
         may_stall: whether transactions may be held; where a device cannot wait, as over PCIe, a
             fault that would stall is terminated (§3.12.2).
+
+    `watch`, where set, is told of each piece when it has been through: the request, its address,
+    its bytes and what became of it.
     """
 
     def __init__(self, name: str, smmu: Smmu, sid: int, *, may_stall: bool = True) -> None:
@@ -77,6 +87,7 @@ class DevicePort:
         self.smmu = smmu
         self.sid = sid
         self.may_stall = may_stall
+        self.watch: Callable[[Request, int, int, Outcome], None] | None = None
         self._queue: deque[Request] = deque()
         self._held: Stalled | None = None
 
@@ -171,6 +182,8 @@ class DevicePort:
         if not request.write:
             request._read += data if data is not None else bytes(size)
         request.position += size
+        if self.watch is not None:
+            self.watch(request, iova, size, outcome)
 
     def _transfer(self, request: Request, pa: int, size: int) -> bytes | None:
         memory = self.smmu.memory

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""`vsmmu run` with several scenarios or seeds: which files, which cases, each case's outcome."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from vsmmu.cli.files import FileError, read
+
+if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
+
+    from vsmmu.report import Problem
+    from vsmmu.scenario import Scenario
+    from vsmmu.scenario.run import Result
+
+# Files that are looked at below a folder.
+_FILES_MAX = 10_000
+_SUFFIX = ".toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One scenario under one seed, to be run; `error` says why that cannot be, as a `Failure`."""
+
+    path: str
+    seed: int | None = None
+    scenario: Scenario | None = None
+    error: Failure | None = None
+    wants_json: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An input that could not be used: its line and the exit code that it stands for.
+
+    `skipped` where the scenario is sound and a program is missing here.
+    """
+
+    kind: str
+    text: str
+    exit_code: int
+    skipped: bool = False
+
+    @classmethod
+    def of(cls, error: Exception) -> Failure | None:
+        """What an exception says to the user; None for one of our own."""
+        exit_code = getattr(error, "exit_code", None)
+        if exit_code is None:
+            return None
+        skipped = "needs dtc, which is not on PATH" in str(error)
+        return cls(type(error).__name__, str(error), int(exit_code), skipped)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a case. It can be sent from one process to another."""
+
+    path: str
+    seed: int | None
+    title: str = ""
+    problems: tuple[Problem, ...] = ()
+    notices: tuple[str, ...] = ()
+    error: Failure | None = None
+    steps: int = 0
+    actors: int = 0
+    units: int = 0
+    json: dict[str, Any] | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether it ran and every expectation held."""
+        return self.error is None and not self.problems
+
+    @property
+    def skipped(self) -> bool:
+        """Whether it was not run for want of a program."""
+        return self.error is not None and self.error.skipped
+
+
+def find_files(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The scenarios that some files and folders stand for, and other TOML files that were met.
+
+    A file that is named counts as a scenario whatever is in it. Below a folder, a TOML file that
+    does not mention the schema is not one. Hidden folders are left out. Sorted within each input;
+    a file that is met twice counts once.
+
+    Raises:
+        FileError: a file that cannot be read, a folder without any scenario.
+    """
+    from vsmmu.scenario import is_scenario
+
+    found: list[str] = []
+    others: list[str] = []
+    for name in inputs:
+        if name == "-" or not os.path.isdir(name):
+            found.append(name)
+            continue
+        below = list(_below(name))
+        ours = [path for path in below if is_scenario(read(path))]
+        if not ours:
+            raise FileError(f"{name}: no scenario in it (*{_SUFFIX} with a schema of ours)")
+        found += ours
+        others += [path for path in below if path not in set(ours)]
+    return list(dict.fromkeys(found)), list(dict.fromkeys(others))
+
+
+def _below(folder: str) -> Iterator[str]:
+    """TOML files below a folder, by the parts of their paths."""
+    paths = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        paths += [os.path.join(place, name) for name in files if name.endswith(_SUFFIX)]
+        if len(paths) > _FILES_MAX:
+            raise FileError(f"{folder}: more than {_FILES_MAX} TOML files; name fewer")
+    return iter(sorted(paths, key=lambda path: path.split(os.sep)))
+
+
+def make_cases(paths: Sequence[str], seeds: Sequence[int], *, wants_json: bool) -> list[Case]:
+    """A case for each scenario and seed; `seeds` replaces those of the files, if there are any."""
+    from vsmmu.scenario.run import load_scenario
+
+    cases: list[Case] = []
+    for path in paths:
+        try:
+            scenario = load_scenario(read(path), path)
+        except Exception as error:
+            failure = Failure.of(error)
+            if failure is None:
+                raise
+            cases.append(Case(path, error=failure))
+            continue
+        cases += [
+            Case(path, seed, replace(scenario, seeds=(seed,)), wants_json=wants_json)
+            for seed in seeds or scenario.seeds
+        ]
+    return cases
+
+
+def play(case: Case) -> Outcome:
+    """Run a case in this process."""
+    from vsmmu.scenario.run import run_scenario
+
+    if case.scenario is None:
+        return Outcome(case.path, case.seed, error=case.error)
+    try:
+        result = run_scenario(case.scenario)
+    except Exception as error:
+        failure = Failure.of(error)
+        if failure is None:
+            raise
+        return Outcome(case.path, case.seed, case.scenario.title, error=failure)
+    return outcome(case, result)
+
+
+def outcome(case: Case, result: Result) -> Outcome:
+    """What is kept of a run."""
+    return Outcome(
+        path=case.path,
+        seed=result.seed,
+        title=result.scenario.title,
+        problems=result.problems,
+        notices=result.notices,
+        steps=len(result.report.steps),
+        actors=len(result.report.actors),
+        units=result.report.machine.scheduler.now,
+        json=result.to_json() if case.wants_json else None,
+    )
+
+
+def play_all(cases: Sequence[Case], jobs: int) -> Iterator[Outcome]:
+    """The outcome of each case in their order, from so many processes.
+
+    Raises:
+        FileError: a process was ended from outside.
+    """
+    if jobs == 1 or len(cases) == 1:
+        yield from map(play, cases)
+        return
+    from concurrent.futures.process import BrokenProcessPool
+
+    with _pool(min(jobs, len(cases))) as pool:
+        try:
+            yield from pool.map(play, cases)
+        except BrokenProcessPool:
+            raise FileError("-j: a process of its was ended from outside") from None
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _pool(jobs: int) -> ProcessPoolExecutor:
+    """Fresh interpreters: what one inherits by a fork is not the same everywhere."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    return ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_quiet)
+
+
+def _quiet() -> None:
+    """In a process of the pool: an interrupt from the keyboard ends it without a word."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
