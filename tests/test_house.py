@@ -45,10 +45,6 @@ MAY = {
 }  # fmt: skip
 # Third-party modules, and where they may be imported at the top of a module.
 HEAVY = {
-    # They come with the extra `testing`.
-    "pytest": {"vsmmu/testing/plugin.py", "vsmmu/testing/scenarios.py"},
-    "hypothesis": {f"vsmmu/testing/strategies/{name}.py" for name in (
-        "commands", "contexts", "events", "features", "layouts", "pagetables", "streams")},
     "rich": {"vsmmu/cli/run_text.py"},
     "lark": set(),
     # Imported where a batch is asked for, and not before.
@@ -86,6 +82,14 @@ def test_arrows_point_one_way(path):
     for name in _imports(path):
         if name.split(".")[0] in ("vsmmu", "dt_tools", "xl_configs"):
             assert any(name == a or name.startswith(a + ".") for a in allowed), name
+
+
+# They come with the extra `testing`.
+HEAVY["pytest"] = {f"vsmmu/testing/{name}.py" for name in ("plugin", "scenarios")}
+HEAVY["hypothesis"] = {
+    f"vsmmu/testing/strategies/{name}.py"
+    for name in ("commands", "contexts", "events", "features", "layouts", "pagetables", "streams")
+}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=_module)

@@ -68,9 +68,9 @@ def take_output(form: type[Layout], word: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Where a walk ends: level, place of the descriptor, the descriptor itself.
+    """A descriptor of a walk: level, place, the descriptor itself.
 
-    `output` and `size` are those of a leaf; None and 0 where nothing is mapped.
+    `output` and `size` are those of a leaf; None and 0 for a table, and where nothing is mapped.
     """
 
     level: int
@@ -172,18 +172,26 @@ class _Tables:
 
     def find(self, address: int) -> Found:
         """The end of the walk for an address. Raises ValueError: the address is out of range."""
+        return self.path(address)[-1]
+
+    def path(self, address: int) -> list[Found]:
+        """Every descriptor of the walk for an address. Raises ValueError: it is out of range."""
         self._check(address, 1)
-        table, level = self.root, self.start
-        while True:
+        table, found = self.root, []
+        for level in range(self.start, self.granule.page_level + 1):
             slot = table + 8 * self._index(address, level)
             (word,) = load(self.space.memory, slot, 1)
-            if level < self.granule.page_level and word & (VALID | TABLE) == VALID | TABLE:
-                table, level = take_output(self.table, word), level + 1
-                continue
-            if not self._is_leaf(word, level):
-                return Found(level, slot, word)
-            size = 1 << self.granule.shift(level)
-            return Found(level, slot, word, take_output(self.leaf, word) & -size, size)
+            found.append(self._found(level, slot, word))
+            if level == self.granule.page_level or word & (VALID | TABLE) != VALID | TABLE:
+                break
+            table = take_output(self.table, word)
+        return found
+
+    def _found(self, level: int, slot: int, word: int) -> Found:
+        if not self._is_leaf(word, level):
+            return Found(level, slot, word)
+        size = 1 << self.granule.shift(level)
+        return Found(level, slot, word, take_output(self.leaf, word) & -size, size)
 
     def poke(self, address: int, word: int) -> Found:
         """Replace the descriptor where the walk for an address ends; what was there."""

@@ -19,7 +19,13 @@ from vsmmu.arch.context import Cd
 from vsmmu.arch.events import EVENTS, FTranslation
 from vsmmu.arch.layout import Layout
 from vsmmu.arch.legality_cd import cd_reasons
-from vsmmu.arch.legality_others import command_reasons, event_reasons, ste_ignored
+from vsmmu.arch.legality_others import (
+    command_reasons,
+    event_reasons,
+    l1cd_reasons,
+    l1std_reasons,
+    ste_ignored,
+)
 from vsmmu.arch.legality_ste import ste_reasons
 from vsmmu.arch.pagetable import G4K, G16K, G64K, Granule
 from vsmmu.arch.registers import StallModel
@@ -34,19 +40,22 @@ from vsmmu.testing.space import Space
 from vsmmu.testing.strategies import (
     Recipe,
     almost,
+    almost_tables,
     arbitrary,
     command_sequences,
     features,
     legal_cds,
     legal_commands,
     legal_events,
+    legal_l1cds,
+    legal_l1stds,
     legal_leaves,
     legal_stes,
     page_tables,
     values,
 )
 from vsmmu.testing.streams import CdTable
-from vsmmu.testing.tables import Stage1Tables
+from vsmmu.testing.tables import Stage1Tables, Stage2Tables
 
 T = TypeVar("T")
 EVERYTHING = Features.everything()
@@ -304,6 +313,35 @@ def test_page_tables_translate_as_they_say(stage: int) -> None:
         seen |= {(recipe.granule.name, recipe.wide, m.level, m.contiguous) for m in recipe.mappings}
     assert {name for name, *_ in seen} == {"4K", "16K", "64K"}
     assert len(seen) >= 10
+
+
+def test_almost_legal_page_tables_are_of_both_kinds() -> None:
+    """A flaw changes what an address means, or not: an ignored bit, a permission nobody asks."""
+    kinds: Counter[bool] = Counter()
+    has = Features.default(sidsize=4)
+    for recipe in drawn(almost_tables(page_tables(2, has)), 40):
+        assert recipe.flaw is not None
+        bare = BareSmmu(has, sid_bits=0)
+        tables = recipe.build(bare.space)
+        assert isinstance(tables, Stage2Tables)
+        bare.streams.write(0, Ste.build(v=1, config=SteConfig.S2, **make_stage2(tables, has)))
+        expected = recipe.lookup(recipe.flaw.address)
+        assert expected is not None
+        kinds[bare.access(0, recipe.flaw.address).pa == expected[0]] += 1
+    assert min(kinds[True], kinds[False]) >= 2, kinds
+
+
+def test_level_1_descriptors() -> None:
+    for split in (6, 8, 10):
+        made = with_features(lambda f, split=split: legal_l1stds(f, split=split))  # type: ignore[misc]
+        for has, l1std in drawn(made, 15):
+            assert l1std_reasons(l1std, has, split) == ()
+    for has, l1cd in drawn(with_features(legal_l1cds), 15):
+        assert l1cd_reasons(l1cd, has) == ()
+    kinds = Counter(
+        bool(l1std_reasons(d, EVERYTHING, 8)) for d in drawn(almost(legal_l1stds()), 40)
+    )
+    assert min(kinds[True], kinds[False]) >= 2, kinds
 
 
 def test_page_tables_for_any_features() -> None:

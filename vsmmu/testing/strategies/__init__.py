@@ -10,23 +10,34 @@ may still be legal.
 from __future__ import annotations
 
 from vsmmu.testing.strategies.commands import command_sequences, legal_commands
-from vsmmu.testing.strategies.contexts import legal_cds
+from vsmmu.testing.strategies.contexts import legal_cds, legal_l1cds
 from vsmmu.testing.strategies.events import legal_events
 from vsmmu.testing.strategies.features import features
 from vsmmu.testing.strategies.layouts import almost, arbitrary, values
-from vsmmu.testing.strategies.pagetables import Mapping, Recipe, legal_leaves, page_tables
-from vsmmu.testing.strategies.streams import legal_stes
+from vsmmu.testing.strategies.pagetables import (
+    Flaw,
+    Mapping,
+    Recipe,
+    almost_tables,
+    legal_leaves,
+    page_tables,
+)
+from vsmmu.testing.strategies.streams import legal_l1stds, legal_stes
 
 __all__ = [
+    "Flaw",
     "Mapping",
     "Recipe",
     "almost",
+    "almost_tables",
     "arbitrary",
     "command_sequences",
     "features",
     "legal_cds",
     "legal_commands",
     "legal_events",
+    "legal_l1cds",
+    "legal_l1stds",
     "legal_leaves",
     "legal_stes",
     "page_tables",

@@ -7,20 +7,21 @@ from functools import cache
 
 from hypothesis import strategies as st
 
-from vsmmu.arch.context import Cd
+from vsmmu.arch.context import Cd, L1Cd
 from vsmmu.arch.legality import Ids, output_limit
 from vsmmu.arch.legality_cd import cd_reasons
 from vsmmu.arch.legality_others import cd_ignored
 from vsmmu.arch.names import AddressSize
 from vsmmu.arch.pagetable import TG0, TG1
 from vsmmu.arch.registers import StallModel
-from vsmmu.arch.stream_table import NARROW_ID_BITS, World
+from vsmmu.arch.stream_table import NARROW_ID_BITS, S1Fmt, World
 from vsmmu.smmu.features import Features
 from vsmmu.testing.strategies.features import everything
 from vsmmu.testing.strategies.layouts import addresses, few, flag, noise, number, one
 from vsmmu.testing.strategies.streams import Fields, of_sizes
 
 _TTB_ALIGN = 64
+_SECOND_LEVEL, _SECOND_LEVEL_64K = 1 << 12, 1 << 16
 _RULED = frozenset(
     {"v", "aa64", "a", "s", "endi", "ha", "hd", "haft", "asid", "ips", "ds", "epd0", "epd1",
      "t0sz", "tg0", "ttb0", "t1sz", "tg1", "ttb1", "impdef"}
@@ -68,6 +69,20 @@ def legal_cds(
     reasons = cd_reasons(cd, has, world=world, s1stalld=s1stalld)
     assert not reasons, reasons
     return cd
+
+
+@st.composite
+def legal_l1cds(
+    draw: st.DrawFn, features: Features | None = None, *, fmt: S1Fmt = S1Fmt.TWO_LEVEL_64K
+) -> L1Cd:
+    """A level 1 context descriptor that leads to a second level (§5.3).
+
+    Args:
+        features: the SMMU's; everything by default.
+        fmt: S1Fmt of its STE, which says how large the second level is.
+    """
+    size = _SECOND_LEVEL if fmt == S1Fmt.TWO_LEVEL_4K else _SECOND_LEVEL_64K
+    return L1Cd.build(v=1, l2ptr=draw(addresses((features or everything()).oas, size)))
 
 
 def _half(draw: st.DrawFn, half: int, ips: int, ds: int, has: Features) -> Fields:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from hypothesis import strategies as st
@@ -13,7 +13,7 @@ from vsmmu.arch.layout import Layout
 from vsmmu.arch.pagetable import BLOCK_LEVELS_52, CONTIGUOUS, G4K, G16K, G64K, Granule
 from vsmmu.arch.registers import OAS_BITS
 from vsmmu.smmu.features import Features
-from vsmmu.testing.space import Space
+from vsmmu.testing.space import Space, store
 from vsmmu.testing.strategies.contexts import stage1_sizes
 from vsmmu.testing.strategies.features import everything
 from vsmmu.testing.strategies.layouts import addresses, few, number
@@ -28,6 +28,7 @@ from vsmmu.testing.tables import (
 _GRANULES = {"4K": G4K, "16K": G16K, "64K": G64K}
 _KIND = ("valid", "table", "af", "oa", "oa_high", "nt")
 _MOST = 3
+_DEEPEST = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,23 @@ class Mapping:
 
 
 @dataclass(frozen=True, slots=True)
+class Flaw:
+    """A bit that is inverted in a descriptor on the walk to an address, `depth` tables down.
+
+    Where the walk is shorter it is the last one.
+    """
+
+    address: int
+    depth: int
+    bit: int
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
-    """Tables to be built: which form they have, and what they map, no two ranges overlapping."""
+    """Tables to be built: which form they have, and what they map, no two ranges overlapping.
+
+    `flaw` is put in once they are built; `lookup` does not know of it.
+    """
 
     stage: int
     granule: Granule
@@ -53,6 +69,7 @@ class Recipe:
     start: int
     wide: bool
     mappings: tuple[Mapping, ...]
+    flaw: Flaw | None = None
 
     def build(self, space: Space) -> Stage1Tables | Stage2Tables:
         """The tables, in memory. Raises ValueError: the space is used up."""
@@ -67,6 +84,10 @@ class Recipe:
             tables.map(
                 m.address, m.output, m.size, level=m.level, contiguous=m.contiguous, write=m.write
             )
+        if self.flaw is not None:
+            path = tables.path(self.flaw.address)
+            found = path[min(self.flaw.depth, len(path) - 1)]
+            store(space.memory, found.slot, (found.word ^ 1 << self.flaw.bit,))
         return tables
 
     def lookup(self, address: int) -> tuple[int, bool] | None:
@@ -132,6 +153,15 @@ def page_tables(
         if not any(_overlap(mapping, other) for other in made):
             made.append(mapping)
     return Recipe(stage, _GRANULES[name], bits, output_bits, start, wide, tuple(made))
+
+
+@st.composite
+def almost_tables(draw: st.DrawFn, recipes: st.SearchStrategy[Recipe]) -> Recipe:
+    """One of these recipes with a bit inverted in a descriptor of a mapping that it has."""
+    recipe = draw(recipes)
+    mapping = recipe.mappings[draw(number(0, len(recipe.mappings) - 1))]
+    flaw = Flaw(mapping.address, draw(number(0, _DEEPEST)), draw(number(0, 63)))
+    return replace(recipe, flaw=flaw)
 
 
 def _mapping(

@@ -17,9 +17,11 @@ from vsmmu.arch.registers import Aidr, Idr0, Idr1, Idr3, StallModel, Ttf
 from vsmmu.arch.stream_table import (
     LIVE,
     NARROW_ID_BITS,
+    SPAN_MAX,
     STAGE1,
     STAGE2,
     Eats,
+    L1Std,
     S1Dss,
     S1Fmt,
     Ste,
@@ -81,6 +83,19 @@ def legal_stes(
         ste = noise(draw, ste, unused)
     assert not ste_reasons(ste, has), ste_reasons(ste, has)
     return ste
+
+
+@st.composite
+def legal_l1stds(draw: st.DrawFn, features: Features | None = None, *, split: int = 8) -> L1Std:
+    """A level 1 descriptor of a stream table that leads to a second level (§5.1).
+
+    Args:
+        features: the SMMU's; everything by default.
+        split: STRTAB_BASE_CFG.SPLIT.
+    """
+    has = features or everything()
+    span = draw(number(1, min(split + 1, SPAN_MAX)))
+    return L1Std.build(span=span, l2ptr=draw(addresses(oas_bits(has), Ste.size << span - 1)))
 
 
 def _live(draw: st.DrawFn, config: int, has: Features) -> Fields:
