@@ -41,11 +41,11 @@ MAY = {
     "vsmmu.hypervisor": {"vsmmu.arch", "vsmmu.smmu", "vsmmu.hypervisor", "vsmmu.memory",
                          "vsmmu.queue", "vsmmu.scheduler", "vsmmu.ste_update", "vsmmu.trace"},
     "vsmmu.guest": {"vsmmu.arch", "vsmmu.guest", "vsmmu.hypervisor", "vsmmu.memory", "vsmmu.queue",
-                    "vsmmu.ste_update"},
+                    "vsmmu.scheduler", "vsmmu.ste_update"},
 }  # fmt: skip
 # Third-party modules, and where they may be imported at the top of a module.
 HEAVY = {
-    "rich": {"vsmmu/cli/run_text.py"},
+    "rich": {"vsmmu/cli/run_text.py", "vsmmu/cli/summary_text.py"},
     "lark": set(),
     # Imported where a batch is asked for, and not before.
     "numpy": {"vsmmu/smmu/arena.py", "vsmmu/smmu/batch.py", "vsmmu/smmu/batch_group.py",

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from random import Random
 
@@ -23,6 +23,9 @@ from vsmmu.toolstack import Guest, Machine, assign, unassign
 # Requests of all actors that a port takes; the rest of its places are for steps.
 _PORT_MAX = PENDING_REQUESTS // 2
 _IOVA_SHIFT = 32
+# Polls before a driver gives up on CPUs that poll once a turn, and in a guest that spoils its own
+# SMMU.
+_PATIENCE, _LITTLE = 6_000, 200
 
 
 class GuestDevice:
@@ -151,8 +154,10 @@ class Player:
         """Whether it does nothing any more; so it is once its domain is destroyed."""
         return not self.thread.busy or self.guest.domain.dying
 
-    def poll(self) -> None:
-        """Nothing: the scheduler runs it."""
+    @property
+    def ready(self) -> bool:
+        """Whether its guest is booted and its devices are attached, or never will be."""
+        return self._bench.ready or self.ended
 
     def result(self) -> ActorResult:
         """What it has done."""
@@ -216,6 +221,7 @@ class Cast:
         self._scenario, self._machine, self._judge = scenario, machine, judge
         self._setup = Setup(judge)
         self._players: dict[int, Player | Hotplug] = {}
+        self._hotplugs: list[Hotplug] = []
         self._threads: Counter[str] = Counter()
 
     @property
@@ -227,6 +233,14 @@ class Cast:
     def hostile(self) -> bool:
         """Whether one of those is hostile: then the machine may have work without end."""
         return any(p.actor.do == "hostile" and not p.ended for p in self._players.values())
+
+    def ready(self, guests: Collection[str]) -> bool:
+        """Whether the actors of some guests that were started have made their devices ready."""
+        return all(
+            player.ready
+            for player in self._players.values()
+            if isinstance(player, Player) and player.guest.name in guests
+        )
 
     def guests(self) -> set[str]:
         """Guests of actors that were started."""
@@ -240,20 +254,20 @@ class Cast:
 
     def poll(self) -> None:
         """What the toolstack does between two turns of the scheduler."""
-        for player in self._players.values():
-            player.poll()
+        for hotplug in self._hotplugs:
+            hotplug.poll()
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Keep every actor from beginning or going on, so that the machine can come to rest."""
         threads = [p.thread for p in self._players.values() if isinstance(p, Player)]
         for thread in threads:
-            thread.held = True
+            thread.hold(True)
         try:
             yield
         finally:
             for thread in threads:
-                thread.held = False
+                thread.hold(False)
 
     def unended(self) -> list[Actor]:
         """Actors that have not ended."""
@@ -268,12 +282,15 @@ class Cast:
         device = actor.device
         paths = list(guest.ports) if device is None else [self._scenario.machine.path(device)]
         if actor.do == "hotplug":
-            return Hotplug(actor, machine, guest, paths)
+            self._hotplugs.append(Hotplug(actor, machine, guest, paths))
+            return self._hotplugs[-1]
         self._threads[guest.name] += 1
         thread = Thread(machine.hypervisor, guest.domain, self._threads[guest.name])
         machine.scheduler.add(thread)
         devices = [GuestDevice(guest, path, self._judge, thread, self._setup) for path in paths]
         bench = self._bench(actor, guest, thread, devices)
+        for driver in guest.drivers.values():
+            driver.patience = min(driver.patience, _LITTLE if actor.do == "hostile" else _PATIENCE)
         if actor.do == "hostile":
             self._judge.by_hand.add(guest.name)
             ram = guest.view.ram

@@ -99,7 +99,11 @@ class Memory:
 
     def write_words(self, pa: int, words: Iterable[int]) -> bool:
         """Store words one after the other; False at the first that aborts."""
-        return all(self.write64(pa + 8 * i, word) for i, word in enumerate(words))
+        for word in words:
+            if not self.write64(pa, word):
+                return False
+            pa += 8
+        return True
 
     def read(self, pa: int, size: int) -> bytes | None:
         """`size` bytes; None when any of them aborts."""

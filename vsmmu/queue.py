@@ -40,12 +40,12 @@ class Ring:
 
         More than `size` means the registers are inconsistent (§3.5.1: CONSTRAINED UNPREDICTABLE).
         """
-        return self.clip(prod - cons)
+        return prod - cons & (2 << self.log2size) - 1
 
     def pending(self, prod: int, cons: int) -> int:
         """Entries to consume; 0 for inconsistent registers, so that nothing is processed."""
-        used = self.used(prod, cons)
-        return used if used <= self.size else 0
+        used = prod - cons & (2 << self.log2size) - 1
+        return used if used <= 1 << self.log2size else 0
 
     def is_full(self, prod: int, cons: int) -> bool:
         """No room for another entry; inconsistent registers count as full."""
@@ -53,8 +53,8 @@ class Ring:
 
     def advance(self, pointer: int, count: int = 1) -> int:
         """The pointer moved on, wrap bit included."""
-        return self.clip(pointer + count)
+        return pointer + count & (2 << self.log2size) - 1
 
     def address(self, pointer: int) -> int:
         """Address of the entry a pointer names."""
-        return self.base + (pointer & self.size - 1) * self.entry
+        return self.base + (pointer & (1 << self.log2size) - 1) * self.entry

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vsmmu.arch.events import Event
+from vsmmu.costs import Costs, summary
 from vsmmu.hypervisor.vsmmu import VSmmu
 from vsmmu.scenario import Actor, Scenario, Step
 from vsmmu.toolstack import Guest, Machine
@@ -81,10 +82,11 @@ class Problem:
 
 @dataclass(slots=True)
 class Report:
-    """A scenario's run. `work` is what maps and unmaps cost, by guest and action (`vsmmu.work`).
+    """A scenario's run.
 
-    `dma` are DMA requests by guest and status. `problems` are those of the run as a whole; a step's
-    are with the step.
+    `work` is what maps and unmaps cost, by guest and action (`vsmmu.work`); `costs` what each guest
+    cost, by guest and SMMU (`vsmmu.costs`). `dma` are DMA requests by guest and status. `problems`
+    are those of the run as a whole; a step's are with the step.
     """
 
     scenario: Scenario
@@ -94,6 +96,7 @@ class Report:
     dma: dict[str, Counter[str]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     work: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)
+    costs: Costs = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -110,6 +113,14 @@ class Report:
             for text in result.problems
         ]
         return (*of_steps, *self.problems)
+
+    def summary(self) -> dict[str, Any]:
+        """What each guest cost on each physical SMMU (`vsmmu.costs`)."""
+        guests = {
+            name: (guest.domain.domid, guest.vsmmus.values())
+            for name, guest in self.machine.guests.items()
+        }
+        return summary(self.costs, self.machine.hypervisor, self.machine.smmus, guests)
 
 
 def describe(report: Report) -> dict[str, Any]:

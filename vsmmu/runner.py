@@ -22,6 +22,8 @@ _SETTLE = 20_000
 # Turns that an operation of an actor may take, and those in which nothing at all is done.
 _OPERATION_TURNS = 10_000
 _STALLED = 200_000
+# Turns after which it is asked whether all actors have ended.
+_BETWEEN = 32
 
 
 class Runner:
@@ -59,7 +61,9 @@ class Runner:
             if self._progress is not None:
                 self._progress(step)
             before = {name: self._cost(name) for name in step.guests}
+            self._machine.trace("scenario_step", step.number, ",".join(step.guests), step.do)
             report.steps.append(self._step(step))
+            self._machine.trace("scenario_step_done", step.number, report.steps[-1].outcome)
             if step.do in ("map", "unmap"):
                 for name, cost in before.items():
                     total = report.work.setdefault((name, step.do), Counter())
@@ -103,6 +107,7 @@ class Runner:
     def _step(self, step: Step) -> StepResult:
         result = StepResult(step)
         guests = self._machine.guests
+        self._turns_until(lambda: self._cast.ready(step.guests))
         seen = {name: len(guest.events) for name, guest in guests.items()}
         before = self._machine.scheduler.now
         if step.do in BY_HAND:
@@ -131,14 +136,17 @@ class Runner:
         scheduler, cast = self._machine.scheduler, self._cast
         if not cast.busy:
             return scheduler.run_until_idle(_TURNS)
-        for _ in range(_TURNS):
-            if not cast.busy or self._stepped(step):
-                break
-            scheduler.step()
-            cast.poll()
+        self._turns_until(lambda: not cast.busy or self._stepped(step))
         with cast.held():
             idle = scheduler.run_until_idle(_SETTLE if cast.hostile else _TURNS)
         return idle or cast.hostile
+
+    def _turns_until(self, ready: Callable[[], bool]) -> None:
+        for _ in range(_TURNS):
+            if ready():
+                return
+            self._machine.scheduler.step()
+            self._cast.poll()
 
     def _stepped(self, step: Step) -> bool:
         guests = [self._machine.guests[name] for name in step.guests]
@@ -177,8 +185,9 @@ class Runner:
         done, moved = scheduler.now, scheduler.turns
         stalled = _STALLED + max(actor.every for actor in self._scenario.actors)
         while cast.busy and scheduler.turns < min(last, moved + stalled):
-            scheduler.step()
-            cast.poll()
+            for _ in range(_BETWEEN):
+                scheduler.step()
+                cast.poll()
             if scheduler.now != done:
                 done, moved = scheduler.now, scheduler.turns
         for actor in cast.unended():

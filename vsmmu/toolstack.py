@@ -21,6 +21,7 @@ from vsmmu.arch.events import Event
 from vsmmu.guest.driver import SmmuDriver
 from vsmmu.guest.tables import Heap
 from vsmmu.guest.vcpu import VCpu
+from vsmmu.guest_its import add_its, name_its
 from vsmmu.guest_view import GuestView, VsmmuView, host_ram, is_memory
 from vsmmu.hypervisor.domain import Domain, Stream
 from vsmmu.hypervisor.features import UnfitError
@@ -155,6 +156,7 @@ def create_guest(
     partial: Tree | None = None,
     *,
     one_vsmmu_per_psmmu: bool = False,
+    vits: bool = False,
 ) -> Guest:
     """Build a guest's tree, create its domain and vSMMU, assign its devices.
 
@@ -163,16 +165,23 @@ def create_guest(
         config: its configuration.
         partial: its partial tree.
         one_vsmmu_per_psmmu: a vSMMU for each physical SMMU of its devices, in place of one.
+        vits: it has a virtual ITS, which takes messages of its devices and of its vSMMU.
 
     Raises:
         UserError, Refusal: from the tree builder; MC201 no RAM left, MC202 an SMMU that cannot
-            serve, MC203 a stream that is taken, MC204 a name that is taken, MC206 a PCI device.
+            serve, MC203 a stream that is taken, MC204 a name that is taken, MC206 a PCI device,
+            MC207 a virtual ITS that is not possible.
     """
     if config.pci:
         reason = f"{config.name} has PCI devices; the emulator has platform devices only"
         raise Refusal("MC206", "/", reason, "take pci out of the configuration")
-    options = Options(one_vsmmu_per_psmmu=one_vsmmu_per_psmmu)
+    if vits and one_vsmmu_per_psmmu:
+        reason = "devices behind several vSMMUs can have one vMasterID, which is their DeviceID"
+        raise Refusal("MC207", "/", reason, "give it one vSMMU, or no virtual ITS")
+    options = Options(one_vsmmu_per_psmmu=one_vsmmu_per_psmmu, vits=vits)
     built = build_guest(config, machine.profile, machine.platform, partial, options=options)
+    if vits:
+        name_its(built.tree)
     # The guest is given bytes, and reads them itself.
     view = GuestView.of(blob.write(built.tree), f"{config.name}'s tree")
     notices = tuple(str(notice) for notice in built.notices)
@@ -189,6 +198,8 @@ def create_guest(
         for entry in entries:
             key = (entry.smmu, entry.pmaster_id)
             _assign(machine, vsmmu, entry.vmaster_id, key, entry.devices)
+    if vits:
+        add_its(machine.hypervisor, machine.smmus, machine.platform, guest.domain, view, guest.vcpu)
     for device in bindings.devices:
         found = [
             bindings.resolve(vmaster_id, indexes[view.vsmmus[path].base])
@@ -321,7 +332,8 @@ def _add_vsmmu(
     wanted: Mapping[str, Mapping[str, int]],
 ) -> VSmmu:
     """A vSMMU and the driver that the guest's tree calls for."""
-    irq = Wires(window.spis, guest.vcpu.interrupt)
+    irq = Wires(window.spis, guest.vcpu.interrupt, window.edges)
+    guest.vcpu.edges |= window.edges
     try:
         vsmmu = machine.hypervisor.create_vsmmu(
             guest.domain, window.base, window.size, wanted, smmus, irq=irq

@@ -16,15 +16,19 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum
+from operator import and_
 from typing import Any, ClassVar, Self, overload
 
 _WORD = 0xFFFF_FFFF_FFFF_FFFF
 
 
 class Field:
-    """One bit-field; `scale` low bits are implied zero (an address field holds the high bits)."""
+    """One bit-field; `scale` low bits are implied zero (an address field holds the high bits).
 
-    __slots__ = ("enum", "high", "low", "lsb", "mask", "msb", "name", "scale", "word")
+    `bits` are the field's bits within its word.
+    """
+
+    __slots__ = ("bits", "enum", "high", "low", "lsb", "mask", "msb", "name", "scale", "word")
 
     def __init__(
         self, msb: int, lsb: int, *, scale: int = 0, enum: type[IntEnum] | None = None
@@ -35,6 +39,7 @@ class Field:
         self.word, self.low = divmod(lsb, 64)
         self.high = msb - self.word * 64
         self.mask = (1 << (msb - lsb + 1)) - 1
+        self.bits = self.mask << self.low
         self.scale = scale
         self.enum = enum
         self.name = ""
@@ -54,11 +59,6 @@ class Field:
     def of(self, words: tuple[int, ...]) -> int:
         """The field's value in raw words, without making a view."""
         return (words[self.word] >> self.low & self.mask) << self.scale
-
-    @property
-    def bits(self) -> int:
-        """The field's bits within its word."""
-        return self.mask << self.low
 
     def encode(self, value: int) -> int:
         """`value` placed in the field's word.
@@ -154,6 +154,10 @@ class Layout:
                 raise TypeError(f"{type(self).__name__} has no field {name}")
             words[field.word] = words[field.word] & ~field.bits | field.encode(value)
         return type(self)(tuple(words))
+
+    def only(self, mask: tuple[int, ...]) -> Self:
+        """A copy with the bits of `mask` alone, a number for each word."""
+        return type(self)(tuple(map(and_, self.words, mask)))
 
     def __bytes__(self) -> bytes:
         return self._pack.pack(*self.words)

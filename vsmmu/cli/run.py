@@ -6,22 +6,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vsmmu.cli.files import FileError, say, write
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from vsmmu.cli.run_cases import Case, Outcome
+    from vsmmu.cli.run_cases import Case
     from vsmmu.report import Report
-    from vsmmu.scenario import Scenario, Step
+    from vsmmu.scenario import Scenario
     from vsmmu.scenario.run import Result
-    from vsmmu.trace import Trace
 
 EXPECTATION_FAILED = 3
 _JOBS_MAX = 256
@@ -54,6 +48,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--trace", metavar="FILE", help="write every trace event of one run as JSON Lines"
     )
     parser.add_argument(
+        "--trace-events", action="store_true", help="list the trace events, and run nothing"
+    )
+    parser.add_argument(
+        "--perfetto", metavar="FILE", help="write a timeline of one run that ui.perfetto.dev opens"
+    )
+    parser.add_argument(
+        "--summary",
+        action="store_true",
+        help="what each guest cost on each SMMU: traps, commands, invalidations, walks, faults",
+    )
+    parser.add_argument(
         "--policy",
         action="store_true",
         help="print the limits guests are held to, and run nothing; JSON with --json",
@@ -64,9 +69,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Run and print; 3 when an expectation does not hold."""
     if arguments.policy:
         return _policy(as_json=arguments.json)
+    if arguments.trace_events:
+        from vsmmu.cli.trace_text import event_table
+
+        print(event_table(), end="")
+        return 0
     if not arguments.inputs:
         raise FileError("run: which scenario? give PATH")
-    for option in ("trace", "junit"):
+    for option in ("trace", "perfetto", "junit"):
         name = getattr(arguments, option)
         if name == "-" or (name and Path(name).is_dir()):
             raise FileError(f"--{option} {name}: give a file; stdout has the report")
@@ -75,123 +85,66 @@ def run(arguments: argparse.Namespace) -> int:
     paths, others = find_files(arguments.inputs)
     for other in others:
         say(f"vsmmu: notice: {other}: skipped, it does not mention the schema of scenarios")
-    cases = make_cases(paths, arguments.seed, wants_json=arguments.json)
+    cases = make_cases(
+        paths, arguments.seed, wants_json=arguments.json, wants_summary=arguments.summary
+    )
     # Decided by what was asked for, not by how many files a folder happens to have.
     if len(cases) == 1 and not os.path.isdir(arguments.inputs[0]):
         return _run_one(cases[0], arguments)
-    if arguments.trace:
-        raise FileError(f"--trace {arguments.trace}: {len(cases)} runs; give one scenario and seed")
-    return _run_many(cases, others, arguments)
+    _check_one(arguments, len(cases))
+    from vsmmu.cli.run_many import run_many
+
+    return run_many(cases, others, arguments)
+
+
+def _check_one(arguments: argparse.Namespace, runs: int) -> None:
+    """Options that are for one run alone."""
+    for option in ("trace", "perfetto"):
+        name = getattr(arguments, option)
+        if name:
+            raise FileError(f"--{option} {name}: {runs} runs; give one scenario and seed")
+    if arguments.summary and not arguments.json:
+        raise FileError(f"--summary: {runs} runs; give one scenario and seed, or --json")
 
 
 def _run_one(case: Case, arguments: argparse.Namespace) -> int:
     """One scenario under one seed: its whole report."""
     from vsmmu.cli.run_cases import Failure, Outcome, outcome
+    from vsmmu.cli.run_many import write_junit
     from vsmmu.scenario.run import load_scenario
 
+    keep = bool(arguments.trace or arguments.perfetto)
     try:
-        result = _execute(case.scenario or load_scenario(case.path))
+        result = _execute(case.scenario or load_scenario(case.path), keep=keep)
     except Exception as error:
         failure = Failure.of(error)
         if failure is not None and arguments.junit:
-            _write_junit(arguments, [Outcome(case.path, case.seed, error=failure)], (case.path,))
+            failed = Outcome(case.path, case.seed, error=failure)
+            write_junit(arguments.junit, [failed], (case.path,))
         raise
-    outputs = {}
-    if arguments.trace:
-        outputs[arguments.trace] = _trace_lines(result.report.machine.trace)
-    write(outputs, (case.path,))
-    if arguments.junit:
-        _write_junit(arguments, [outcome(case, result)], (case.path,))
-    if arguments.json:
-        print(json.dumps(result.to_json(), indent=2))
-    else:
-        from vsmmu.cli.run_text import print_report
+    if keep:
+        from vsmmu.cli.trace_text import trace_files
 
-        print_report(result.report)
+        trace = result.report.machine.trace
+        write(trace_files(trace, arguments.trace, arguments.perfetto), (case.path,))
+    told = outcome(case, result)
+    if arguments.junit:
+        write_junit(arguments.junit, [told], (case.path,))
+    if arguments.json:
+        print(json.dumps(told.json, indent=2))
+    else:
+        _print(result.report, summary=arguments.summary)
     return 0 if result.ok else EXPECTATION_FAILED
 
 
-def _run_many(cases: Sequence[Case], others: list[str], arguments: argparse.Namespace) -> int:
-    """Several runs: a line for each, or one envelope."""
-    from vsmmu.cli.run_cases import play_all
-    from vsmmu.cli.run_text import print_outcome, print_totals
+def _print(report: Report, *, summary: bool) -> None:
+    from vsmmu.cli.run_text import labels, print_report
 
-    outcomes: list[Outcome] = []
-    told: set[str] = set()
-    with _bar(len(cases)) as advance:
-        held = advance is not None
-        for outcome in play_all(cases, arguments.jobs):
-            outcomes.append(outcome)
-            if advance is not None:
-                advance()
-            if not held:
-                _tell(outcome, told)
-                if not arguments.json:
-                    print_outcome(outcome)
-    if held:
-        for outcome in outcomes:
-            _tell(outcome, told)
-            if not arguments.json:
-                print_outcome(outcome)
-    if arguments.junit:
-        _write_junit(arguments, outcomes, {case.path for case in cases})
-    if arguments.json:
-        print(json.dumps(_envelope(outcomes, others), indent=2))
-    else:
-        print_totals(outcomes)
-    return _exit_code(outcomes)
+    print_report(report)
+    if summary:
+        from vsmmu.cli.summary_text import print_summary
 
-
-def _tell(outcome: Outcome, told: set[str]) -> None:
-    """What is said of a run on stderr, nothing twice: seeds of a file have the same notices."""
-    lines = [f"vsmmu: {notice}" for notice in outcome.notices]
-    if outcome.error is not None:
-        lines.append(f"vsmmu: {outcome.error.text}")
-    for line in lines:
-        if line not in told:
-            told.add(line)
-            say(line)
-
-
-def _envelope(outcomes: Sequence[Outcome], others: list[str]) -> dict[str, object]:
-    """`vsmmu.run/2`: every run as `vsmmu.run/1` has it, or the error in its place."""
-    runs: list[object] = []
-    for outcome in outcomes:
-        if outcome.error is None:
-            runs.append(outcome.json)
-            continue
-        error = {"text": outcome.error.text, "exit_code": outcome.error.exit_code}
-        runs.append(
-            {
-                "scenario": outcome.path,
-                "seed": outcome.seed,
-                "ok": False,
-                "skipped": outcome.skipped,
-                "error": error,
-            }
-        )
-    return {
-        "schema": "vsmmu.run/2",
-        "ok": all(outcome.ok or outcome.skipped for outcome in outcomes),
-        "runs": runs,
-        "other_files": others,
-    }
-
-
-def _exit_code(outcomes: Sequence[Outcome]) -> int:
-    """That of the first run that could not be made, else whether an expectation failed."""
-    for outcome in outcomes:
-        if outcome.error is not None and not outcome.skipped:
-            return outcome.error.exit_code
-    return EXPECTATION_FAILED if any(outcome.problems for outcome in outcomes) else 0
-
-
-def _write_junit(
-    arguments: argparse.Namespace, outcomes: Sequence[Outcome], inputs: Iterable[str]
-) -> None:
-    from vsmmu.cli.junit import junit
-
-    write({arguments.junit: junit(outcomes)}, inputs)
+        print_summary(report.summary(), labels(report))
 
 
 def _policy(*, as_json: bool) -> int:
@@ -233,7 +186,7 @@ def _jobs(text: str) -> int:
     return int(text)
 
 
-def execute(name: str, seed: int | None = None) -> Report:
+def execute(name: str, seed: int | None = None, *, keep: bool = False) -> Report:
     """Build the machine and the guests of a scenario file and run it.
 
     Raises:
@@ -241,61 +194,16 @@ def execute(name: str, seed: int | None = None) -> Report:
     """
     from vsmmu.scenario.run import load_scenario
 
-    return _execute(load_scenario(Path(name)), seed).report
+    return _execute(load_scenario(Path(name)), seed, keep=keep).report
 
 
-def _execute(scenario: Scenario, seed: int | None = None) -> Result:
+def _execute(scenario: Scenario, seed: int | None = None, *, keep: bool) -> Result:
     """Run a scenario; notices go to stderr."""
+    from vsmmu.cli.run_progress import step_counter
     from vsmmu.scenario.run import run_scenario
 
-    result = run_scenario(scenario, seed, progress=_progress(len(scenario.steps)))
+    progress = step_counter(len(scenario.steps))
+    result = run_scenario(scenario, seed, progress=progress, keep_trace=keep)
     for notice in result.notices:
         say(f"vsmmu: {notice}")
     return result
-
-
-def _progress(steps: int) -> Callable[[Step], None] | None:
-    """A counter on a terminal's stderr for long scenarios; nothing elsewhere."""
-    if steps < 100 or not _terminal():
-        return None
-
-    def show(step: Step) -> None:
-        end = "\n" if step.number == steps else ""
-        print(f"\rstep {step.number}/{steps}", end=end, file=sys.stderr, flush=True)
-
-    return show
-
-
-@contextmanager
-def _bar(runs: int) -> Iterator[Callable[[], None] | None]:
-    """A bar on a terminal's stderr and what advances it; None elsewhere."""
-    if not _terminal():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = Console(stderr=True)
-    with Progress(
-        *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
-    ) as bar:
-        task = bar.add_task("runs", total=runs)
-        yield lambda: bar.advance(task)
-
-
-def _terminal() -> bool:
-    return sys.stderr is not None and sys.stderr.isatty()
-
-
-def _trace_lines(trace: Trace) -> bytes:
-    from vsmmu.trace import EVENTS
-
-    lines = []
-    for record in trace.records:
-        shown = (hex(a) if isinstance(a, int) else str(a) for a in record.args)
-        fields = dict(zip(EVENTS[record.name], shown, strict=True))
-        lines.append(json.dumps({"time": record.time, "name": record.name, **fields}))
-    if trace.dropped:
-        say(f"vsmmu: notice: the first {trace.dropped} trace events were dropped")
-    return "".join(line + "\n" for line in lines).encode()

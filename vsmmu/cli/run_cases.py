@@ -31,6 +31,7 @@ class Case:
     scenario: Scenario | None = None
     error: Failure | None = None
     wants_json: bool = False
+    wants_summary: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,9 @@ def _below(folder: str) -> Iterator[str]:
     return iter(sorted(paths, key=lambda path: path.split(os.sep)))
 
 
-def make_cases(paths: Sequence[str], seeds: Sequence[int], *, wants_json: bool) -> list[Case]:
+def make_cases(
+    paths: Sequence[str], seeds: Sequence[int], *, wants_json: bool, wants_summary: bool
+) -> list[Case]:
     """A case for each scenario and seed; `seeds` replaces those of the files, if there are any."""
     from vsmmu.scenario.run import load_scenario
 
@@ -134,7 +137,13 @@ def make_cases(paths: Sequence[str], seeds: Sequence[int], *, wants_json: bool) 
             cases.append(Case(path, error=failure))
             continue
         cases += [
-            Case(path, seed, replace(scenario, seeds=(seed,)), wants_json=wants_json)
+            Case(
+                path,
+                seed,
+                replace(scenario, seeds=(seed,)),
+                wants_json=wants_json,
+                wants_summary=wants_summary,
+            )
             for seed in seeds or scenario.seeds
         ]
     return cases
@@ -158,6 +167,9 @@ def play(case: Case) -> Outcome:
 
 def outcome(case: Case, result: Result) -> Outcome:
     """What is kept of a run."""
+    body = result.to_json() if case.wants_json else None
+    if body is not None and case.wants_summary:
+        body["summary"] = result.report.summary()
     return Outcome(
         path=case.path,
         seed=result.seed,
@@ -167,7 +179,7 @@ def outcome(case: Case, result: Result) -> Outcome:
         steps=len(result.report.steps),
         actors=len(result.report.actors),
         units=result.report.machine.scheduler.now,
-        json=result.to_json() if case.wants_json else None,
+        json=body,
     )
 
 

@@ -31,7 +31,7 @@ def print_report(report: Report) -> None:
     _guests(report, console)
     console.print()
     for result in report.steps:
-        _step(result, console, _labels(report))
+        _step(result, console, labels(report))
     _actors(report, console)
     _commands(report, console)
     _translations(report, console)
@@ -84,7 +84,7 @@ def _console() -> Console:
 
 
 def _guests(report: Report, console: Console) -> None:
-    names = _labels(report)
+    names = labels(report)
     for path, label in names.items():
         console.print(f"{label} = {plain(path)}")
     for guest in report.machine.guests.values():
@@ -145,7 +145,7 @@ def _short(detail: str, names: dict[str, str]) -> str:
 
 def _commands(report: Report, console: Console) -> None:
     """What each guest asked, and what reached each physical queue that a guest's stream uses."""
-    names = _labels(report)
+    names = labels(report)
     columns: list[tuple[str, Counter[str]]] = []
     guests = report.machine.guests.values()
     for guest in guests:
@@ -174,7 +174,7 @@ def _commands(report: Report, console: Console) -> None:
 
 
 def _translations(report: Report, console: Console) -> None:
-    names = _labels(report)
+    names = labels(report)
     for path, smmu in report.machine.smmus.items():
         fates = [
             f"{name.partition('.')[2]} {count}"
@@ -227,9 +227,10 @@ def _work(report: Report, console: Console) -> None:
     for path, smmu in report.machine.smmus.items():
         dropped, over = invalidated([smmu])
         if dropped:
-            name = _labels(report)[path]
+            name = labels(report)[path]
             console.print(f"{name} TLB entries invalidated: {dropped}, over-invalidated: {over}")
 
 
-def _labels(report: Report) -> dict[str, str]:
+def labels(report: Report) -> dict[str, str]:
+    """Short names of the physical SMMUs by path."""
     return {path: f"p{i}" for i, path in enumerate(report.machine.hypervisor.hosts)}

@@ -85,7 +85,7 @@ class SmmuDriver:
     Programs may run on several CPUs of the guest at once: they share the command queue, and each
     waits for its own CMD_SYNC. `clock` tells the virtual time; by it `sync_units` is the longest
     that a CMD_SYNC took, from the write of CMDQ_PROD until its CPU saw it passed. `syncs` counts
-    them.
+    them. `patience` is how often it asks for something before it gives up.
     """
 
     def __init__(self, vcpu: VCpu, base: int, spis: Collection[int], heap: Heap) -> None:
@@ -98,6 +98,7 @@ class SmmuDriver:
         self.contexts: dict[int, Context] = {}
         self.clock: Callable[[], int] = lambda: 0
         self.booted = False
+        self.patience = _POLLS
         self.syncs = self.sync_units = 0
         self._memory = vcpu.memory
         self._l2: dict[int, int] = {}
@@ -366,7 +367,7 @@ class SmmuDriver:
     # Registers.
 
     def _poll(self, ready: Callable[[], bool], problem: str) -> Program:
-        for _ in range(_POLLS):
+        for _ in range(self.patience):
             if ready():
                 return
             yield True

@@ -18,13 +18,18 @@ class Thread(VCpu):
     Args:
         number: its number in the domain; 0 is the one that takes interrupts.
 
-    While it sleeps or is `held` it has no work, so a machine can come to rest.
+    While it waits or is held it has no work, so a machine can come to rest.
     """
 
     def __init__(self, hypervisor: Hypervisor, domain: Domain, number: int) -> None:
         super().__init__(hypervisor, domain, number)
-        self.held = False
+        self._held = False
         self._ready: Callable[[], bool] | None = None
+
+    def hold(self, held: bool) -> None:
+        """Keep it from going on, or let it."""
+        self._held = held
+        self.bell.ring()
 
     def until(self, ready: Callable[[], bool]) -> Program:
         """Sleep until something is so."""
@@ -35,7 +40,11 @@ class Thread(VCpu):
     def step(self, budget: int) -> int:
         """Run at most `budget` yields of its program."""
         for done in range(budget):
-            if self.held or (self._ready is not None and not self._ready()):
+            if self._held:
+                return done
+            if self._ready is not None and not self._ready():
+                # Nobody knows what it waits for: it stays awake and asks again.
+                self.bell.ring()
                 return done
             self._ready = None
             self._polling = False

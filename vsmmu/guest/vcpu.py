@@ -8,15 +8,18 @@ others do.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Generator
 from typing import Any
 
 from vsmmu.hypervisor.domain import Domain
 from vsmmu.hypervisor.hypervisor import Hypervisor
+from vsmmu.scheduler import Bell
 
 # What it yields is nothing, or True.
 Program = Generator[Any, None, None]
 _SPURIOUS_MAX = 100
+_LPI_FIRST = 8192
 
 
 class GuestError(Exception):
@@ -29,16 +32,21 @@ class VCpu:
     Args:
         number: its number in the domain, which trapped accesses carry.
 
-    `handlers` makes, for a GIC interrupt id, the program that runs while that line is high.
+    `handlers` makes, for a GIC interrupt id, the program that runs while that line is high, or, for
+    an LPI and one of `edges`, once for all since it last began. `lpis` counts the LPIs it was sent.
     """
 
     def __init__(self, hypervisor: Hypervisor, domain: Domain, number: int = 0) -> None:
         self.name = f"vcpu {domain.name}.{number}"
+        self.bell = Bell()
         self.number = number
         self.memory = domain.memory
         self.handlers: dict[int, Callable[[], Program]] = {}
         self.interrupts = 0
         self.lines: dict[int, bool] = {}
+        self.edges: set[int] = set()
+        self._pending: set[int] = set()
+        self.lpis: Counter[int] = Counter()
         self.failure: GuestError | None = None
         self._hypervisor = hypervisor
         self._domain = domain
@@ -50,6 +58,7 @@ class VCpu:
     def start(self, program: Program) -> None:
         """Run a program after those already started."""
         self._running.insert(0, program)
+        self.bell.ring()
         self.failure = None
 
     @property
@@ -59,8 +68,21 @@ class VCpu:
 
     def interrupt(self, spi: int, level: bool) -> None:
         """An interrupt line changed; a rising edge counts as one interrupt."""
+        if level and self._is_edge(spi):
+            self._pending.add(spi)
         self.lines[spi] = level
         self.interrupts += int(level)
+        if level:
+            self.bell.ring()
+
+    def lpi(self, intid: int) -> None:
+        """An LPI becomes pending."""
+        self.lpis[intid] += 1
+        for level in (True, False):
+            self.interrupt(intid, level)
+
+    def _is_edge(self, spi: int) -> bool:
+        return spi in self.edges or spi >= _LPI_FIRST
 
     def step(self, budget: int) -> int:
         """Run at most `budget` yields of the innermost program; none once the domain is dying."""
@@ -77,7 +99,8 @@ class VCpu:
         if self._handling is not None:
             return
         for spi, handler in self.handlers.items():
-            if self.lines.get(spi):
+            if spi in self._pending if self._is_edge(spi) else self.lines.get(spi):
+                self._pending.discard(spi)
                 self._handling = spi
                 self._running.append(handler())
                 return

@@ -87,6 +87,7 @@ class Bench:
         iova: the start of 4 GiB of input addresses that no other actor uses.
         clock: tells the turns of the scheduler, by which `turns` and `every` count.
         done: operations begun.
+        ready: whether its devices are ready for use.
         outcomes: DMA requests that ended, by status.
     """
 
@@ -104,6 +105,7 @@ class Bench:
     size: int
     lazy: bool
     done: int = 0
+    ready: bool = False
     outcomes: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     _start: int = -1
@@ -144,6 +146,7 @@ class Bench:
         """All its devices, ready for use."""
         for device in self.devices:
             yield from device.prepare()
+        self.ready = True
 
 
 class _Packet(NamedTuple):

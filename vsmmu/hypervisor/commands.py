@@ -10,7 +10,7 @@ is not the guest's, or out of range, has no effect: that is never an error (§4.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vsmmu.arch.commands import (
     ATC_INV_ALL,
@@ -42,8 +42,13 @@ from vsmmu.hypervisor.scope import cd_scope, tlb_scope
 if TYPE_CHECKING:
     from vsmmu.hypervisor.vsmmu import VSmmu
 
+_C = TypeVar("_C", bound=Command)
 Handler = Callable[["VSmmu", Any], Cerror | None]
 _HANDLERS: dict[type[Command], Handler] = {}
+_WITHOUT_RANGE = {
+    kind: kind.mask(*(kind.fields.keys() - {"num", "scale", "ttl", "tg"}))
+    for kind in (CmdTlbiNhVa, CmdTlbiNhVaa)
+}
 
 
 def _shadows(*kinds: type[Command]) -> Callable[[Handler], Handler]:
@@ -72,13 +77,12 @@ def accepted() -> tuple[str, ...]:
     return tuple(kind.name for kind in sorted(_HANDLERS, key=lambda kind: kind.opcode))
 
 
-def _rebuilt(command: Command, **changes: int) -> Command:
+def _rebuilt(command: _C, **changes: int) -> _C:
     """The command made anew from its named fields, some of them changed.
 
     A reserved bit that a guest set could be CERROR_ILL on the queue that all guests share.
     """
-    fields = {name: getattr(command, name) for name in command.fields if name != "op"}
-    return type(command).build(**fields | changes)
+    return command.only(command.claimed).replace(**changes)
 
 
 @_shadows(CmdPrefetchConfig, CmdPrefetchAddr)
@@ -140,10 +144,12 @@ def _tlbi_asid(vsmmu: VSmmu, command: CmdTlbiNhAsid) -> Cerror | None:
 def _tlbi_va(vsmmu: VSmmu, command: CmdTlbiNhVa | CmdTlbiNhVaa) -> Cerror | None:
     """By address or range. Without IDR3.RIL the range fields are RES0 and not passed on."""
     if not vsmmu.idr3.ril or not command.tg:
-        command = command.replace(num=0, scale=0, ttl=0, tg=0)
+        named = command.only(_WITHOUT_RANGE[type(command)])
     elif not (command.num or command.scale or _effective_ttl(command)):
         return Cerror.ILL
-    return _everywhere(vsmmu, command, _rebuilt(command, vmid=vsmmu.domain.vmid))
+    else:
+        named = _rebuilt(command)
+    return _everywhere(vsmmu, named, named.replace(vmid=vsmmu.domain.vmid))
 
 
 def _everywhere(vsmmu: VSmmu, command: Command, physical: Command) -> Cerror | None:

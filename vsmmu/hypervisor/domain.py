@@ -17,6 +17,7 @@ from vsmmu.hypervisor.stage2 import Stage2
 from vsmmu.memory import Memory
 
 if TYPE_CHECKING:
+    from vsmmu.hypervisor.vits import VirtualIts
     from vsmmu.hypervisor.vsmmu import VSmmu
 
 
@@ -141,6 +142,7 @@ class Domain:
     # The cap on events of all its vSMMUs together.
     event_rate: Rate | None = None
     doorbell: Doorbell | None = None
+    its: VirtualIts | None = None
 
     def nested_ste(
         self, guest: Ste, *, stall_disabled: bool, ats: bool = False, ppar: bool = False

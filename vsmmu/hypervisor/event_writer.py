@@ -12,6 +12,7 @@ from vsmmu.arch.registers import EventqCons, EventqProd, Gerror, QueueBase
 from vsmmu.hypervisor.policy import Policy
 from vsmmu.hypervisor.rate import Rate
 from vsmmu.queue import Ring
+from vsmmu.scheduler import Bell
 
 if TYPE_CHECKING:
     from vsmmu.hypervisor.vsmmu import VSmmu
@@ -31,6 +32,7 @@ class EventWriter:
 
     def __init__(self, vsmmu: VSmmu, policy: Policy, clock: Callable[[], int]) -> None:
         self.name = f"{vsmmu.name} events"
+        self.bell = Bell()
         self._vsmmu = vsmmu
         self._policy = policy
         self._clock = clock
@@ -50,6 +52,7 @@ class EventWriter:
         else:
             self._pending.append(event)
             self.accepted += 1
+            self.bell.ring()
 
     def _too_many(self, vmaster_id: int) -> bool:
         """Whether the device or the guest is past its cap; counts the record if not."""
@@ -110,6 +113,8 @@ class EventWriter:
         done += self._vsmmu.stalls.step(budget - done)
         if done:
             self._vsmmu.update_irq()
+            # A CMD_SYNC may wait for these.
+            self._vsmmu.bell.ring()
         return done
 
     def _write(self, event: Event) -> None:
@@ -134,7 +139,7 @@ class EventWriter:
         if vsmmu.trace is not None:
             vsmmu.trace("vsmmu_event", vsmmu.name, repr(event))
         if was_empty:
-            vsmmu.interrupts.message("eventq")
+            vsmmu.interrupts.occurred("eventq")
         return True
 
     @property

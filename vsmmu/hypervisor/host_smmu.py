@@ -52,7 +52,9 @@ from vsmmu.hypervisor.queue_reader import QueueReader
 from vsmmu.hypervisor.stream_table import StreamTable
 from vsmmu.memory import PAGE, Memory
 from vsmmu.queue import Ring
+from vsmmu.scheduler import Bell
 from vsmmu.ste_update import phases
+from vsmmu.trace import Trace
 
 HYPERVISOR = 0
 _SYNC = CmdSync.build(cs=Cs.SEV)
@@ -62,15 +64,17 @@ _PLACES = {register.name: (register.offset, register.width // 8) for register in
 
 
 class Hardware(Protocol):
-    """What the driver needs of a physical SMMU: its register pages.
+    """What the driver needs of a physical SMMU: its register pages and its interrupts.
 
-    `intend` takes what a command is meant for (`Smmu.intend`), for the count of over-invalidation.
+    `listen` has a function called with "eventq", "priq" or "gerror" for each edge. `intend` takes
+    what a command is meant for (`Smmu.intend`), for the count of over-invalidation.
     """
 
     name: str
 
     def mmio_read(self, offset: int, size: int) -> int: ...  # noqa: D102
     def mmio_write(self, offset: int, size: int, value: int) -> None: ...  # noqa: D102
+    def listen(self, irq: Callable[[str], None]) -> None: ...  # noqa: D102
     def intend(self, prod: int, *intent: Scope) -> None: ...  # noqa: D102
 
 
@@ -83,6 +87,7 @@ class HostSmmu:
         memory, pages: where queues and tables are put.
         on_event: told every event record that the SMMU wrote.
         on_request: told every page request, where the policy has the PRI queue used.
+        trace: told of each batch that somebody waits for.
     """
 
     def __init__(
@@ -94,9 +99,11 @@ class HostSmmu:
         policy: Policy,
         on_event: Callable[[HostSmmu, Event], None],
         on_request: Callable[[HostSmmu, PriEntry], None],
+        trace: Trace | None = None,
     ) -> None:
         self.path = path
         self.name = f"driver {path}"
+        self.bell = Bell()
         self.hardware = hardware
         self.counters: Counter[str] = Counter()
         # StreamIDs whose endpoint may have cached translations: their STE had EATS.
@@ -127,9 +134,12 @@ class HostSmmu:
         )  # fmt: skip
         # GERROR as it was when nothing of it was active.
         self._acknowledged: int | None = None
+        self._trace = trace
+        self._batches = 0
         # Commands entered and consumed since boot; their low bits are the queue's indexes.
         self._entered = 0
         self._consumed = 0
+        hardware.listen(self._interrupt)
         self.table = StreamTable(
             memory, pages, bits=self.sid_bits, two_level=bool(self.idr0.st_level)
         )
@@ -195,6 +205,8 @@ class HostSmmu:
         """
         scopes = tuple(commands.values()) if isinstance(commands, Mapping) else ()
         listed = tuple(commands)
+        if done is not None and self._trace is not None:
+            done = self._traced(self._trace, owner, len(listed), done)
         if timed_out is not None:
             # What a CMD_SYNC tells of is whose it is only if nobody else's CMD_SYNC comes before.
             limit = max(min(self.queue.whole, self._cmdq.size) - 1, 1)
@@ -203,6 +215,18 @@ class HostSmmu:
                 self.queue.submit(owner, chunk, scopes[:limit], None, timed_out)
                 listed, scopes = listed[limit:], scopes[limit:]
         self.queue.submit(owner, (*listed, _SYNC), scopes, done, timed_out)
+        self.bell.ring()
+
+    def _traced(self, trace: Trace, owner: int, count: int, done: Done) -> Done:
+        batch = self._batches
+        self._batches += 1
+        trace("hyp_submit", self.path, batch, owner, count)
+
+        def completed() -> None:
+            trace("hyp_complete", self.path, batch, owner)
+            done()
+
+        return completed
 
     def forget(self, owner: int) -> None:
         """Drop what an owner has not got into the queue yet, as when its domain is destroyed."""
@@ -222,7 +246,17 @@ class HostSmmu:
             done += self._land(budget - done)
         if self.queue:
             done += self._submit_turns(budget - done)
+        if not self.idle:
+            # A driver looks at CMDQ_CONS while it has commands in the queue.
+            self.bell.ring()
         return done + self.event_reader.step(budget - done)
+
+    def _interrupt(self, line: str) -> None:
+        if line == "priq":
+            self.pri_reader.bell.ring()
+            return
+        self.event_reader.bell.ring()
+        self.bell.ring()
 
     def _submit_turns(self, budget: int) -> int:
         room = self._cmdq.size - (self._entered - self._consumed)

@@ -10,7 +10,6 @@ from typing import TypeVar
 
 from vsmmu.arch.commands import CmdTlbiS12Vmall
 from vsmmu.arch.registers import OAS_BITS
-from vsmmu.arch.stream_table import Ste, SteConfig
 from vsmmu.hypervisor.behind import Behind
 from vsmmu.hypervisor.domain import Domain, GuestMemory, Stream
 from vsmmu.hypervisor.fair_queue import Done
@@ -20,6 +19,7 @@ from vsmmu.hypervisor.frames import Frames
 from vsmmu.hypervisor.host_smmu import HYPERVISOR, Hardware, HostSmmu
 from vsmmu.hypervisor.hypercalls import Hypercalls
 from vsmmu.hypervisor.ids import lowest_free, next_free
+from vsmmu.hypervisor.interrupts import Irq
 from vsmmu.hypervisor.jobs import Job, Jobs, Work
 from vsmmu.hypervisor.pages import OutOfMemoryError, PageAllocator
 from vsmmu.hypervisor.policy import Policy
@@ -27,22 +27,18 @@ from vsmmu.hypervisor.rate import Rate
 from vsmmu.hypervisor.reports import Reports
 from vsmmu.hypervisor.stage2 import Stage2
 from vsmmu.hypervisor.vsmmu import VSmmu
-from vsmmu.hypervisor.withdrawal import last_commands
+from vsmmu.hypervisor.waiting import HypercallError, wait_until
+from vsmmu.hypervisor.withdrawal import empty_atc, stop
 from vsmmu.memory import Memory
 from vsmmu.scheduler import Scheduler
 from vsmmu.trace import Trace
 
-_ABORT = Ste.build(v=1, config=SteConfig.ABORT)
 _BLOCK = 0x20_0000
-# Turns that a request may take. Guests that stay busy lengthen it, but cannot hold it up.
-_TURNS = 1_000_000
 # Domain ids end here (DOMID_FIRST_RESERVED).
 _DOMIDS = 0x7FF0
 T = TypeVar("T")
 
-
-class HypercallError(Exception):
-    """A request of the toolstack that cannot be met; one line that says why."""
+__all__ = ["HypercallError", "Hypervisor"]
 
 
 class Hypervisor:
@@ -86,6 +82,7 @@ class Hypervisor:
                 self.policy,
                 self.reports.event,
                 self.reports.page_request,
+                trace,
             )
             for path, hw in hardware.items()
         }
@@ -186,7 +183,7 @@ class Hypervisor:
         size: int,
         wanted: Mapping[str, Mapping[str, int]],
         smmus: Sequence[str],
-        irq: Callable[[str, bool], None] | None = None,
+        irq: Irq | None = None,
     ) -> VSmmu:
         """A vSMMU in a domain's window, offering at most `wanted`.
 
@@ -239,7 +236,9 @@ class Hypervisor:
             )
         self._alive(vsmmu.domain)
         if (smmu, pmaster_id) in self._quarantined:
-            raise HypercallError(f"({smmu}, {pmaster_id:#x}) did not answer an invalidation")
+            raise HypercallError(
+                f"({smmu}, {pmaster_id:#x}) is in quarantine: did not answer an invalidation"
+            )
         if vmaster_id in vsmmu.streams or vmaster_id >> vsmmu.idr1.sidsize:
             raise HypercallError(f"vMasterID {vmaster_id:#x} is taken or out of range")
         if pmaster_id >> host.sid_bits:
@@ -271,6 +270,25 @@ class Hypervisor:
             )
         problem = f"({stream.host.path}, {stream.pmaster_id:#x}) could not be stopped"
         self.wait(self.jobs.start(vsmmu.domain.domid, self._stop(vsmmu, stream)), problem)
+
+    @property
+    def quarantined(self) -> frozenset[tuple[str, int]]:
+        """Streams (SMMU, pMasterID) that are given to nobody; `release` ends it."""
+        return frozenset(self._quarantined)
+
+    def release(self, smmu: str, pmaster_id: int) -> None:
+        """Take a stream out of quarantine. The toolstack has reset its device before.
+
+        Raises:
+            HypercallError: it is not in quarantine, or the device does not answer still.
+        """
+        host, name = self._host(smmu), f"({smmu}, {pmaster_id:#x})"
+        if (smmu, pmaster_id) not in self._quarantined:
+            raise HypercallError(f"{name} is not in quarantine")
+        job = self.jobs.start(HYPERVISOR, empty_atc(host, pmaster_id))
+        if not self.wait(job, f"{name} could not be invalidated"):
+            raise HypercallError(f"{name} did not answer an invalidation: it stays in quarantine")
+        self._quarantined.discard((smmu, pmaster_id))
 
     def owner(self, smmu: str, pmaster_id: int) -> str | None:
         """Name of the domain that has a stream."""
@@ -324,24 +342,12 @@ class Hypervisor:
 
     def _stop(self, vsmmu: VSmmu, stream: Stream) -> Work[None]:
         """Stop a stream's DMA and leave nothing cached of it."""
-        host, sid, domain = stream.host, stream.pmaster_id, vsmmu.domain
         if vsmmu.streams.get(stream.vmaster_id) is not stream:
             return
-        unsent = vsmmu.withdraw(stream)
-        while stream.busy:
-            yield False
-        # What its owner had sent before may name it, so that has to pass first.
-        yield from completed([partial(host.submit, domain.domid, [])])
-        yield from completed([partial(host.update_ste, HYPERVISOR, sid, _ABORT)])
-        last = last_commands(vsmmu, stream, unsent)
-        yield from completed([partial(host.submit, HYPERVISOR, last)])
-        if not (yield from self.flush.endpoints(HYPERVISOR, [stream])):
-            self._quarantined.add((host.path, sid))
-        mark = host.pri_reader.mark()
-        while not host.pri_reader.passed(mark):
-            yield False
-        host.ats.discard(sid)
-        del self._owner[host.path, sid]
+        key = (stream.host.path, stream.pmaster_id)
+        if not (yield from stop(vsmmu, stream, self.flush)):
+            self._quarantined.add(key)
+        del self._owner[key]
 
     def _destroy(self, domain: Domain) -> Work[None]:
         for vsmmu in domain.vsmmus:
@@ -390,9 +396,4 @@ class Hypervisor:
         self._wait(lambda: bool(done), problem)
 
     def _wait(self, ready: Callable[[], bool], problem: str) -> None:
-        """Run the machine until something is so. It need not be at rest: guests may never be."""
-        for _ in range(_TURNS):
-            if ready():
-                return
-            self.scheduler.step()
-        raise HypercallError(problem)
+        wait_until(self.scheduler, ready, problem)

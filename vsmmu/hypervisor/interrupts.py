@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A vSMMU's interrupts: wired levels, or messages where the guest asked for them (§3.18).
+"""A vSMMU's interrupts: wires, or messages where the guest asked for them (§3.18).
+
+A wire is told both what stands and what happens, since its trigger decides which of them it shows:
+`wires.Wires`. What happens is a queue that was empty and has an entry, a global error that becomes
+active, a CMD_SYNC that completes; what happened while it was not enabled is not made up for.
 
 A message is written at an address of the guest's: its memory, or the doorbell of its virtual ITS.
 Everything else aborts, and the guest's GERROR says so.
@@ -7,18 +11,29 @@ Everything else aborts, and the guest's GERROR says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from vsmmu.arch.commands import CmdSync
-from vsmmu.arch.registers import IrqCtrl
+from vsmmu.arch.registers import Gerror, IrqCtrl
 from vsmmu.smmu.msi import Messages
 
 if TYPE_CHECKING:
     from vsmmu.hypervisor.domain import Domain
     from vsmmu.hypervisor.vsmmu import VSmmu
 
-Irq = Callable[[str, bool], None]
+_SILENT = Gerror.mask("msi_gerror_abt_err")[0]
+
+
+class Irq(Protocol):
+    """What the causes of `wires.CAUSES` drive."""
+
+    def __call__(self, cause: str, level: bool, /) -> None:
+        """A cause begins to stand, or stands no more."""
+        ...  # pragma: no cover
+
+    def pulse(self, cause: str, /) -> None:
+        """A cause occurs; it is told before, or without, a level."""
+        ...  # pragma: no cover
 
 
 class MessageBus:
@@ -45,7 +60,7 @@ class Interrupts:
     """The interrupts of one vSMMU.
 
     Args:
-        irq: told (cause, level) when a wired interrupt's cause, see `wires.CAUSES`, changes.
+        irq: where wired interrupts go.
 
     Attributes:
         levels: by cause, whether it stands.
@@ -62,22 +77,22 @@ class Interrupts:
         self.syncs = 0
 
     def update(self) -> None:
-        """Set the wired causes: each is high while it is enabled and stands (level triggered)."""
+        """Say which causes stand: each does while it is enabled and there is something to do."""
         vsmmu, enabled = self._vsmmu, IrqCtrl(self._vsmmu.regs["IRQ_CTRLACK"])
         self._drive("eventq", bool(enabled.eventq_irqen and vsmmu.event_writer.unread))
         self._drive("priq", bool(enabled.priq_irqen and vsmmu.pri.unread))
-        self._drive("gerror", bool(enabled.gerror_irqen and vsmmu.regs.gerror_active))
+        self._drive("gerror", bool(enabled.gerror_irqen and vsmmu.regs.gerror_active & ~_SILENT))
 
-    def message(self, source: str) -> None:
-        """The message of "eventq", "priq" or "gerror" at an occurrence, if there is to be one."""
+    def occurred(self, source: str) -> None:
+        """A source, "eventq", "priq" or "gerror", happens: a message or a pulse, if enabled."""
         enabled = IrqCtrl(self._vsmmu.regs["IRQ_CTRLACK"])
-        if getattr(enabled, f"{source}_irqen"):
-            self._messages.send(source)
+        if getattr(enabled, f"{source}_irqen") and not self._messages.send(source):
+            self._pulse(source)
 
     def gerror(self, field: str) -> None:
         """Raise a global error; that of the GERROR message itself has no interrupt (§6.3.19)."""
         if self._vsmmu.regs.raise_gerror(field) and field != "msi_gerror_abt_err":
-            self.message("gerror")
+            self.occurred("gerror")
         self.update()
 
     def sync(self, command: CmdSync) -> None:
@@ -85,9 +100,11 @@ class Interrupts:
         self.syncs += 1
         self._messages.sync(command)
         # The wired completion is a pulse, whether there is a message or not.
-        for level in (True, False):
-            if self._irq is not None:
-                self._irq("cmdq-sync", level)
+        self._pulse("cmdq-sync")
+
+    def _pulse(self, cause: str) -> None:
+        if self._irq is not None:
+            self._irq.pulse(cause)
 
     def _drive(self, cause: str, level: bool) -> None:
         level = level and not self._messages.configured(cause)

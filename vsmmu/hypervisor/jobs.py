@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Generator
 from typing import Generic, TypeVar
 
+from vsmmu.scheduler import Bell
+
 T = TypeVar("T")
 Work = Generator[bool, None, T]
 
@@ -57,12 +59,14 @@ class Jobs:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.bell = Bell()
         self._queues: dict[int, deque[Job[object]]] = {}
 
     def start(self, domid: int, work: Work[T]) -> Job[T]:
         """Queue a request behind those of the same domain."""
         job = Job(work)
         self._queues.setdefault(domid, deque()).append(job)  # type: ignore[arg-type]
+        self.bell.ring()
         return job
 
     def waiting(self, domid: int) -> int:
@@ -81,4 +85,7 @@ class Jobs:
             if queue:
                 self._queues[domid] = queue
             done, waiting = (done + 1, 0) if progress else (done, waiting + 1)
+        if self._queues:
+            # What a request waits for does not know of it.
+            self.bell.ring()
         return done

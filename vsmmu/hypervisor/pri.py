@@ -18,6 +18,7 @@ from vsmmu.arch.pri import PriEntry
 from vsmmu.arch.registers import EventqCons, EventqProd, Gerror, QueueBase
 from vsmmu.hypervisor.domain import Stream
 from vsmmu.queue import Ring
+from vsmmu.scheduler import Bell
 
 if TYPE_CHECKING:
     from vsmmu.hypervisor.vsmmu import VSmmu
@@ -37,6 +38,7 @@ class PriWriter:
 
     def __init__(self, vsmmu: VSmmu, cap: int) -> None:
         self.name = f"{vsmmu.name} pri"
+        self.bell = Bell()
         self._vsmmu = vsmmu
         self._cap = cap
         self._pending: deque[tuple[Stream, PriEntry]] = deque()
@@ -65,6 +67,7 @@ class PriWriter:
             self._fail(stream, entry)
         elif len(self._pending) < self._cap:
             self._pending.append((stream, entry))
+            self.bell.ring()
         else:
             self._overflow()
             self._discard(stream, entry)
@@ -143,7 +146,7 @@ class PriWriter:
         if entry.last and not entry.stop_marker:
             self._asked[stream, entry.prgindex] = entry.ssid if entry.ssv else None
         if entry.last if regs["PRIQ_IRQ_CFG2"] & _LO else was_empty:
-            vsmmu.interrupts.message("priq")
+            vsmmu.interrupts.occurred("priq")
 
     def _overflow(self) -> None:
         regs = self._vsmmu.regs

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Reads a physical queue that the SMMU writes: events, or page requests.
 
-An engine beside the driver's, so that neither starves the other.
+An engine beside the driver's, so that neither starves the other. The queue's interrupt, an
+edge when the queue stops being empty, rings its bell.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Generic, Literal, TypeVar
 from vsmmu.arch.registers import EventqCons, EventqProd, QueueBase
 from vsmmu.memory import Memory
 from vsmmu.queue import Ring
+from vsmmu.scheduler import Bell
 
 _Record = TypeVar("_Record")
 
@@ -44,6 +46,7 @@ class QueueReader(Generic[_Record]):
         on_record: Callable[[_Record], None],
     ) -> None:
         self.name = name
+        self.bell = Bell()
         self._base, self._prod, self._cons = (f"{queue}_{end}" for end in ("BASE", "PROD", "CONS"))
         self._ring = ring
         self._memory = memory

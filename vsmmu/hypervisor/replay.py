@@ -26,6 +26,7 @@ from vsmmu.hypervisor.replay_format import (
     number,
 )
 from vsmmu.hypervisor.vsmmu import VSmmu
+from vsmmu.hypervisor.wires import Wires
 from vsmmu.memory import PAGE
 from vsmmu.queue import Ring
 from vsmmu.scheduler import Scheduler
@@ -179,9 +180,8 @@ class _Player:
         domain.vmid = number(guest["vmid"])
         for ipa, pa, size in ram:
             domain.stage2.map(ipa, pa, size)
-        vsmmu = self._hypervisor.create_vsmmu(
-            domain, 0, _WINDOW, wanted, [_PATH], partial(self._pulse, g)
-        )
+        irq = Wires(IRQ_LINES, partial(self._pulse, g), IRQ_LINES.values())
+        vsmmu = self._hypervisor.create_vsmmu(domain, 0, _WINDOW, wanted, [_PATH], irq)
         for virtual, physical in self._sids[g].items():
             self._hypervisor.assign(vsmmu, virtual, _PATH, physical)
         return vsmmu
@@ -194,9 +194,9 @@ class _Player:
         ]
         return {"results": results, "regs": regs}
 
-    def _pulse(self, g: int, cause: str, level: bool) -> None:
+    def _pulse(self, g: int, line: int, level: bool) -> None:
         if level and g == self._guest:
-            self._irqs.append(IRQ_LINES[cause])
+            self._irqs.append(line)
 
     def _step(self, i: int, step: Json) -> Json:
         op = step["op"]

@@ -39,6 +39,10 @@ class Reports:
         self._owner = owner
         self._trace = trace
 
+    def holder(self, smmu: str, pmaster_id: int) -> tuple[VSmmu, Stream] | None:
+        """Whose a stream is."""
+        return self._owner.get((smmu, pmaster_id))
+
     def event(self, host: HostSmmu, event: Event) -> None:
         """An event record."""
         found = self._owner.get((host.path, event.sid))

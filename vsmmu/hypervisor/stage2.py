@@ -20,6 +20,9 @@ from vsmmu.hypervisor.pages import OutOfMemoryError, PageAllocator
 from vsmmu.memory import PAGE, Ipa, Memory, Pa
 
 _ENTRIES = 512
+_SHIFT = tuple(G4K.shift(level) for level in range(4))
+_LINK = VALID | TABLE
+_READABLE, _WRITABLE = S2Leaf.mask("valid", "s2ap_r")[0], S2Leaf.mask("valid", "s2ap_w")[0]
 _MEMATTR_WB = 0xF
 _MEMATTR_DEVICE = 0x1
 _MAX_CONCATENATED_BITS = 4
@@ -187,10 +190,10 @@ class Stage2:
         if ipa < 0 or ipa >> self.ipa_bits or not self._tables:
             return None
         level, _, word = self._find(ipa)
-        leaf = S2Leaf(word)
-        if not leaf.valid or not (leaf.s2ap_w if write else leaf.s2ap_r):
+        needed = _WRITABLE if write else _READABLE
+        if word & needed != needed:
             return None
-        shift = G4K.shift(level)
+        shift = _SHIFT[level]
         return Pa(output_address(word, shift) | ipa & (1 << shift) - 1)
 
     def mappings(self) -> list[tuple[int, int, int]]:
@@ -267,18 +270,19 @@ class Stage2:
         return 3
 
     def _index(self, ipa: int, level: int) -> int:
-        index = ipa >> G4K.shift(level)
+        index = ipa >> _SHIFT[level]
         return index if level == self.start else index % _ENTRIES
 
     def _find(self, ipa: int) -> tuple[int, int, int]:
         """(level, address, descriptor) where the walk for `ipa` ends."""
-        table, level = int(self.root), self.start
+        level = self.start
+        slot = self.root + 8 * (ipa >> _SHIFT[level])
         while True:
-            slot = table + 8 * self._index(ipa, level)
             word = self._word(slot)
-            if level == 3 or word & (VALID | TABLE) != VALID | TABLE:
+            if level == 3 or word & _LINK != _LINK:
                 return level, slot, word
-            table, level = output_address(word, 12), level + 1
+            level += 1
+            slot = output_address(word, 12) + 8 * (ipa >> _SHIFT[level] & _ENTRIES - 1)
 
     def _slot(self, ipa: int, wanted: int) -> int:
         """Address of the descriptor for `ipa` at a level, tables made on the way."""

@@ -81,6 +81,7 @@ class Stalls:
             vstag = self._free_stag()
             self._held[vstag] = _Held(stream, pstag, event.replace(stag=vstag))
             self._untold.append(vstag)
+            self._vsmmu.event_writer.bell.ring()
 
     def step(self, budget: int) -> int:
         """Write at most `budget` records that wait, while the guest's queue takes them."""

@@ -40,11 +40,13 @@ from vsmmu.hypervisor.shadow import shadow
 from vsmmu.hypervisor.stale import StaleStreams
 from vsmmu.hypervisor.stalls import Stalls
 from vsmmu.queue import Ring
+from vsmmu.scheduler import Bell
 from vsmmu.smmu.features import Features
 from vsmmu.smmu.regfile import RegisterFile
 from vsmmu.trace import Trace
 
 _CMDQ_ERR = Gerror.mask("cmdq_err")[0]
+_CMDQEN = Cr0.mask("cmdqen")[0]
 _INDEX = CmdqCons.mask("rd")[0]
 
 
@@ -55,7 +57,7 @@ class VSmmu:
         domain: whose it is.
         base, size: the trapped window in the domain's addresses, bytes.
         ids: identification registers by name, from `features.advertise`.
-        irq: told (cause, level) when a wired interrupt's cause, see `wires.CAUSES`, changes.
+        irq: where wired interrupts go.
         clock: the present turn of the scheduler, for the caps on events.
     """
 
@@ -72,6 +74,7 @@ class VSmmu:
         clock: Callable[[], int] = int,
     ) -> None:
         self.name = f"vsmmu {domain.name}@{base:#x}"
+        self.bell = Bell()
         self.domain = domain
         self.base, self.size = base, size
         self.regs = RegisterFile(ids, self._changed)
@@ -91,6 +94,8 @@ class VSmmu:
         self.interrupts = Interrupts(self, irq)
         self._policy = policy
         self.stale = StaleStreams(policy.streams_per_unit)
+        self._cmdq_base = 0
+        self._cmdq = self._located()
         self._pending: dict[HostSmmu, dict[Command, Scope | None]] = {}
         self._outstanding = 0
         self._sync: CmdSync | None = None
@@ -149,6 +154,10 @@ class VSmmu:
             self.regs.set_fields("GBPA", update=1)
             self._start_edge()
         self.interrupts.update()
+        self.bell.ring()
+        if self.stalls:
+            # Their records may have waited for room.
+            self.event_writer.bell.ring()
 
     def _stop_disabled(self) -> None:
         """A queue that is disabled holds nothing back for its next use (§6.3.9)."""
@@ -178,6 +187,7 @@ class VSmmu:
     def mark(self, stream: Stream) -> None:
         """Have a stream's shadow made anew before the next command is taken."""
         self.stale.mark(stream)
+        self.bell.ring()
 
     def issue(self, host: HostSmmu, command: Command, scope: Scope | None = None) -> None:
         """Queue a physical command for the next flush; a repeated one is sent once.
@@ -185,6 +195,7 @@ class VSmmu:
         `scope` is what it is meant for, None where that is what it names.
         """
         self._pending.setdefault(host, {})[command] = scope
+        self.bell.ring()
 
     def begin_sync(self, command: CmdSync) -> None:
         """Flush; CONS passes this CMD_SYNC when the flush and the events before it are done.
@@ -193,6 +204,8 @@ class VSmmu:
         access that was terminated may not be in the physical event queue (§4.7.3).
         """
         self._sync, self._sync_mark = command, None
+        if self.trace is not None:
+            self.trace("vsmmu_sync", self.name, "begin")
         for host in self.hosts:
             self._pending.setdefault(host, {})
 
@@ -240,7 +253,8 @@ class VSmmu:
             for command in batch:
                 self.physical[command.name] += 1
                 if self.trace is not None:
-                    self.trace("vsmmu_shadow_cmd", self.name, host.path, repr(command))
+                    what = (command.name, repr(command))
+                    self.trace("vsmmu_shadow_cmd", self.name, host.path, *what)
             self.physical[CmdSync.name] += 1
             watch = {"timed_out": self._atc_inv_timed_out} if self.idr0.ats else {}
             host.submit(self.domain.domid, batch, self._landed, **watch)
@@ -248,32 +262,38 @@ class VSmmu:
 
     def _landed(self) -> None:
         self._outstanding -= 1
+        self.bell.ring()
 
     def _atc_inv_timed_out(self) -> None:
         self._atc_timed_out = True
 
     def _runnable(self) -> bool:
-        if not (self.regs["CMDQ_PROD"] ^ self.regs["CMDQ_CONS"]) & _INDEX:
+        values = self.regs.values
+        prod, cons = values["CMDQ_PROD"], values["CMDQ_CONS"]
+        if not (prod ^ cons) & _INDEX:
             return False
-        if not self.regs.cr0.cmdqen or self.regs.gerror_active & _CMDQ_ERR:
+        if not values["CR0ACK"] & _CMDQEN or self.regs.gerror_active & _CMDQ_ERR:
             return False
-        return bool(self._cmdq.pending(self.regs["CMDQ_PROD"], self.regs["CMDQ_CONS"]))
+        if values["CMDQ_BASE"] != self._cmdq_base:
+            self._cmdq = self._located()
+        return bool(self._cmdq.pending(prod, cons))
 
-    @property
-    def _cmdq(self) -> Ring:
-        base = QueueBase(self.regs["CMDQ_BASE"])
-        return Ring.of(base.addr & self.address_mask, base.log2size, self.idr1.cmdqs, 16)
+    def _located(self) -> Ring:
+        """The ring that CMDQ_BASE describes; it cannot change while CMDQEN is set."""
+        self._cmdq_base = self.regs["CMDQ_BASE"]
+        base = QueueBase(self._cmdq_base)
+        return Ring.of(base.addr & self.address_mask, base.log2size, self.idr1.cmdqs, Command.size)
 
     def _consume(self) -> None:
-        ring = self._cmdq
-        words = self.domain.memory.read_words(ring.address(self.regs["CMDQ_CONS"]), 2)
+        address = self._cmdq.address(self.regs["CMDQ_CONS"])
+        words = self.domain.memory.read_words(address, Command.dwords)
         if words is None:
             self._stop(Cerror.ABT, "command queue outside the guest's memory")
             return
         command = arch_commands.decode(words)
         self.counters[command.name] += 1
         if self.trace is not None:
-            self.trace("vsmmu_cmd", self.name, repr(command))
+            self.trace("vsmmu_cmd", self.name, command.name, repr(command))
         error = commands.execute(self, command)
         if error is not None:
             self._stop(error, f"{command.name} {command.words[0]:#x} {command.words[1]:#x}")
@@ -281,8 +301,8 @@ class VSmmu:
             self._advance()
 
     def _advance(self) -> None:
-        cons = CmdqCons(self.regs["CMDQ_CONS"])
-        self.regs["CMDQ_CONS"] = cons.replace(rd=self._cmdq.advance(cons.rd)).raw
+        cons = self.regs["CMDQ_CONS"]
+        self.regs["CMDQ_CONS"] = cons & ~_INDEX | self._cmdq.advance(cons)
 
     def _stop(self, error: Cerror, detail: str) -> None:
         """CONS stays on the command; ERR is set before GERROR shows (§7.1)."""
@@ -300,6 +320,8 @@ class VSmmu:
 
     def _finish_sync(self, sync: CmdSync) -> None:
         self._sync = None
+        if self.trace is not None:
+            self.trace("vsmmu_sync", self.name, "end")
         if self._atc_timed_out:
             # CONS stays on the CMD_SYNC, which completes when it is taken again (§7.1).
             self._atc_timed_out = False
@@ -345,7 +367,7 @@ class VSmmu:
     def _shadowed(self, stream: Stream, raises: Event | None) -> None:
         stream.raises = raises
         self.stale.ended(stream)
-        self._outstanding -= 1
+        self._landed()
 
     # Events and the interrupt.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dt_tools.profiles import PROFILES
+from vsmmu.costs import CostSink
 from vsmmu.hypervisor.settings import SettingError
 from vsmmu.inputs import load_partial, load_platform, read, read_config
 from vsmmu.machine_features import board_features
@@ -24,6 +25,8 @@ from xl_configs import GuestConfig
 
 # What a scenario is called that is not in a file.
 TEXT = "scenario"
+# Trace records kept where somebody asked for them.
+_KEPT = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,7 @@ def run_scenario(
     *,
     source: str | None = None,
     progress: Callable[[Step], None] | None = None,
+    keep_trace: bool = False,
 ) -> Result:
     """Build a scenario's machine and guests, and run it once.
 
@@ -97,6 +101,7 @@ def run_scenario(
         seed: the interleaving, 0 to 2^64-1; None takes the first of the scenario's.
         source: as `load_scenario`.
         progress: called before each step.
+        keep_trace: keep up to a million trace records, where `Trace` alone keeps fewer.
 
     Returns:
         What happened. An expectation that does not hold is in `Result.problems` and is not raised.
@@ -111,9 +116,14 @@ def run_scenario(
     scenario = replace(scenario, seeds=(scenario.seed if seed is None else seed,))
     folder = Path(scenario.source).parent
     machine = _machine(scenario, folder)
+    if keep_trace:
+        machine.trace.limit = _KEPT
+    costs = CostSink(machine.hypervisor)
+    machine.trace.sinks.append(costs)
     notices: list[str] = []
     guests = _guests(machine, scenario, folder, notices)
     report = Runner(scenario, machine, guests, progress).run()
+    report.costs = costs.by
     return Result(scenario, report.failures, tuple(notices), report)
 
 

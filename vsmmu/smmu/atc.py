@@ -157,14 +157,15 @@ class AtsPort(DevicePort):
 
     Attributes:
         atc: its cache.
-        silent: it answers no more Invalidate Requests, so that they time out.
+        silent: it answers no more Invalidate Requests, and the root complex knows: they time out.
+        deaf: as `silent`, and nobody knows; the SMMU gives them up after INVALIDATION_TURNS.
         responses: PRG Responses that arrived: PASID, PRG index, code.
     """
 
     def __init__(self, name: str, smmu: Smmu, sid: int, *, pages: bool = False) -> None:
         super().__init__(name, smmu, sid, may_stall=False)
         self.atc = Atc()
-        self.silent = False
+        self.silent = self.deaf = False
         self.pages = pages
         self.responses: list[tuple[int | None, int, PrgResponse]] = []
         self._invalidations: deque[Invalidation] = deque()
@@ -179,22 +180,32 @@ class AtsPort(DevicePort):
             request = self._invalidations.popleft()
             if self.silent:
                 request.timed_out = True
-            else:
+            elif not self.deaf:
                 self.atc.drop(request)
                 request.status = Status.SUCCESS
             done += 1
         return done + super().step(budget - done)
 
+    def reset(self) -> None:
+        """As a port; its cache is empty, Invalidate Requests that it has are never answered."""
+        super().reset()
+        self.atc = Atc(self.atc.capacity)
+        self._invalidations.clear()
+        self._waits = None
+
     def invalidate(self, request: Invalidation) -> None:
-        """Take an Invalidate Request."""
+        """Take an Invalidate Request; what the SMMU has given up makes room for it."""
+        while self._invalidations and self._invalidations[0].over:
+            self._invalidations.popleft()
         self._invalidations.append(request)
+        self.bell.ring()
 
     def prg_response(self, ssid: int | None, prgindex: int, code: PrgResponse) -> None:
         """Take a PRG Response; what waits for it goes on, or fails."""
         if len(self.responses) < ATC_ENTRIES:
             self.responses.append((ssid, prgindex, code))
         if self._waits is not None and prgindex == self._prgindex:
-            self._waits.fate = RETRY if code == PrgResponse.SUCCESS else ABORT
+            self._waits.end(RETRY if code == PrgResponse.SUCCESS else ABORT)
             self._waits = None
 
     def _submit_access(self, access: Access) -> Outcome | Stalled:

@@ -64,6 +64,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ATC_ENTRIES",
+    "INVALIDATION_TURNS",
     "PENDING_INVALIDATIONS",
     "Atc",
     "Ats",
@@ -77,6 +78,9 @@ __all__ = [
 
 # Invalidate requests that endpoints have not answered; CMD_ATC_INV waits for room.
 PENDING_INVALIDATIONS = 256
+# Turns that the command consumer waits for an endpoint before its Invalidate Request has timed
+# out. An endpoint that answers at all does so in its own next turn; PCIe allows it a minute.
+INVALIDATION_TURNS = 1024
 
 _SMMUEN, _ATSCHK = Cr0.mask("smmuen")[0], Cr0.mask("atschk")[0]
 _RECINVSID, _REC_CFG_ATS = Cr2.mask("recinvsid")[0], Cr2.mask("rec_cfg_ats")[0]
@@ -99,6 +103,7 @@ class Ats:
 
     Attributes:
         endpoints: by StreamID. A message to a StreamID without one is answered UR.
+        patience: INVALIDATION_TURNS, or another number of turns.
     """
 
     def __init__(
@@ -106,13 +111,16 @@ class Ats:
         record: Callable[[Event], None], counters: Counter[str],
     ) -> None:  # fmt: skip
         self.endpoints: dict[int, Endpoint] = {}
+        self.patience = INVALIDATION_TURNS
         self._regs = regs
         self._features = features
         self._config = config
         self._translator = translator
         self._record = record
         self._counters = counters
-        self._sent: list[Invalidation] = []
+        # Unanswered requests, by the turn in which each was sent.
+        self._sent: list[tuple[int, Invalidation]] = []
+        self._turn = 0
         self._timed_out = False
 
     # Translation Requests.
@@ -329,7 +337,7 @@ class Ats:
         endpoint = self.endpoints.get(sid)
         if endpoint is not None:
             request = Invalidation(address & -size, size, ssid, globl)
-            self._sent.append(request)
+            self._sent.append((self._turn, request))
             endpoint.invalidate(request)
         return True
 
@@ -338,17 +346,31 @@ class Ats:
         self._collect()
         return not self._sent
 
+    def wait(self) -> bool:
+        """A turn of the consumer in which its command had to wait; whether for an endpoint.
+
+        A request that an endpoint has not answered for `patience` of them has timed out (§3.9.1).
+        """
+        self._turn += 1
+        waited = False
+        for turn, request in self._sent:
+            if not request.over:
+                waited = True
+                request.timed_out = self._turn - turn >= self.patience
+        return waited
+
     def take_timeout(self) -> bool:
         """Whether one timed out since this was last asked."""
         timed_out, self._timed_out = self._timed_out, False
         return timed_out
 
     def _collect(self) -> None:
-        for request in self._sent:
-            if request.timed_out:
-                self._counters["ats.timeout"] += 1
+        if any(request.over for _, request in self._sent):
+            late = sum(request.timed_out for _, request in self._sent)
+            if late:
+                self._counters["ats.timeout"] += late
                 self._timed_out = True
-        self._sent = [request for request in self._sent if not request.over]
+            self._sent = [sent for sent in self._sent if not sent[1].over]
 
 
 def _access(request: TranslationRequest) -> Access:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from vsmmu.arch.commands import CmdSync, Command, Cs, decode
 from vsmmu.arch.registers import Cerror, CmdqCons, Cr0, Gerror, Idr0, Idr1, QueueBase
 from vsmmu.queue import Ring
+from vsmmu.scheduler import Bell
+from vsmmu.smmu import traced
 from vsmmu.smmu.commands import ILL, WAIT, Unit, execute
 from vsmmu.smmu.msi import Messages
 
@@ -28,6 +30,9 @@ _RD = CmdqCons.mask("rd")[0]
 class CommandQueue:
     """Engine that consumes commands; one unit of budget is one command.
 
+    A turn in which a command waits for an endpoint is a unit of work too: the endpoint's time is
+    running (`Ats.wait`).
+
     It works while CMDQEN is set, the queue is not empty and CMDQ_ERR is not active. A bad command
     stops it: CONS stays on it, CONS.ERR says why, and GERROR.CMDQ_ERR follows.
 
@@ -43,6 +48,7 @@ class CommandQueue:
         irq: called with "cmdq-sync" when a CMD_SYNC asks for an interrupt, message or not.
 
     Attributes:
+        bell: rung for a command, an enable or an acknowledged error.
         intents: by index with wrap bit, what the command there is meant for.
     """
 
@@ -52,6 +58,7 @@ class CommandQueue:
         trace: Trace | None,
     ) -> None:  # fmt: skip
         self.name = name
+        self.bell = Bell()
         self._smmu = smmu
         self._unit = unit
         self._regs = regs
@@ -67,13 +74,14 @@ class CommandQueue:
         self.intents: dict[int, Intent] = {}
         # Commands since the last CMD_SYNC.
         self._unsynced = 0
+        self._waits = False
 
     def step(self, budget: int) -> int:
         """Consume up to `budget` commands; a command that fails counts."""
-        done = 0
+        done, self._waits = 0, False
         while done < budget and self._consume():
             done += 1
-        return done
+        return done + int(self._waits and self._unit.ats.wait())
 
     def _consume(self) -> bool:
         values = self._regs.values
@@ -95,11 +103,14 @@ class CommandQueue:
             return self._stop("fetch", Cerror.ABT)
         command = decode(words)
         if self._trace is not None:
-            self._trace("smmuv3_cmdq_opcode", self._smmu, command.name)
+            traced.command(self._trace, self._smmu, command)
         self._unit.intent = self.intents.get(ring.clip(cons)) if self.intents else None
         result = execute(self._unit, command)
         if result == WAIT:
+            self._waits = True
             counters["cmd.waited"] += 1
+            # It is looked at again and again: what it waits for tells nobody.
+            self.bell.ring()
             return False
         if result == ILL:
             return self._stop(command.name, Cerror.ILL)
@@ -139,7 +150,7 @@ class CommandQueue:
         self._counters["cmd.error"] += 1
         self._counters["cmd.error." + error.name] += 1
         if self._trace is not None:
-            self._trace("smmuv3_cmdq_error", self._smmu, command, error.name)
+            self._trace("smmuv3_cmdq_consume_error", self._smmu, command, error.name)
         self._regs.set_fields("CMDQ_CONS", err=error)
         self._gerror("cmdq_err")
         return True

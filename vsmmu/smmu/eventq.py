@@ -23,6 +23,7 @@ from vsmmu.arch.registers import (
     QueueBase,
 )
 from vsmmu.queue import Ring
+from vsmmu.scheduler import Bell
 from vsmmu.smmu.msi import Messages
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class EventQueue:
         trace: Trace | None,
     ) -> None:  # fmt: skip
         self.name = name
+        self.bell = Bell()
         self._smmu = smmu
         self._regs = regs
         self._memory = memory
@@ -111,6 +113,7 @@ class EventQueue:
             return
         self._pending.append(event)
         self.accepted += 1
+        self.bell.ring()
 
     def place(self, event: Event) -> bool:
         """Write a record behind those that wait; False, and no overflow, if it cannot be now."""
@@ -158,7 +161,7 @@ class EventQueue:
         self._counters["event.recorded"] += 1
         self._counters["eventq.high"] = max(self._counters["eventq.high"], used + 1)
         if self._trace is not None:
-            self._trace("smmuv3_record_event", self._smmu, event)
+            self._trace("smmuv3_record_event", self._smmu, event.name, event.sid)
         if not used and regs["IRQ_CTRLACK"] & _IRQEN and not self._messages.send("eventq"):
             self._irq("eventq")
         return True

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vsmmu.memory import PAGE
+from vsmmu.scheduler import Bell
 from vsmmu.smmu.stall import HELD, RETRY, Stalled
 from vsmmu.smmu.transaction import Access, Outcome
 
@@ -84,6 +85,7 @@ class DevicePort:
         if not 0 <= sid < 1 << 32:
             raise ValueError(f"StreamID {sid:#x} has more than 32 bits")
         self.name = name
+        self.bell = Bell()
         self.smmu = smmu
         self.sid = sid
         self.may_stall = may_stall
@@ -119,6 +121,14 @@ class DevicePort:
         """The transaction that is stalled now."""
         return self._held if self._held is not None and self._held.fate == HELD else None
 
+    def reset(self) -> None:
+        """A function-level reset: what it asked for and was not done yet aborts."""
+        while self._queue:
+            request = self._queue.popleft()
+            request.outcomes.append(Outcome("abort"))
+            request.position = request.size
+        self._held = None
+
     def step(self, budget: int) -> int:
         """Put up to `budget` pieces through; returns how many.
 
@@ -126,7 +136,11 @@ class DevicePort:
         take every place in the SMMU's list before the devices behind it have had theirs.
         """
         done = 0
-        while done < budget and self._queue and self.stalled is None and self.smmu.admits(self):
+        while done < budget and self._queue and self.stalled is None:
+            if not self.smmu.admits(self):
+                # It has a place in the line, and has to ask again.
+                self.bell.ring()
+                break
             request = self._queue[0]
             outcome = self._translate(request)
             done += 1
@@ -135,9 +149,16 @@ class DevicePort:
             self._piece(request, outcome)
             if request.done:
                 self._queue.popleft()
+                self._finished(request)
             if outcome.event is not None:
                 break
         return done
+
+    def _finished(self, request: Request) -> None:
+        if self.smmu.trace is not None:
+            failed = [o.status for o in request.outcomes if o.status not in ("ok", "bypass")]
+            place = (self.name, self.smmu.name, self.sid, request.iova)
+            self.smmu.trace("dma_done", *place, failed[0] if failed else "ok")
 
     def _submit(self, request: Request) -> Request:
         if request.size <= 0 or request.iova < 0 or request.iova + request.size > 1 << 64:
@@ -147,6 +168,10 @@ class DevicePort:
         if len(self._queue) >= PENDING_REQUESTS:
             raise BufferError(f"{self.name} has {PENDING_REQUESTS} DMA requests waiting")
         self._queue.append(request)
+        if self.smmu.trace is not None:
+            place = (self.name, self.smmu.name, self.sid, request.iova)
+            self.smmu.trace("dma_start", *place, request.size, int(request.write))
+        self.bell.ring()
         return request
 
     def _translate(self, request: Request) -> Outcome | None:
@@ -160,7 +185,7 @@ class DevicePort:
         )  # fmt: skip
         found = self._submit_access(access)
         if isinstance(found, Stalled):
-            self._held = found
+            self._held, found.bell = found, self.bell
             return None
         return found
 
@@ -190,4 +215,7 @@ class DevicePort:
         if not request.write:
             return memory.read(pa, size)
         piece = request.payload[request.position : request.position + size]
-        return b"" if memory.write(pa, piece) else None
+        if memory.write(pa, piece):
+            return b""
+        outside = self.smmu.outside
+        return b"" if outside is not None and outside(self.sid, pa, piece) else None

@@ -24,6 +24,7 @@ from vsmmu.arch.registers import (
     QueueBase,
 )
 from vsmmu.queue import Ring
+from vsmmu.scheduler import Bell
 from vsmmu.smmu.msi import Messages
 from vsmmu.smmu.transaction import Access, Fault
 
@@ -70,6 +71,7 @@ class PriQueue:
         irq: Callable[[str], None],
     ) -> None:  # fmt: skip
         self.name = name
+        self.bell = Bell()
         self._regs = regs
         self._memory = memory
         self._features = features
@@ -95,6 +97,7 @@ class PriQueue:
             self._fail(entry)
         elif len(self._pending) < PENDING_REQUESTS:
             self._pending.append(entry)
+            self.bell.ring()
         else:
             self._discard(entry)
 

@@ -11,6 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from vsmmu.arch.registers import Cerror, Cr0, Gerror, IrqCtrl
+from vsmmu.smmu import traced
 from vsmmu.smmu.ats import Ats
 from vsmmu.smmu.broadcast import broadcast
 from vsmmu.smmu.cmdq import CommandQueue
@@ -43,6 +44,8 @@ __all__ = ["Access", "Outcome", "Smmu"]
 _SMMUEN = Cr0.mask("smmuen")[0]
 _CMDQEN = Cr0.mask("cmdqen")[0]
 _EVENTQEN = Cr0.mask("eventqen")[0]
+# What the command consumer looks at.
+_COMMANDS = frozenset(("CR0", "CMDQ_BASE", "CMDQ_PROD", "CMDQ_CONS", "GERRORN"))
 _GERROR_IRQEN = IrqCtrl.mask("gerror_irqen")[0]
 # Counters of which each stands for one read, or one write, of memory.
 _READS = (
@@ -61,7 +64,7 @@ class Smmu:
         memory: system memory, which may be shared with other SMMUs.
         features: what the ID registers say.
         trace: sink of trace records.
-        irq: called with "eventq", "gerror" or "cmdq-sync" for an edge on that line.
+        irq: called with "eventq", "priq", "gerror" or "cmdq-sync" for an edge on that line.
         caching: "normal"; "none" for an SMMU that looks everything up every time; "hostile" for
             one that keeps whatever the architecture lets it keep (`config.Caching`).
         page0_alias: as in `RegisterFile`.
@@ -70,9 +73,12 @@ class Smmu:
         counters: what happened so far, by the names of docs/counters.md.
         stalls: the transactions that are stalled.
         private: tags (`Tlb`) and ASIDs that broadcast invalidation spares: CD.ASET=1.
+        outside: where a device's write (StreamID, address, data) goes that is not to memory; it
+            says whether somebody took it.
         ats: Translation Requests and endpoints.
         priq: the PRI queue's writer.
         intent: of the command that is being carried out, if any was stated.
+        trace: sink of trace records.
     """
 
     def __init__(
@@ -100,12 +106,13 @@ class Smmu:
         self.config = Config(self.regs, memory, features, walker, counters, kept, self._derived)
         self.private: set[tuple[int, int]] = set()
         self.intent: Intent | None = None
+        self.outside: Callable[[int, int, bytes], bool] | None = None
         self._translator = Translator(
             self.regs, features, self.config, self.tlb, walker, counters, self.private,
             self._derived,
         )  # fmt: skip
-        self._trace = trace
-        self._irq = irq
+        self.trace = self._trace = trace
+        self._listeners = [irq] if irq is not None else []
         self._messages = Messages(self.regs, memory, counters, self._raise_gerror)
         self.eventq = EventQueue(
             f"{name}.eventq", name, self.regs, memory, features.oas, counters,
@@ -127,6 +134,7 @@ class Smmu:
             self._raise_gerror, self._pulse,
         )  # fmt: skip
         self._enabled = False
+        self._acknowledged = 0
         self._sync_mark: int | None = None
 
     @property
@@ -163,17 +171,21 @@ class Smmu:
         """As `ready`, for a device that asks again until it may; first come, first served."""
         return self.eventq.admits(device)
 
+    def listen(self, irq: Callable[[str], None]) -> None:
+        """Have `irq` called as well, for each edge."""
+        self._listeners.append(irq)
+
     def mmio_read(self, offset: int, size: int) -> int:
         """A register's value; 0 where there is none. Never raises."""
         value = self.regs.read(offset, size)
         if self._trace is not None:
-            self._trace("smmu_mmio_read", self.name, register_at(offset), value)
+            self._trace("smmuv3_read_mmio", self.name, register_at(offset), value, size)
         return value
 
     def mmio_write(self, offset: int, size: int, value: int) -> None:
         """Store to a register; ignored where §6.2 says so. Never raises, consumes nothing."""
         if self._trace is not None:
-            self._trace("smmu_mmio_write", self.name, register_at(offset), value)
+            self._trace("smmuv3_write_mmio", self.name, register_at(offset), value, size)
         self.regs.write(offset, size, value)
 
     def translate(self, access: Access) -> Outcome:
@@ -182,26 +194,28 @@ class Smmu:
         Ask `ready` first: without room for another record, the record is dropped and counted.
         A fault that would stall is terminated: the caller has nothing to hold it in.
         """
+        before = None if self._trace is None else traced.reads(self.counters)
         outcome = self._translator.translate(access)
         if outcome.event is not None or self._trace is not None:
-            self._conclude(access, outcome)
+            self._conclude(access, outcome, before)
         return outcome
 
     def transact(self, access: Access) -> Outcome | Stalled:
         """As `translate` for a device that can wait: a fault that may stall is held."""
+        before = None if self._trace is None else traced.reads(self.counters)
         outcome = self._translator.translate(access, may_stall=True)
         if outcome.status != STALL:
-            self._conclude(access, outcome)
+            self._conclude(access, outcome, before)
             return outcome
         assert outcome.event is not None
-        if self._trace is not None:
-            self._trace_outcome(access, outcome)
+        self._trace_outcome(access, outcome, before)
         return self.stalls.hold(access, outcome.event)
 
     def translated(self, access: Access) -> Outcome:
         """What becomes of an ATS Translated transaction at `access.iova` (`Ats.translated`)."""
+        before = None if self._trace is None else traced.reads(self.counters)
         outcome = self.ats.translated(access)
-        self._conclude(access, outcome)
+        self._conclude(access, outcome, before)
         return outcome
 
     def atc_inv_failed(self) -> None:
@@ -209,16 +223,17 @@ class Smmu:
         self._counters["cmd.error"] += 1
         self._counters["cmd.error." + Cerror.ATC_INV_SYNC.name] += 1
         if self._trace is not None:
-            self._trace("smmuv3_cmdq_error", self.name, "CMD_SYNC", Cerror.ATC_INV_SYNC.name)
+            self._trace(
+                "smmuv3_cmdq_consume_error", self.name, "CMD_SYNC", Cerror.ATC_INV_SYNC.name
+            )
         self.regs.set_fields("CMDQ_CONS", err=Cerror.ATC_INV_SYNC)
         self._raise_gerror("cmdq_err")
 
-    def _conclude(self, access: Access, outcome: Outcome) -> None:
+    def _conclude(self, access: Access, outcome: Outcome, before: tuple[int, ...] | None) -> None:
         event = outcome.event
         if event is not None:
             self._record(event)
-        if self._trace is not None:
-            self._trace_outcome(access, outcome)
+        self._trace_outcome(access, outcome, before)
 
     def _record(self, event: Event) -> None:
         if event is self._translator.mergeable:
@@ -296,6 +311,13 @@ class Smmu:
         return True
 
     def _changed(self, name: str) -> None:
+        if name == "GERRORN" and self._trace is not None:
+            acknowledged = self.regs["GERRORN"]
+            toggled = acknowledged ^ self._acknowledged
+            self._trace("smmuv3_write_gerrorn", self.name, toggled, acknowledged)
+            self._acknowledged = acknowledged
+        if name in _COMMANDS:
+            self.cmdq.bell.ring()
         if name != "CR0":
             return
         self._derived.clear()
@@ -313,7 +335,12 @@ class Smmu:
             self.config.speculate()
 
     def _raise_gerror(self, field: str) -> None:
-        if not self.regs.raise_gerror(field) or Gerror.mask(field)[0] & _NO_IRQ:
+        if not self.regs.raise_gerror(field):
+            return
+        mask = Gerror.mask(field)[0]
+        if self._trace is not None:
+            self._trace("smmuv3_write_gerror", self.name, mask, self.regs["GERROR"])
+        if mask & _NO_IRQ:
             return
         if self.regs["IRQ_CTRLACK"] & _GERROR_IRQEN and not self._messages.send("gerror"):
             self._pulse("gerror")
@@ -322,16 +349,14 @@ class Smmu:
         self._counters["irq." + line] += 1
         if self._trace is not None:
             self._trace("smmuv3_trigger_irq", self.name, line)
-        if self._irq is not None:
-            self._irq(line)
+        for listener in self._listeners:
+            listener(line)
 
-    def _trace_outcome(self, access: Access, outcome: Outcome) -> None:
-        assert self._trace is not None
-        if outcome.pa is not None:
-            self._trace(
-                "smmuv3_translate_success",
-                self.name, access.sid, access.iova, outcome.pa, outcome.perms,
+    def _trace_outcome(
+        self, access: Access, outcome: Outcome, before: tuple[int, ...] | None
+    ) -> None:
+        if self._trace is not None:
+            traced.access(
+                self._trace, self.name, access, outcome, self.counters, before,
+                enabled=self._enabled,
             )  # fmt: skip
-        else:
-            event = outcome.event.name if outcome.event is not None else outcome.status
-            self._trace("smmuv3_translate_fault", self.name, access.sid, access.iova, event)

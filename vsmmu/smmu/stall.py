@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from vsmmu.arch.commands import CmdResume
 from vsmmu.arch.events import TRANSLATION_FAULTS, Event, FTlbConflict, FTranslForbidden, FWalkEabt
+from vsmmu.scheduler import Bell
 from vsmmu.smmu.transaction import Access, Outcome
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Stalled:
     """A transaction that is held; `fate` says what to do with it, RETRY as if newly arrived.
 
     `event` is its record. `stag` is None while it waits without a record of its own; `recorded`
-    says whether software could see the record.
+    says whether software could see the record. `bell` is that of the device that waits.
     """
 
     access: Access
@@ -48,6 +49,13 @@ class Stalled:
     fate: int = HELD
     stag: int | None = None
     recorded: bool = False
+    bell: Bell | None = None
+
+    def end(self, fate: int) -> None:
+        """Tell its device what to do with it."""
+        self.fate = fate
+        if self.bell is not None:
+            self.bell.ring()
 
     @property
     def outcome(self) -> Outcome:
@@ -69,6 +77,7 @@ class StallBuffer:
 
     def __init__(self, name: str, limit: int, eventq: EventQueue, counters: Counter[str]) -> None:
         self.name = name
+        self.bell = Bell()
         self.limit = limit
         self._eventq = eventq
         self._counters = counters
@@ -102,6 +111,7 @@ class StallBuffer:
         item.event = event.replace(stag=item.stag)
         self._tagged[item.stag] = self._kinds[kind] = item
         self._unwritten.append(item)
+        self.bell.ring()
         return item
 
     def step(self, budget: int) -> int:
@@ -110,6 +120,8 @@ class StallBuffer:
         while done < budget and self._unwritten and self._eventq.place(self._unwritten[0].event):
             self._unwritten.popleft().recorded = True
             done += 1
+        if self._unwritten:
+            self.bell.ring()
         return done
 
     # Commands and CR0.
@@ -141,7 +153,7 @@ class StallBuffer:
             self._release(item, RETRY)
 
     def _release(self, item: Stalled, fate: int) -> None:
-        item.fate = fate
+        item.end(fate)
         self._counters["stall.retried" if fate == RETRY else "stall.terminated"] += 1
         if item.stag is None:
             self._behind.remove(item)

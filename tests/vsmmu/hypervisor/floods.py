@@ -137,8 +137,7 @@ def measure(kind: str | None, seed: int, policy: Policy = POLICY, floods: int = 
     if kind is not None:
         for name in ("flood", "g0", "g1", "g2", "g4", "g5", "g6")[:floods]:
             world[name].vcpu.start(FLOODS[kind](world[name]))
-        for _ in range(40 * len(scheduler.engines)):
-            scheduler.step()
+        scheduler.run(40 * len(scheduler.engines))
     host.queue.waited.clear()
     records = turns = 0
     for _ in range(REPEATS):

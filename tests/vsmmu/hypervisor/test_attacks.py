@@ -223,12 +223,10 @@ def test_shadow_updates_and_toggles_end_in_the_last_state(world, guest):
         host.update_ste = once_at_a_time(host, busy)
     for distance in range(30):
         guest.write("CR0", 0xC, rest=False)
-        for _ in range(distance):
-            world.scheduler.step()
+        world.scheduler.run(distance)
         guest.write("GBPA", Gbpa.build(abort=distance & 1, update=1).raw, rest=False)
         post(guest, CmdCfgiSteRange.build(range=31), SYNC)
-        for _ in range(distance // 2):
-            world.scheduler.step()
+        world.scheduler.run(distance // 2)
         guest.write("CR0", 0xD)
         assert guest.read("CR0ACK") == 0xD
         assert guest.dma(0, 0x10000, b"data").ok

@@ -60,8 +60,7 @@ def test_three_vcpus_racing_on_the_producer(world, guest, order, between):
     seen = guest.vsmmu.counters["CMD_CFGI_CD"]
     for cpu in order:
         guest.write("CMDQ_PROD", cpus[cpu], rest=False)
-        for _ in range(between):
-            world.scheduler.step()
+        world.scheduler.run(between)
     # The last write may be an early CPU's; it sees that it is not the last and writes again.
     guest.write("CMDQ_PROD", cpus[2], rest=False)
     settle(world)

@@ -213,8 +213,7 @@ def test_a_long_queue_of_hints_is_worked_off_in_pieces(world, guest):
     guest.write("CMDQ_PROD", 1 << 17, rest=False)
     assert guest.read("CMDQ_CONS") == 0
     request = other.ports[0].write(0x10000, b"victim")
-    for _ in range(100):
-        world.scheduler.step()
+    world.scheduler.run(100)
     assert request.done
     assert guest.read("CMDQ_CONS") < 1000
 

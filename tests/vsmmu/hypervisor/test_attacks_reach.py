@@ -101,8 +101,7 @@ def test_a_stream_withdrawn_at_any_moment_of_an_update_stays_aborted(world, gues
         change = {"s1ctxptr": cds[distance % 2], "s1cir": distance % 2}
         guest.ste(1, Ste.build(v=1, config=SteConfig.S1, **change))
         post(guest, CFGI.replace(sid=1), SYNC)
-        for _ in range(distance):
-            scheduler.step()
+        scheduler.run(distance)
         busy += guest.vsmmu.streams[1].busy
         hv.deassign(guest.vsmmu, guest.vsmmu.streams[1])
         settle(world)

@@ -114,8 +114,7 @@ class Domains(RuleBasedStateMachine):
 
     @rule(turns=st.integers(1, 60))
     def run(self, turns: int) -> None:
-        for _ in range(turns):
-            self.world.scheduler.step()
+        self.world.scheduler.run(turns)
         for known in self.known:
             self._returned(known)
 

@@ -262,8 +262,7 @@ def unplugged(during: Callable[[Guest], None], how: str, every: int) -> None:
         reach = Reach(world)
         assert reaches(x, BUFFER) == [True, True]
         during(x)
-        for _ in range(turns):
-            world.scheduler.step()
+        world.scheduler.run(turns)
         over = x.vsmmu.idle and not x.vsmmu._runnable() and not x.vsmmu._edge
         if how == "destroy":
             job = hv.destroy_domain(x.domain)
@@ -305,8 +304,7 @@ def test_unplugged_in_every_phase_of_an_ste_update() -> None:
         ste_update(x, after)
         while not stream.busy:
             world.scheduler.step()
-        for _ in range(turns):
-            world.scheduler.step()
+        world.scheduler.run(turns)
         if not stream.busy:
             break
         phases.add(host.read_ste(0x600).words)
@@ -327,8 +325,7 @@ def test_events_of_the_past_are_the_former_owners(world: World) -> None:
     for turns in range(0, 60, 3):
         for _ in range(20):
             x.ports[0].write(0xDEAD_0000, b"fault")
-        for _ in range(turns):
-            world.scheduler.step()
+        world.scheduler.run(turns)
         hv.deassign(x.vsmmu, x.vsmmu.streams[0])
         seen = len(y.driver.events)
         hv.assign(y.vsmmu, 5, "a", 0x600)

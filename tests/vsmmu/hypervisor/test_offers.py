@@ -273,8 +273,7 @@ def test_hostile_commands_stop_nobody_else(seed: int) -> None:
             value = rng.choice((0, 1, 2, 0xF, 0x1F, rng.getrandbits(32)))
             g.write(rng.choice(names), value, rest=False)
             g.write("CR0", rng.choice((0xC, 0xD, 0xF, 0x1F, 0x1F, 0xF)), rest=False)
-        for _ in range(200):
-            machine.scheduler.step()
+        machine.scheduler.run(200)
         if Gerror(g.read("GERROR") ^ g.read("GERRORN")).cmdq_err:
             g.memory.write_words(g.driver._cmdq.address(g.read("CMDQ_CONS")), SYNC.words)
             g.write("GERRORN", g.read("GERROR"), rest=False)

@@ -315,6 +315,15 @@ def test_a_stream_that_is_taken_back_leaves_no_group_open(machine: World, guest:
     assert guest.got(1) == [(None, 2, PrgResponse.SUCCESS)]
 
 
+def test_a_stop_marker_that_waits_is_no_open_group(guest: PriGuest) -> None:
+    """It is no request: nobody waits for an answer (§8.3)."""
+    vsmmu = guest.guest.vsmmu
+    for fields in ({"r": 1, "prgindex": 3}, {"ssv": 1, "ssid": 6, "prgindex": 4}):
+        vsmmu.pri.take(vsmmu.streams[0], PriEntry.build(sid=0x600, last=1, **fields))
+    answers = vsmmu.pri.withdraw(vsmmu.streams[0])
+    assert [(one.sid, one.prgindex) for one in answers] == [(0x600, 3)]
+
+
 def test_an_answer_that_was_given_survives_the_withdrawal(machine: World, guest: PriGuest) -> None:
     """It is on its way to the physical queue when the stream is taken back."""
     guest.ask(1)
@@ -332,9 +341,12 @@ def test_a_request_of_the_old_owner_is_not_given_to_the_new_one(
     other = PriGuest(machine["o"])
     host = machine.hypervisor.hosts["a"]
     step, turns = host.pri_reader.step, count(1)
-    host.pri_reader.step = (  # type: ignore[method-assign]
-        lambda budget: 0 if next(turns) % 50 else step(1)
-    )
+
+    def slow(budget: int) -> int:
+        host.pri_reader.bell.ring()
+        return 0 if next(turns) % 50 else step(1)
+
+    host.pri_reader.step = slow  # type: ignore[method-assign]
     for index in range(40):
         entry = PriEntry.build(sid=0x600, prgindex=index, r=1, last=1)
         machine.smmus["a"].priq.request(entry)

@@ -343,8 +343,7 @@ def test_in_any_order_no_place_is_lost(seed: int) -> None:
     for turn in range(6):
         for port in ports:
             port.read(0x9000 + 0x1000 * turn, 8)
-        for _ in range(40 * seed):
-            machine.scheduler.step()
+        machine.scheduler.run(40 * seed)
         for guest in (g, o):
             answers = [CmdResume.build(sid=turn % 2, stag=stag, ac=stag & 1) for stag in range(6)]
             guest.put(*answers, CmdStallTerm.build(sid=turn % 3), SYNC)
@@ -356,3 +355,28 @@ def test_in_any_order_no_place_is_lost(seed: int) -> None:
     assert not any(port.pending for port in ports)
     assert machine.smmus["a"].counters["stall.held"] > 6
     assert held(machine) == len(g.vsmmu.stalls) == len(o.vsmmu.stalls) == 0
+
+
+def test_a_stag_that_comes_again_stands_for_the_later_access(guest: Guest) -> None:
+    """An SMMU gives a STAG out again only when the transaction that had it is over (§3.12.2)."""
+    fault(guest)
+    (record,) = told(guest)
+    stalls, stream = guest.vsmmu.stalls, guest.vsmmu.streams[0]
+    (had,) = stalls._held.values()
+    stalls.take(stream, record, had.pstag)
+    (has,) = stalls._held.values()
+    assert has is not had
+    assert has.event.stag != record.stag
+    assert not has.told
+
+
+def test_a_sync_tells_what_can_be_told(guest: Guest) -> None:
+    """A record that nobody had a turn to write yet is written, not tried again."""
+    guest.quiet()
+    fault(guest)
+    stalls, stream = guest.vsmmu.stalls, guest.vsmmu.streams[1]
+    (held_before,) = stalls._held.values()
+    stalls.take(stream, held_before.event, held_before.pstag + 1)
+    stalls.synchronise()
+    assert [one.told for one in stalls._held.values()] == [True, True]
+    assert guest.vsmmu.counters["stall retried"] == 0

@@ -38,17 +38,22 @@ Stream = tuple[str, int]
 class Guest:
     """A domain with its vSMMU, driver and DMA ports; streams are vMasterIDs 0, 1, ..."""
 
+    # Interrupts by cause, and which of them are edges.
+    spis: Mapping[str, int] = dict.fromkeys(CAUSES, 33)
+    edges: frozenset[int] = frozenset()
+
     def __init__(self, world: World, name: str, streams: Sequence[Stream]) -> None:
         hv = world.hypervisor
         self.world = world
         self.domain: Domain = hv.create_domain(name, [(RAM, RAM_SIZE)])
         self.memory = self.domain.memory
         self.vcpu = VCpu(hv, self.domain)
+        self.vcpu.edges |= self.edges
         world.scheduler.add(self.vcpu)
         smmus = list(dict.fromkeys(path for path, _ in streams))
         self.vsmmu: VSmmu = hv.create_vsmmu(
             self.domain, BASE, 0x4_0000, DEFAULT.vsmmu.idr, smmus,
-            Wires(dict.fromkeys(CAUSES, 33), self.vcpu.interrupt),
+            Wires(self.spis, self.vcpu.interrupt, self.edges),
         )  # fmt: skip
         self.ports = []
         for vmaster_id, (path, sid) in enumerate(streams):
@@ -56,7 +61,10 @@ class Guest:
             self.ports.append(DevicePort(f"{name}{vmaster_id}", world.smmus[path], sid))
             world.scheduler.add(self.ports[-1])
         self.driver = SmmuDriver(
-            self.vcpu, BASE, [33], Heap(self.memory, RAM + 0x10_0000, 0x20_0000)
+            self.vcpu,
+            BASE,
+            sorted(set(self.spis.values())),
+            Heap(self.memory, RAM + 0x10_0000, 0x20_0000),
         )
 
     # What the guest does, each until the machine is at rest.
@@ -141,14 +149,16 @@ class World:
         guests: Mapping[str, Sequence[Stream]],
         *,
         seed: int = 0,
+        ask_all: bool = False,
         policy: Policy | None = None,
         features: Features | None = None,
         caching: str = "normal",
         smmus: Sequence[str] = "abc",
         machine_size: int = MACHINE_SIZE,
+        guest: type[Guest] = Guest,
     ) -> None:
         self.memory = Memory([(MACHINE, machine_size)])
-        self.scheduler = Scheduler(seed)
+        self.scheduler = Scheduler(seed, ask_all=ask_all)
         features = features or Features.default(sidsize=16)
         self.smmus = {name: Smmu(name, self.memory, features, caching=caching) for name in smmus}
         for smmu in self.smmus.values():
@@ -156,7 +166,7 @@ class World:
                 self.scheduler.add(engine)
         self.hypervisor = Hypervisor(self.memory, self.scheduler, self.smmus, policy)
         self.hypervisor.boot()
-        self.guests = {name: Guest(self, name, streams) for name, streams in guests.items()}
+        self.guests = {name: guest(self, name, streams) for name, streams in guests.items()}
 
     def __getitem__(self, name: str) -> Guest:
         return self.guests[name]

@@ -11,7 +11,13 @@ import pytest
 from vsmmu.arch.commands import CmdAtcInv, CmdSync
 from vsmmu.memory import PAGE
 from vsmmu.smmu import Features
-from vsmmu.smmu.ats import PENDING_INVALIDATIONS, Atc, AtsPort, Completion
+from vsmmu.smmu.ats import (
+    INVALIDATION_TURNS,
+    PENDING_INVALIDATIONS,
+    Atc,
+    AtsPort,
+    Completion,
+)
 
 from .ats_machine import ATS, BASE, DATA, DBM, READ_ONLY, SUCCESS, UNPRIV, AtsMachine
 from .machine import AF, Machine
@@ -103,10 +109,14 @@ def test_sync_waits_for_the_endpoint(nic: WithPort) -> None:
     nic.port.read(0, 4)
     nic.scheduler.run_until_idle()
     nic.post(CmdAtcInv.build(sid=1, size_lg2=52), CmdSync.build())
+    # One unit more for a turn that waits.
+    assert nic.smmu.cmdq.step(9) == 2
     assert nic.smmu.cmdq.step(9) == 1
+    assert nic.read("CMDQ_CONS") == 1
     assert len(nic.port.atc) == 1
     nic.port.step(1)
     assert nic.smmu.cmdq.step(9) == 1
+    assert nic.read("CMDQ_CONS") == 2
     assert len(nic.port.atc) == 0
 
 
@@ -132,10 +142,101 @@ def test_unanswered_invalidations_are_bounded(nic: WithPort) -> None:
         while nic.smmu.cmdq.step(64):
             pass
     nic.post(CmdAtcInv.build(sid=1))
-    assert nic.smmu.cmdq.step(9) == 0
+    at = nic.read("CMDQ_CONS")
+    assert nic.smmu.cmdq.step(9) == 1
+    assert nic.read("CMDQ_CONS") == at
     nic.port.step(1)
     assert nic.smmu.cmdq.step(9) == 1
+    assert nic.read("CMDQ_CONS") == at + 1
     nic.command()
+
+
+def waiting(nic: WithPort, turns: int) -> None:
+    """Turns of the consumer alone."""
+    for _ in range(turns):
+        nic.smmu.cmdq.step(9)
+
+
+def test_the_smmu_gives_an_endpoint_up(nic: WithPort) -> None:
+    """One that does not answer, and nobody says so, holds the queue for INVALIDATION_TURNS."""
+    assert nic.smmu.ats.patience == INVALIDATION_TURNS == 1024
+    nic.port.atc.keep(None, 0, Completion(SUCCESS, DATA, PAGE, True))
+    nic.port.deaf = True
+    nic.post(CmdAtcInv.build(sid=1, size_lg2=52), CmdSync.build())
+    waiting(nic, INVALIDATION_TURNS)
+    assert (nic.read("CMDQ_CONS"), nic.read("GERROR")) == (1, 0)
+    waiting(nic, 1)
+    assert (nic.read("CMDQ_CONS"), nic.read("GERROR")) == (1 | 3 << 24, 1)
+    assert nic.smmu.counters["ats.timeout"] == 1
+    nic.write("GERRORN", 1)
+    waiting(nic, 1)
+    assert nic.read("CMDQ_CONS") & 0xFFFF == 2
+    assert len(nic.port.atc) == 1, "it knows nothing of it"
+
+
+def test_a_late_answer_changes_nothing_for_the_smmu(nic: WithPort) -> None:
+    nic.smmu.ats.patience = 3
+    nic.port.atc.keep(None, 0, Completion(SUCCESS, DATA, PAGE, True))
+    nic.post(CmdAtcInv.build(sid=1, size_lg2=52), CmdSync.build())
+    waiting(nic, 4)
+    assert nic.read("GERROR") == 1
+    nic.port.step(1)
+    assert len(nic.port.atc) == 0
+    nic.write("GERRORN", 1)
+    nic.post(CmdAtcInv.build(sid=1), CmdSync.build())
+    nic.scheduler.run_until_idle()
+    assert nic.read("CMDQ_CONS") & 0xFFFF == nic.read("CMDQ_PROD")
+    assert nic.read("GERROR") == nic.read("GERRORN")
+    assert nic.smmu.counters["ats.timeout"] == 1
+
+
+def test_each_request_has_its_own_time(nic: WithPort) -> None:
+    """The second is sent when the first has waited already; it is given up later."""
+    nic.smmu.ats.patience = 8
+    nic.smmu.cmdq.step(9)
+    nic.post(*[CmdAtcInv.build(sid=1)] * PENDING_INVALIDATIONS)
+    while nic.smmu.cmdq.step(64):
+        pass
+    nic.post(CmdAtcInv.build(sid=1), CmdSync.build())
+    waiting(nic, 8)
+    assert nic.smmu.counters["ats.timeout"] == 0
+    waiting(nic, 1)
+    assert nic.smmu.counters["ats.timeout"] == PENDING_INVALIDATIONS
+    assert nic.smmu.counters["ats.invalidate"] == PENDING_INVALIDATIONS + 1
+    # The CMD_SYNC waits for the last one, and its error is that of all.
+    assert nic.read("GERROR") == 0
+    waiting(nic, 8)
+    assert nic.smmu.counters["ats.timeout"] == PENDING_INVALIDATIONS + 1
+    assert nic.read("GERROR") == 1
+
+
+def test_what_was_given_up_is_not_kept(nic: WithPort) -> None:
+    """A device that is never asked again holds no more than the SMMU waits for."""
+    nic.smmu.ats.patience = 1
+    for _ in range(4 * PENDING_INVALIDATIONS):
+        nic.post(CmdAtcInv.build(sid=1), CmdSync.build())
+        waiting(nic, 2)
+        nic.write("GERRORN", nic.read("GERROR"))
+        waiting(nic, 1)
+    assert len(nic.port._invalidations) == 1
+
+
+def test_a_reset_forgets_and_aborts(nic: WithPort) -> None:
+    nic.port.read(0, 4)
+    nic.scheduler.run_until_idle()
+    assert len(nic.port.atc) == 1
+    nic.smmu.ats.patience = 3
+    request = nic.port.read(0, 2 * PAGE)
+    nic.post(CmdAtcInv.build(sid=1), CmdSync.build())
+    waiting(nic, 1)
+    nic.port.reset()
+    assert (request.done, request.ok, nic.port.pending, len(nic.port.atc)) == (True, False, 0, 0)
+    waiting(nic, 3)
+    assert nic.read("GERROR") == 1, "the Invalidate Request that it had is never answered"
+    nic.write("GERRORN", 1)
+    assert nic.port.read(0, 4).done is False
+    nic.scheduler.run_until_idle()
+    assert len(nic.port.atc) == 1
 
 
 def test_ignored_with_smmuen_0(nic: WithPort) -> None:

@@ -148,7 +148,7 @@ def test_sync_completion(machine: Machine, cs: int, consumed: bool, irqs: list[s
 def test_sync_interrupt_comes_after_cons_moved() -> None:
     machine = Machine()
     seen: list[int] = []
-    machine.smmu._irq = lambda line: seen.append(machine.read("CMDQ_CONS"))
+    machine.smmu.listen(lambda line: seen.append(machine.read("CMDQ_CONS")))
     machine.post(CmdSync.build(cs=1))
     machine.smmu.cmdq.step(1)
     assert seen == [1]

@@ -101,3 +101,15 @@ def test_instruction_and_privilege_reach_the_smmu(machine: Machine) -> None:
     event = request.outcomes[0].event
     assert event is not None
     assert (event.fields["ind"].of(event.words), event.fields["pnu"].of(event.words)) == (1, 1)
+
+
+def test_a_device_without_a_room_goes_on_when_there_is_one(machine: Machine) -> None:
+    """More devices fault at once than records can wait: each has its turn, and none sleeps."""
+    ports = [DevicePort(f"nic{i}", machine.smmu, 1) for i in range(PENDING_EVENTS + 20)]
+    machine.s1_stream(1)
+    requests = [port.read(0, 8) for port in ports]
+    for port in ports:
+        machine.scheduler.add(port)
+    assert machine.scheduler.run_until_idle()
+    assert all(request.done for request in requests)
+    assert machine.scheduler.awake == ()

@@ -37,7 +37,7 @@ def test_commands_before_the_bad_one_act_and_those_behind_do_not(machine: Machin
 def test_the_error_code_is_there_before_gerror(machine: Machine) -> None:
     """§7.1."""
     seen = []
-    machine.smmu._irq = lambda line: seen.append((line, machine.read("CMDQ_CONS") >> 24))
+    machine.smmu.listen(lambda line: seen.append((line, machine.read("CMDQ_CONS") >> 24)))
     run(machine, BAD)
     assert seen == [("gerror", Cerror.ILL)]
 

@@ -198,9 +198,12 @@ def test_counters_and_trace_by_fate() -> None:
     smmu.mmio_write(0x20, 4, 1)
     smmu.translate(Access(1 << 20, 0x1000, False))
     assert [str(r) for r in trace.records] == [
-        "smmu_mmio_read smmu smmu9 reg IDR0 value 0xd44121b",
-        "smmu_mmio_write smmu smmu9 reg CR2 value 0x2",
-        "smmu_mmio_write smmu smmu9 reg CR0 value 0x1",
-        "smmuv3_translate_fault smmu smmu9 sid 0x100000 iova 0x1000 event C_BAD_STREAMID",
+        "smmuv3_read_mmio smmu smmu9 reg IDR0 value 0xd44121b size 0x4",
+        "smmuv3_write_mmio smmu smmu9 reg CR2 value 0x2 size 0x4",
+        "smmuv3_write_mmio smmu smmu9 reg CR0 value 0x1 size 0x4",
+        "smmuv3_walk smmu smmu9 sid 0x100000 iova 0x1000 config 0x0 s1 0x0 s2 0x0 "
+        "tlb_hit 0x0 tlb_miss 0x0",
+        "smmuv3_translate_fault smmu smmu9 sid 0x100000 iova 0x1000 status fault "
+        "event C_BAD_STREAMID",
     ]
     assert smmu.counters["txn.fault"] == 1
