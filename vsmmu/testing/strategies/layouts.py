@@ -37,19 +37,27 @@ def arbitrary(layout: type[_L]) -> st.SearchStrategy[_L]:
 
 @st.composite
 def almost(draw: st.DrawFn, structures: st.SearchStrategy[_L], *names: str) -> _L:
-    """One of these structures with exactly one field changed.
+    """One of these structures with exactly one field changed: by a bit, by 1, or to anything.
 
     Args:
         structures: usually legal ones; of any layouts.
         names: the fields that may be changed; all by default.
     """
+    # What is drawn late is often the simplest, so what changes is drawn before the structure.
+    at, how, value = draw(number(0, _WORD)), draw(number(0, 3)), draw(number(0, _WORD))
+    used = draw(number(0, 1))
     structure = draw(structures)
-    field = structure.fields[draw(st.sampled_from(names or tuple(structure.fields)))]
-    before = field.of(structure.words)
-    after = draw(values(field))
+    known = names or tuple(structure.fields)
+    # A field that is in use is the likelier one to matter.
+    known = (used and tuple(name for name in known if getattr(structure, name))) or known
+    field = structure.fields[known[at % len(known)]]
+    before = field.of(structure.words) >> field.scale
+    width = field.mask.bit_length()
+    changes = before ^ 1 << value % width, before + 1, before - 1, value
+    after = changes[how] & field.mask
     if after == before:
-        after ^= 1 << field.scale
-    return structure.replace(**{field.name: after})
+        after ^= 1
+    return structure.replace(**{field.name: after << field.scale})
 
 
 def few(draw: st.DrawFn, layout: type[Layout], names: Collection[str]) -> dict[str, int]:
