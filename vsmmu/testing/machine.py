@@ -37,7 +37,6 @@ from vsmmu.testing.space import Space
 RAM, RAM_SIZE = 0x8000_0000, 0x1000_0000
 GUEST_RAM, GUEST_RAM_SIZE = DEFAULT.guest.ram_banks[0].base, 0x40_0000
 BASE, SIZE = DEFAULT.guest.vsmmu.base, DEFAULT.guest.vsmmu.size
-SPI = DEFAULT.guest.vsmmu_spi
 # Of a guest's RAM: its kernel's share at the bottom, the driver's tables, buffers.
 _HEAP, _BUFFERS = 0x10_0000, 0x30_0000
 
@@ -53,7 +52,12 @@ class Guest:
         ports: its devices, by vMasterID.
         registers: the vSMMU's, through trapped accesses of the guest.
         space: pages for `buffer`, and for tables built by hand.
+        spis, edges: interrupts of the vSMMU by cause, and which of them are edges; a subclass may
+            have others.
     """
+
+    spis: Mapping[str, int] = dict.fromkeys(CAUSES, DEFAULT.guest.vsmmu_spi)
+    edges: frozenset[int] = frozenset()
 
     def __init__(
         self, machine: Machine, name: str, streams: Sequence[Stream], *, size: int = GUEST_RAM_SIZE
@@ -64,10 +68,11 @@ class Guest:
         self.domain: Domain = hypervisor.create_domain(name, [(GUEST_RAM, size)])
         self.memory = self.domain.memory
         self.vcpu = VCpu(hypervisor, self.domain)
+        self.vcpu.edges |= self.edges
         machine.scheduler.add(self.vcpu)
         self.vsmmu: VSmmu = hypervisor.create_vsmmu(
             self.domain, BASE, SIZE, DEFAULT.vsmmu.idr, list(dict.fromkeys(p for p, _ in streams)),
-            Wires(dict.fromkeys(CAUSES, SPI), self.vcpu.interrupt),
+            Wires(self.spis, self.vcpu.interrupt, self.edges),
         )  # fmt: skip
         self.ports: list[DevicePort] = []
         for vmaster_id, (path, sid) in enumerate(streams):
@@ -75,7 +80,7 @@ class Guest:
             self.ports.append(DevicePort(f"{name}{vmaster_id}", machine.smmus[path], sid))
             machine.scheduler.add(self.ports[-1])
         heap = Heap(self.memory, GUEST_RAM + _HEAP, _BUFFERS - _HEAP)
-        self.driver = SmmuDriver(self.vcpu, BASE, [SPI], heap)
+        self.driver = SmmuDriver(self.vcpu, BASE, sorted(set(self.spis.values())), heap)
         self.registers = Registers(self._load, self._store)
         self.space = Space(self.memory, GUEST_RAM + _BUFFERS, size - _BUFFERS)
 
@@ -172,6 +177,7 @@ class Machine:
         caching: of the physical SMMUs: "normal", "none" or "hostile".
         ram: (base, size) ranges of the machine's RAM.
         guest_ram: bytes of RAM of each guest, at least 4 MiB.
+        ask_all: as for `Scheduler`.
 
     Raises:
         HypercallError, UnfitError: a guest that cannot be had on these SMMUs; one line.
@@ -187,9 +193,10 @@ class Machine:
         caching: str = "normal",
         ram: Iterable[tuple[int, int]] = ((RAM, RAM_SIZE),),
         guest_ram: int = GUEST_RAM_SIZE,
+        ask_all: bool = False,
     ) -> None:
         self.memory = Memory(ram)
-        self.scheduler = Scheduler(seed)
+        self.scheduler = Scheduler(seed, ask_all=ask_all)
         features = {"smmu0": Features.default(sidsize=16)} if smmus is None else smmus
         self.smmus = {
             name: Smmu(name, self.memory, has, caching=caching) for name, has in features.items()
