@@ -71,7 +71,7 @@ class Victim(Guest):
     def share(self, guest: Guest) -> None:
         """Let another guest read a page."""
         calls = self.world.hypervisor.hypercalls
-        calls.grant_foreign_access(self.domain, guest.domain.domid, SHARED, readonly=True)
+        self.estate.grant(calls, guest.domain.domid, SHARED, readonly=True)
 
     def life(self) -> Iterator[None]:
         """Use the devices, change the configuration, and find each time what was asked for."""
@@ -217,6 +217,7 @@ class Victim(Guest):
         scheduler.awaited = lambda: regs["CMDQ_CONS"] == prod
         while scheduler.awaited is not None:
             assert scheduler.turns - start <= self.world.latency, "CMD_SYNC is late"
+            assert not regs.gerror_active, "an error that is another guest's"
             yield
         assert self.read("CMDQ_CONS") == prod
         self.latencies.append(scheduler.reached - start)
