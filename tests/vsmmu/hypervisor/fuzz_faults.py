@@ -232,16 +232,6 @@ def ppar_that_is_not_offered(patch):
     )  # fmt: skip
 
 
-def stalls_where_a_guest_forbids_them(patch):
-    """The guest's S1STALLD does not reach the SMMU."""
-    made = Domain.nested_ste
-
-    def nested_ste(self, guest, *, stall_disabled, **fields):
-        return made(self, guest, stall_disabled=stall_disabled and not guest.s1stalld, **fields)
-
-    patch.setattr(Domain, "nested_ste", nested_ste)
-
-
 # Found where everything is offered.
 FAULTS: tuple[Fault, ...] = (
     stag_without_its_stream,
@@ -268,7 +258,6 @@ FAULTS: tuple[Fault, ...] = (
     timeout_of_everybody,
     timeout_that_stops_the_queue,
     cache_of_a_former_owner,
-    stalls_where_a_guest_forbids_them,
 )
 # Of what machines have that the policy does not allow.
 UNOFFERED: tuple[Fault, ...] = (

@@ -221,9 +221,11 @@ class World(Judging):
         if isinstance(device, AtsDevice) and self.random.random() < 0.9:
             device.silent = False
 
-    def overflows(self) -> int:
-        """How often physical event queues were full."""
-        return sum(smmu.counters["event.overflow"] for smmu in self.smmus.values())
+    def overflows(self) -> tuple[int, int]:
+        """How often physical event queues were full, and how often their drivers saw that."""
+        hosts = self.hypervisor.hosts.values()
+        full = sum(smmu.counters["event.overflow"] for smmu in self.smmus.values())
+        return full, sum(host.counters["events overflow"] for host in hosts)
 
     def destroy(self, guest: Guest) -> None:
         """From now on it only disappears."""

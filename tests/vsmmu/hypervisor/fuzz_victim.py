@@ -60,10 +60,8 @@ class Victim(Guest):
         self.latencies: list[int] = []
         self.expected: Counter[tuple[int, int]] = Counter()
         self.cons = self.pri_cons = 0
-        # Overflows of the physical queues, when records were last read, and whether the guest is
-        # still to be told of one.
-        self.overflows = 0
-        self.owed = False
+        # Overflows of the physical queues when records were last read.
+        self.overflows = 0, 0
         if self.ats:
             self.ste_fields = {"eats": 1}
         self.memory.write64(SHARED, PATTERN)
@@ -253,20 +251,16 @@ class Victim(Guest):
     def records(self) -> None:
         """The records in the queue are those of the victim's own faults, no more and no fewer.
 
-        Fewer where a physical queue was full. Then OVFLG tells, at the next time at the latest.
+        Fewer where a physical queue was full, and OVFLG tells when the driver has seen that.
         """
-        owed, overflows = self.owed, self.world.overflows()
-        lost, self.overflows = overflows != self.overflows, overflows
-        self.owed = False
-        if (self.read("EVENTQ_PROD") ^ self.read("EVENTQ_CONS")) & OVERFLOW:
-            assert lost or owed, "overflow"
-            owed = False
-        assert not owed, "records are lost, and nobody told"
+        (full, seen), (full_before, seen_before) = self.world.overflows(), self.overflows
+        self.overflows = full, seen
+        told = bool((self.read("EVENTQ_PROD") ^ self.read("EVENTQ_CONS")) & OVERFLOW)
+        assert told == (seen != seen_before), "OVFLG"
         found = Counter((event.type, event.sid) for event in self.taken_records())
         if found != self.expected:
-            assert lost, (found, self.expected)
+            assert full != full_before or full_before != seen_before, (found, self.expected)
             assert found <= self.expected, (found, self.expected)
-            self.owed = True
         self.expected.clear()
 
     def taken_records(self) -> list[Event]:
