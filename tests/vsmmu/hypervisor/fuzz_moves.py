@@ -111,12 +111,19 @@ class Rogue(Hostile):
             **(fields if r.random() < 0.3 else {}),
         )  # fmt: skip
 
+    def _target(self) -> int:
+        """Where a message is to go: its mailbox, what others let it read, others' memory."""
+        r = self.random
+        places = [MAILBOX, self.number(), *self.places]
+        if not self.world.memory.blind:
+            places += [self.foreign()] * 2
+        return r.choice(places) + 4 * r.randrange(8) & (1 << 52) - 4
+
     def _sync(self) -> Command:
         r = self.random
-        place = r.choice([MAILBOX, MAILBOX + 4 * r.randrange(1024), self.number()])
         return CmdSync.build(
             cs=r.choice([Cs.IRQ, Cs.IRQ, Cs.SEV, Cs.NONE]), msidata=plain(r.getrandbits(32)),
-            msiaddress=place & (1 << 52) - 4,
+            msiaddress=self._target(),
         )  # fmt: skip
 
     def message(self) -> None:
@@ -124,8 +131,7 @@ class Rogue(Hostile):
         r = self.random
         self.write("IRQ_CTRL", r.choice([0, 0, 7]))
         name = r.choice(SOURCES)
-        place = r.choice([0, MAILBOX, self.number(), self.number()]) & (1 << 52) - 4
-        self.write(f"{name}_IRQ_CFG0", place)
+        self.write(f"{name}_IRQ_CFG0", r.choice([0, self._target(), self._target()]))
         self.write(f"{name}_IRQ_CFG1", plain(r.getrandbits(32)))
         self.write("IRQ_CTRL", 7)
 
@@ -256,6 +262,8 @@ class Rogue(Hostile):
                 offers = self.world.land.offers(self.domain)
                 if offers and r.random() < 0.8:
                     granter, reference, readonly = r.choice(offers)
+                elif self.world.land.ended and r.random() < 0.5:
+                    granter, reference = r.choice(self.world.land.ended)
                 elif self.world.land.grants:
                     estate, reference = r.choice(list(self.world.land.grants))
                     granter = estate.domain.domid

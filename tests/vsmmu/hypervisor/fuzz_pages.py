@@ -111,6 +111,7 @@ class Estate(Holding):
         """Take a grant back."""
         if calls.end_foreign_access(self.domain, reference) == Gntst.OKAY:
             self._land.grants.pop((self, reference), None)
+            self._land.ended.append((self.domain.domid, reference))
 
     def ended(self) -> bool:
         """What hypercalls that have ended took is beyond reach now; whether there was any."""
@@ -153,6 +154,8 @@ class Land:
         self.estates: list[Estate] = []
         # By granter and reference.
         self.grants: dict[tuple[Estate, int], Grant] = {}
+        # (granter's domid, reference) of some that were taken back.
+        self.ended: deque[tuple[int, int]] = deque(maxlen=4)
         self.nobody = Holding()
         self._memory = memory
         self._smmus = smmus
