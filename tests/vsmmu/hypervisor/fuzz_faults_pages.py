@@ -18,6 +18,7 @@ from vsmmu.hypervisor.frames import Frames
 from vsmmu.hypervisor.grants import Gntst, GrantTable
 from vsmmu.hypervisor.interrupts import MessageBus
 from vsmmu.hypervisor.queue_reader import QueueReader
+from vsmmu.hypervisor.reports import Reports
 from vsmmu.memory import Memory
 
 Fault = Callable[[pytest.MonkeyPatch], None]
@@ -187,13 +188,6 @@ def page_requests_left_behind(patch):
     _without(patch, CmdPriResp)
 
 
-def answers_of_the_guest_lost(patch):
-    made = hypervisor.last_commands
-    patch.setattr(
-        hypervisor, "last_commands", lambda vsmmu, stream, unsent: made(vsmmu, stream, [])
-    )
-
-
 def only_stage_1_of_a_lost_stream(patch):
     patch.setattr(withdrawal, "CmdTlbiS12Vmall", CmdTlbiNhAll)
 
@@ -219,10 +213,6 @@ def message_to_a_read_only_page(patch):
 # Physical queues.
 
 
-def records_not_waited_for(patch):
-    patch.setattr(QueueReader, "passed", lambda self, mark: True)
-
-
 def overflow_that_nobody_hears_of(patch):
     patch.setattr(EventWriter, "overflow", lambda self: None)
 
@@ -240,15 +230,14 @@ def overflow_that_stays(patch):
     patch.setattr(QueueReader, "step", step)
 
 
-def record_read_twice(patch):
-    made = QueueReader.__init__
+def record_handed_on_twice(patch):
+    made = Reports.event
 
-    def __init__(self, *arguments):
-        made(self, *arguments)
-        handed = self._on_record
-        self._on_record = lambda record: (handed(record), handed(record))
+    def event(self, host, record):
+        made(self, host, record)
+        made(self, host, record)
 
-    patch.setattr(QueueReader, "__init__", __init__)
+    patch.setattr(Reports, "event", event)
 
 
 def reader_that_thinks_all_is_quiet(patch):
@@ -288,13 +277,11 @@ FAULTS: tuple[Fault, ...] = (
     stall_left_behind,
     entries_left_behind,
     page_requests_left_behind,
-    answers_of_the_guest_lost,
     only_stage_1_of_a_lost_stream,
     message_to_a_machine_address,
     message_to_a_read_only_page,
-    records_not_waited_for,
     overflow_that_nobody_hears_of,
     overflow_that_stays,
-    record_read_twice,
+    record_handed_on_twice,
     reader_that_thinks_all_is_quiet,
 )
