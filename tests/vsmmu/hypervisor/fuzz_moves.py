@@ -32,6 +32,7 @@ from .fuzz_guest import (
     RAM,
     RAM_PAGES,
     SYNC,
+    TLBI,
     WINDOW,
     WINDOW_PAGES,
 )
@@ -161,8 +162,14 @@ class Rogue(Hostile):
         for device in r.sample(self.devices, min(1, len(self.devices))):
             sid, slot = device.vmaster_id, device.vmaster_id % 8
             self.put_ste(sid, self.ste(sid))
-            self.memory.write_words(CDS + 64 * slot, self.cd(slot, s=int(self.stalls)).words)
-            commands = [CmdCfgiSte.build(sid=sid, leaf=1), CmdCfgiCdAll.build(sid=sid), SYNC]
+            cd = self.cd(slot, s=int(self.stalls), ha=1, hd=1)
+            self.memory.write_words(CDS + 64 * slot, cd.words)
+            # Leaves for the SMMU to write: without access flag, or clean.
+            for page in r.sample(range(8), 2):
+                flags = r.choice([0x343, 1 << 51 | 0x7C3])
+                self.memory.write64(self.leaf(page), DATA + (page << 12) | flags)
+            cfgi = CmdCfgiSte.build(sid=sid, leaf=1), CmdCfgiCdAll.build(sid=sid)
+            commands = [*cfgi, TLBI, SYNC]
             if isinstance(device, AtsDevice):
                 device.ways = (r.choice(["plain", "ats", "ats"]),)
                 device.silent = r.random() < 0.2
@@ -172,6 +179,7 @@ class Rogue(Hostile):
             if device.pending < 4:
                 page = r.choice([0x8000, 0x9000, 0xA000, 0])
                 device.read(IOVA + page, r.choice([8, 8, PAGE * 9]))
+                device.write(IOVA, bytes(PAGE * 8))
 
     def forge(self) -> None:
         """A device of its own says what it likes, or nothing at all."""
