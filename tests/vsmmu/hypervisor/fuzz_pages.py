@@ -126,11 +126,14 @@ class Estate(Holding):
             if job.result != Gntst.GENERAL_ERROR:
                 over.add(job)
         gone = [
-            frame for frame, job in self._leaving
+            (frame, job) for frame, job in self._leaving
             if job in over and not self.domain.withheld.covers(frame << PAGE_SHIFT, PAGE)
         ]  # fmt: skip
-        self._leaving = [entry for entry in self._leaving if entry[0] not in gone]
-        self._land.uncached(self.domain, [frame for frame in gone if not self.used[frame]])
+        self._leaving = [entry for entry in self._leaving if entry not in gone]
+        # A page may have been mapped twice, and be on its way out at the other address.
+        left = {frame for frame, _ in self._leaving}
+        frames = {frame for frame, _ in gone if not self.used[frame]} - left
+        self._land.uncached(self.domain, frames)
         return True
 
 
