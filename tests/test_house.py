@@ -90,6 +90,14 @@ def test_arrows_point_one_way(path):
             assert any(name == a or name.startswith(a + ".") for a in allowed), name
 
 
+# They come with the extra `testing`.
+HEAVY["pytest"] = {f"vsmmu/testing/{name}.py" for name in ("plugin", "scenarios")}
+HEAVY["hypothesis"] = {
+    f"vsmmu/testing/strategies/{name}.py"
+    for name in ("commands", "contexts", "events", "features", "layouts", "pagetables", "streams")
+}
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=_module)
 def test_heavy_imports_are_lazy(path):
     relative = str(path.relative_to(ROOT))
@@ -104,6 +112,14 @@ def test_heavy_imports_are_lazy(path):
 def test_only_blob_touches_fdt():
     users = [_module(p) for p in SOURCES if any(n.split(".")[0] == "fdt" for n in _imports(p))]
     assert users == ["dt_tools.blob"]
+
+
+def test_nothing_needs_what_is_for_tests():
+    inside = ROOT / "vsmmu/testing"
+    others = [p for p in SOURCES if not p.is_relative_to(inside)]
+    assert not [
+        p for p in others if re.search(r"import.*\btesting\b|vsmmu\.testing", p.read_text())
+    ]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=_module)

@@ -83,7 +83,7 @@ class Answers:
         for key in [k for k in self._stalls if k[:2] == (smmu.name, device.sid)]:
             del self._stalls[key]
         if isinstance(device, AtsDevice):
-            assert not device._invalidations
+            assert device.silent or not len(device.atc), "translations are left in an ATC"
             device.forget()
 
     # Stalled transactions.

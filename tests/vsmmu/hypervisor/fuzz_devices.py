@@ -94,6 +94,8 @@ class AtsDevice(Device, AtsPort):
         assert self.owner is not None, f"{self.name} is answered, and nobody has it"
         self.answered[prgindex] += 1
         assert self.answered[prgindex] <= self.sent[prgindex], f"{self.name}: never asked"
+        pasids = {entry.ssid if entry.ssv else None for entry in self.asked[prgindex]}
+        assert ssid is None or ssid in pasids, f"{self.name}: answered with another PASID"
         if prgindex in self.told:
             self._judge(prgindex, code)
         super().prg_response(ssid, prgindex, code)

@@ -12,12 +12,16 @@ from vsmmu.smmu.features import Features
 SWITCHES = ("substreams", "httu", "msi", "stalls", "ats", "pri")
 
 
-def drawn(random: Random) -> tuple[Features, Policy]:
-    """Features of the SMMUs and the policy: bare in one of three machines, else any mixture."""
-    bare = random.random() < 1 / 3
-    switches = dict.fromkeys(SWITCHES, False)
-    if not bare:
-        switches = {name: random.random() < 0.7 for name in SWITCHES}
+def drawn(random: Random, *, full: bool) -> tuple[Features, Policy]:
+    """Features of the SMMUs and the policy.
+
+    Bare in one of three machines, everything in one of eight and where `full` says so, else any
+    mixture.
+    """
+    kind = random.random()
+    full, bare = full or kind > 7 / 8, not full and kind < 1 / 3
+    often = 2 if full else 0 if bare else 0.7
+    switches = {name: random.random() < often for name in SWITCHES}
     policy = Policy(
         commands_per_flush=random.choice([4, 64, 64]),
         commands_per_turn=random.choice([3, 16, 64]),
@@ -35,29 +39,29 @@ def drawn(random: Random) -> tuple[Features, Policy]:
         pending_page_requests=random.choice([1, 64]),
         **switches,
     )
-    return _features(random, bare=bare), policy
+    return _features(random, 2 if full else 0.3 if bare else 0.8, bare=bare), policy
 
 
-def _features(random: Random, *, bare: bool) -> Features:
+def _features(random: Random, often: float, *, bare: bool) -> Features:
     """An SMMU may have what the policy does not allow, and the other way round."""
     aidr = random.choice([0, 1, 2])
     features = Features.default(sidsize=24, oas=48, aidr=aidr)
-    if random.random() < (0.3 if bare else 0.8):
+    if random.random() < often:
         features = features.replace(ssidsize=8, cd2l=1)
-    if random.random() < (0.3 if bare else 0.8):
+    if random.random() < often:
         model = StallModel.STALL_AND_TERMINATE
         features = features.replace(
             stall_model=model, stall_max=random.choice([3, 4, 8]), term_model=random.getrandbits(1)
         )
     if bare:
         return features
-    if random.random() < 0.8:
+    if random.random() < often:
         features = features.replace(httu=2)
-    if random.random() < 0.8:
+    if random.random() < often:
         features = features.replace(msi=1)
-    if random.random() < 0.9:
+    if random.random() < often:
         features = features.replace(ats=1)
-        if random.random() < 0.8:
+        if random.random() < often:
             pps = random.getrandbits(1) if features.idr1.ssidsize else 0
             features = features.replace(pri=1, priqs=8, pps=pps)
     if aidr < 2:

@@ -22,7 +22,7 @@ from vsmmu.arch.pri import PriEntry
 from vsmmu.hypervisor.jobs import Job
 from vsmmu.memory import PAGE
 
-from .fuzz_devices import AtsDevice
+from .fuzz_devices import AtsDevice, Device
 from .fuzz_guest import (
     CDS,
     DATA,
@@ -32,6 +32,7 @@ from .fuzz_guest import (
     RAM,
     RAM_PAGES,
     SYNC,
+    TLBI,
     WINDOW,
     WINDOW_PAGES,
 )
@@ -66,7 +67,8 @@ class Rogue(Hostile):
         """To what it was told, and to what it was not."""
         r = self.random
         self.acknowledge()
-        self.write("PRIQ_CONS", self.read("PRIQ_PROD"))
+        if r.random() < 0.6:
+            self.write("PRIQ_CONS", self.read("PRIQ_PROD"))
         commands = [r.choice(ANSWERS)(self) for _ in range(r.choice([1, 2, 5]))]
         self.post([*commands, SYNC][: r.choice([5, 6])])
 
@@ -75,11 +77,16 @@ class Rogue(Hostile):
         sid, stag = r.choice(self.told) if self.told and r.random() < 0.7 else (
             self.stream(), r.choice([*range(8), *STAGS])
         )  # fmt: skip
-        if r.random() < 0.15:
-            sid = self.stream()
+        if r.random() < 0.2:
+            sid = r.choice([*self.ids, self.stream()])
         if self.world.memory.blind and stag in STAGS:
             stag = 0
         return CmdResume.build(sid=sid, stag=stag, ac=r.getrandbits(1), ab=r.getrandbits(1))
+
+    def reply(self, device: Device) -> None:
+        """Success to what a device asks for, and no CMD_SYNC."""
+        told = [found for found in self.paged if found[0] == device.vmaster_id]
+        self.post([CmdPriResp.build(sid=s, prgindex=g, resp=2) for s, g, _ in told])
 
     def _stall_term(self) -> Command:
         return CmdStallTerm.build(sid=self.stream())
@@ -105,12 +112,19 @@ class Rogue(Hostile):
             **(fields if r.random() < 0.3 else {}),
         )  # fmt: skip
 
+    def _target(self) -> int:
+        """Where a message is to go: its mailbox, what others let it read, others' memory."""
+        r = self.random
+        places = [MAILBOX, self.number(), *self.places]
+        if not self.world.memory.blind:
+            places += [self.foreign()] * 2
+        return r.choice(places) + 4 * r.randrange(8) & (1 << 52) - 4
+
     def _sync(self) -> Command:
         r = self.random
-        place = r.choice([MAILBOX, MAILBOX + 4 * r.randrange(1024), self.number()])
         return CmdSync.build(
             cs=r.choice([Cs.IRQ, Cs.IRQ, Cs.SEV, Cs.NONE]), msidata=plain(r.getrandbits(32)),
-            msiaddress=place & (1 << 52) - 4,
+            msiaddress=self._target(),
         )  # fmt: skip
 
     def message(self) -> None:
@@ -118,8 +132,7 @@ class Rogue(Hostile):
         r = self.random
         self.write("IRQ_CTRL", r.choice([0, 0, 7]))
         name = r.choice(SOURCES)
-        place = r.choice([0, MAILBOX, self.number(), self.number()]) & (1 << 52) - 4
-        self.write(f"{name}_IRQ_CFG0", place)
+        self.write(f"{name}_IRQ_CFG0", r.choice([0, self._target(), self._target()]))
         self.write(f"{name}_IRQ_CFG1", plain(r.getrandbits(32)))
         self.write("IRQ_CTRL", 7)
 
@@ -141,6 +154,32 @@ class Rogue(Hostile):
         self.post([CmdCfgiCdAll.build(sid=sid), CmdCfgiSte.build(sid=sid, leaf=1), SYNC])
 
     # Devices.
+
+    def provoke(self) -> None:
+        """An access that may stall, or ask for a page, from a device that is well set up."""
+        r = self.random
+        self.acknowledge()
+        for device in r.sample(self.devices, min(1, len(self.devices))):
+            sid, slot = device.vmaster_id, device.vmaster_id % 8
+            self.put_ste(sid, self.ste(sid))
+            cd = self.cd(slot, s=int(self.stalls), ha=1, hd=1)
+            self.memory.write_words(CDS + 64 * slot, cd.words)
+            # Leaves for the SMMU to write: without access flag, or clean.
+            for page in r.sample(range(8), 2):
+                flags = r.choice([0x343, 1 << 51 | 0x7C3])
+                self.memory.write64(self.leaf(page), DATA + (page << 12) | flags)
+            cfgi = CmdCfgiSte.build(sid=sid, leaf=1), CmdCfgiCdAll.build(sid=sid)
+            commands = [*cfgi, TLBI, SYNC]
+            if isinstance(device, AtsDevice):
+                device.ways = (r.choice(["plain", "ats", "ats"]),)
+                device.silent = r.random() < 0.2
+                commands[2:2] = [CmdAtcInv.build(sid=sid, size_lg2=52)] * (self.ats * 3)
+            self.post(commands)
+            self.world.turns(r.choice([0, 0, 120]))
+            if device.pending < 4:
+                page = r.choice([0x8000, 0x9000, 0xA000, 0])
+                device.read(IOVA + page, r.choice([8, 8, PAGE * 9]))
+                device.write(IOVA, bytes(PAGE * 8))
 
     def forge(self) -> None:
         """A device of its own says what it likes, or nothing at all."""
@@ -186,6 +225,9 @@ class Rogue(Hostile):
     def _page(self) -> int:
         """A page of its address space, most often one that its devices use."""
         r = self.random
+        granted = self.estate.granted
+        if granted and r.random() < 0.3:
+            return r.choice(granted) << 12
         return r.choice([
             DATA + (r.randrange(8) << 12), DATA + (r.randrange(8) << 12),
             WINDOW + (r.randrange(WINDOW_PAGES) << 12), RAM + (r.randrange(RAM_PAGES) << 12),
@@ -204,6 +246,8 @@ class Rogue(Hostile):
             if r.random() < 0.5:
                 self._started("taken", calls.decrease_reservation(self.domain, page, count * PAGE))
             else:
+                if self.estate.holes and r.random() < 0.7:
+                    page = r.choice(self.estate.holes) << 12
                 self._started("given", calls.populate_physmap(self.domain, page, count * PAGE))
             if r.random() < 0.4:
                 self.world.turns(r.randrange(30))
@@ -212,16 +256,25 @@ class Rogue(Hostile):
         """Grants to the others and to itself, mapped and unmapped."""
         r, calls = self.random, self.world.hypervisor.hypercalls
         others = [guest.domain.domid for guest in self.world.guests]
+        rogues = [guest.domain.domid for guest in self.world.hostile]
         for _ in range(r.choice([1, 2, 3])):
-            kind, readonly = r.randrange(8), r.random() < 0.4
+            kind, readonly = r.randrange(8), r.random() < 0.3
             if kind < 2:
-                grantee = r.choice([*others, self.domain.domid, r.randrange(9)])
-                calls.grant_foreign_access(self.domain, grantee, self._page(), readonly=readonly)
+                grantee = r.choice([*others, *rogues, *rogues, r.randrange(9)])
+                self.estate.grant(calls, grantee, self._page(), readonly=readonly)
             elif kind == 2:
-                calls.end_foreign_access(self.domain, r.randrange(4))
+                self.estate.end_grant(calls, r.randrange(4))
             elif kind < 6:
                 place = r.choice([WINDOW + (r.randrange(WINDOW_PAGES) << 12), self._page()])
                 granter, reference = r.choice([*others, r.randrange(9)]), r.choice([0, 0, 1, 2, 3])
+                offers = self.world.land.offers(self.domain)
+                if offers and r.random() < 0.8:
+                    granter, reference, readonly = r.choice(offers)
+                elif self.world.land.ended and r.random() < 0.5:
+                    granter, reference = r.choice(self.world.land.ended)
+                elif self.world.land.grants:
+                    estate, reference = r.choice(list(self.world.land.grants))
+                    granter = estate.domain.domid
                 self.places.append(place & (1 << 48) - PAGE)
                 self._started("grant mapped", calls.map_grant_ref(
                     self.domain, place, granter, reference, readonly=readonly
@@ -231,6 +284,37 @@ class Rogue(Hostile):
                 self._started("grant unmapped", calls.unmap_grant_ref(self.domain, handle))
             if r.random() < 0.3:
                 self.world.turns(r.randrange(30))
+
+    def collude(self) -> None:
+        """A page lent to the other hostile guest, or itself, then given up by one or both."""
+        r, calls = self.random, self.world.hypervisor.hypercalls
+        rogues = self.world.hostile
+        other, page = r.choice([*rogues, rogues[0]]), DATA + (r.randrange(8) << 12)
+        self.estate.grant(calls, other.domain.domid, page, readonly=r.random() < 0.3)
+        offers = self.world.land.offers(other.domain)
+        if not offers:
+            return
+        granter, reference, readonly = offers[-1]
+        # In place of a page that its devices use, or where it has nothing.
+        place = WINDOW + (r.randrange(WINDOW_PAGES) << 12)
+        if r.random() < 0.4:
+            place = DATA + (r.randrange(8) << 12)
+            other._started("taken", calls.decrease_reservation(other.domain, place, PAGE))
+        other._started("grant mapped", calls.map_grant_ref(
+            other.domain, place, granter, reference, readonly=readonly
+        ))  # fmt: skip
+        other.places.append(place)
+        self.world.turns(r.choice([0, 60, 150]))
+        other.dma()
+        if r.random() < 0.6:
+            self._started("taken", calls.decrease_reservation(self.domain, page, PAGE))
+            self._started("given", calls.populate_physmap(self.domain, page, PAGE))
+        if r.random() < 0.3:
+            other._started("taken", calls.decrease_reservation(other.domain, place, PAGE))
+        if r.random() < 0.6:
+            handle = r.choice([0, 0, 1, 2])
+            other._started("grant unmapped", calls.unmap_grant_ref(other.domain, handle))
+        other.dma()
 
 
 ANSWERS = (
@@ -243,5 +327,11 @@ MOVES = (
     Hostile.race, *[Hostile.rewrite_ste] * 3, *[Hostile.rewrite_cd] * 2,
     *[Hostile.rewrite_table] * 2, Hostile.scribble, *[Hostile.dma] * 6,
 )  # fmt: skip
-STAGE2 = (*[Rogue.balloon] * 2, *[Rogue.share] * 2, Rogue.flood)
-FEATURES = (*[Rogue.answer] * 4, Rogue.message, *[Rogue.recast] * 2, *[Rogue.forge] * 3)
+STAGE2 = (*[Rogue.balloon] * 2, *[Rogue.share] * 2, *[Rogue.collude] * 2, Rogue.flood)
+FEATURES = (
+    *[Rogue.answer] * 4,
+    *[Rogue.provoke] * 2,
+    Rogue.message,
+    *[Rogue.recast] * 2,
+    *[Rogue.forge] * 3,
+)

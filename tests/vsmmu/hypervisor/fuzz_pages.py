@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from vsmmu.hypervisor.domain import Domain
 from vsmmu.hypervisor.grants import Gntst
+from vsmmu.hypervisor.hypercalls import Hypercalls
 from vsmmu.hypervisor.hypervisor import Hypervisor
 from vsmmu.hypervisor.jobs import Job
 from vsmmu.hypervisor.stage2 import Change
@@ -30,6 +31,7 @@ class Estate(Holding):
 
     Attributes:
         pages: IPA page number to machine address, as the guest's CPUs see it.
+        holes: numbers of pages that it gave up lately.
         jobs: its hypercalls that have not ended, in order, with what they are.
     """
 
@@ -38,6 +40,7 @@ class Estate(Holding):
         self.domain = domain
         self.jobs: deque[tuple[str, Job[Any]]] = deque()
         self.pages: dict[int, int] = {}
+        self.holes: deque[int] = deque(maxlen=8)
         self.used: Counter[int] = Counter()
         self._writable: Counter[int] = Counter()
         self._write: dict[int, bool] = {}
@@ -51,6 +54,9 @@ class Estate(Holding):
         domain.stage2.clear = self.clear  # type: ignore[method-assign]
 
     def fill(self, ipa: int, pa: int, size: int, *, write: bool = True) -> None:
+        if not self.domain.owned.covers(pa, size):
+            assert size == PAGE
+            self._land.granted(self, pa, write=write)
         self._fill(ipa, pa, size, write=write)
         self._add(ipa, pa, size, write=write)
         self._land.settle()
@@ -65,6 +71,7 @@ class Estate(Holding):
                 self.used[frame] -= 1
                 self._writable[frame] -= self._write.pop(page)
                 self._leaving.append((frame, job))
+                self.holes.append(page)
         self._land.settle()
         return change
 
@@ -88,6 +95,24 @@ class Estate(Holding):
         del self.used[frame]
         del self._writable[frame]
 
+    def grant(self, calls: Hypercalls, mapper: int, ipa: int, *, readonly: bool) -> None:
+        """Let a domid map a page of its own."""
+        found = calls.grant_foreign_access(self.domain, mapper, ipa, readonly=readonly)
+        if found >= 0:
+            grant = Grant(self, mapper, ipa >> PAGE_SHIFT, readonly)
+            self._land.grants[self, found] = grant
+
+    @property
+    def granted(self) -> list[int]:
+        """Numbers of its pages that others may map."""
+        return [grant.page for (estate, _), grant in self._land.grants.items() if estate is self]
+
+    def end_grant(self, calls: Hypercalls, reference: int) -> None:
+        """Take a grant back."""
+        if calls.end_foreign_access(self.domain, reference) == Gntst.OKAY:
+            self._land.grants.pop((self, reference), None)
+            self._land.ended.append((self.domain.domid, reference))
+
     def ended(self) -> bool:
         """What hypercalls that have ended took is beyond reach now; whether there was any."""
         if not self.jobs or not self.jobs[0][1].done:
@@ -101,12 +126,24 @@ class Estate(Holding):
             if job.result != Gntst.GENERAL_ERROR:
                 over.add(job)
         gone = [
-            frame for frame, job in self._leaving
+            (frame, job) for frame, job in self._leaving
             if job in over and not self.domain.withheld.covers(frame << PAGE_SHIFT, PAGE)
         ]  # fmt: skip
-        self._leaving = [entry for entry in self._leaving if entry[0] not in gone]
-        self._land.uncached(self.domain, [frame for frame in gone if not self.used[frame]])
+        self._leaving = [entry for entry in self._leaving if entry not in gone]
+        # A page may have been mapped twice, and be on its way out at the other address.
+        left = {frame for frame, _ in self._leaving}
+        frames = {frame for frame, _ in gone if not self.used[frame]} - left
+        self._land.uncached(self.domain, frames)
         return True
+
+
+class Grant(NamedTuple):
+    """A grant of the page with this number to a domid."""
+
+    granter: Estate
+    mapper: int
+    page: int
+    readonly: bool
 
 
 class Land:
@@ -118,6 +155,10 @@ class Land:
     ) -> None:  # fmt: skip
         self.seen = seen
         self.estates: list[Estate] = []
+        # By granter and reference.
+        self.grants: dict[tuple[Estate, int], Grant] = {}
+        # (granter's domid, reference) of some that were taken back.
+        self.ended: deque[tuple[int, int]] = deque(maxlen=4)
         self.nobody = Holding()
         self._memory = memory
         self._smmus = smmus
@@ -139,7 +180,25 @@ class Land:
         assert not [e for smmu in self._smmus.values() for e in smmu.tlb
                     if e.vmid == estate.domain.vmid], "left in a TLB"  # fmt: skip
         self.estates.remove(estate)
+        for key in [key for key in self.grants if key[0] is estate]:
+            del self.grants[key]
         self.settle()
+
+    def granted(self, mapper: Estate, pa: int, *, write: bool) -> None:
+        """A page that is another domain's was granted for that use."""
+        assert any(
+            grant.mapper == mapper.domain.domid and not (write and grant.readonly)
+            and grant.granter.pages.get(grant.page) == pa
+            for grant in self.grants.values()
+        ), f"{pa:#x} is mapped without a grant"  # fmt: skip
+
+    def offers(self, domain: Domain) -> list[tuple[int, int, bool]]:
+        """(granter's domid, reference, readonly) of what a domain may map."""
+        return [
+            (granter.domain.domid, reference, grant.readonly)
+            for (granter, reference), grant in self.grants.items()
+            if grant.mapper == domain.domid
+        ]
 
     def settle(self) -> None:
         """Work out anew who may reach what."""

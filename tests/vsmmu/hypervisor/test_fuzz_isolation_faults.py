@@ -11,6 +11,7 @@ from vsmmu.hypervisor.host_smmu import HostSmmu
 from vsmmu.hypervisor.vsmmu import VSmmu
 from vsmmu.queue import Ring
 
+from . import fuzz_faults, fuzz_faults_pages
 from .fuzz_isolation import World
 
 SEEDS, STEPS = 40, 300
@@ -136,17 +137,23 @@ FAULTS = (
 )  # fmt: skip
 
 
-def runs() -> None:
+MORE = fuzz_faults.FAULTS + fuzz_faults_pages.FAULTS
+
+
+def runs(*, full: bool) -> None:
     for seed in range(SEEDS):
-        World(seed).run(STEPS)
+        World(seed, full=full).run(STEPS)
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_found(monkeypatch, fault):
+@pytest.mark.parametrize(
+    ("fault", "full"),
+    [*[(f, False) for f in FAULTS + fuzz_faults.UNOFFERED], *[(f, True) for f in MORE]],
+)  # fmt: skip
+def test_a_fault_is_found(monkeypatch, fault, full):
     fault(monkeypatch)
     with pytest.raises(AssertionError):
-        runs()
+        runs(full=full)
     # An error of the fault itself would be no AssertionError; without it the first world is well.
     monkeypatch.undo()
-    World(0).run(10)
+    World(0, full=full).run(10)
