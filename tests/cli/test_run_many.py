@@ -69,6 +69,36 @@ def test_the_example_of_the_documentation(folder, capsys):
     assert [case.attrib["name"] for case in root.iter("testcase")] == ["seed 1", "seed 2", "seed 3"]
 
 
+def test_the_sample_with_actors(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    code, out, _ = vsmmu(capsys, "run", "samples/busy.toml")
+    assert code == 0
+    assert re.sub(r"\d+ units", "N units", out).splitlines() == [
+        "ok      samples/busy.toml seed 1: 2 steps, 3 actors, N units of virtual time",
+        "ok      samples/busy.toml seed 2: 2 steps, 3 actors, N units of virtual time",
+        "2 runs of 1 scenario: 2 as expected",
+    ]
+
+
+def test_one_run_with_an_actor_is_golden(folder, capsys, update_goldens):
+    text = PLACE.replace('"static", operations = 3', '"faulting", operations = 3, note = "why"')
+    (folder / "x.toml").write_text(text.replace('"red", dev', '"red", events = 9, dev'))
+    code, out, _ = vsmmu(capsys, "run", "x.toml")
+    assert code == 3
+    golden = ROOT / "tests/golden/run-actor.txt"
+    if update_goldens:
+        golden.write_text(out)
+    assert out == golden.read_text()
+
+
+def test_a_summary_of_several_is_json(folder, capsys):
+    code, _, err = vsmmu(capsys, "run", "s/b", "--summary")
+    reason = "2 runs; give one scenario and seed, or --json"
+    assert (code, err) == (1, f"vsmmu: --summary: {reason}\n")
+    _, out, _ = vsmmu(capsys, "run", "s/b", "--summary", "--json")
+    assert all("summary" in run for run in json.loads(out)["runs"])
+
+
 LINES = [
     "FAILED  s/a.toml seed 0: 1 actor, N units of virtual time",
     f"        s/a.toml:{WRONG}",
