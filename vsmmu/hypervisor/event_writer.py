@@ -48,7 +48,7 @@ class EventWriter:
             # Not writable for another reason than being full: no overflow (§7.2).
             self._vsmmu.counters["event dropped"] += 1
         elif len(self._pending) >= self._policy.pending_events or self._too_many(event.sid):
-            self._overflow()
+            self.overflow()
         else:
             self._pending.append(event)
             self.accepted += 1
@@ -122,7 +122,7 @@ class EventWriter:
         if not self.open:
             self._vsmmu.counters["event dropped"] += 1
         elif self.full:
-            self._overflow()
+            self.overflow()
         elif not self.place(event):
             self._vsmmu.counters["event dropped"] += 1
 
@@ -146,8 +146,11 @@ class EventWriter:
     def _aborted(self) -> bool:
         return bool(self._vsmmu.regs.gerror_active & _EVENTQ_ABT_ERR)
 
-    def _overflow(self) -> None:
-        """Toggle OVFLG unless an overflow is unacknowledged; only while the queue is enabled."""
+    def overflow(self) -> None:
+        """A record is lost: toggle OVFLG unless an overflow is unacknowledged.
+
+        Only while the queue is enabled (§7.4).
+        """
         regs = self._vsmmu.regs
         self._vsmmu.counters["event overflow"] += 1
         if not regs.cr0.eventqen:

@@ -113,7 +113,8 @@ class GrantTable:
         entry = self._entries.get(granter, {}).get(reference)
         if entry is None:
             return Gntst.BAD_GNTREF
-        if entry.grantee != domain.domid or (entry.readonly and not readonly):
+        # A page at two addresses of its owner could be given up at one and kept at the other.
+        if granter is domain or entry.grantee != domain.domid or (entry.readonly and not readonly):
             return Gntst.PERMISSION_DENIED
         if len(mappings) >= self._policy.grant_mappings:
             return Gntst.NO_DEVICE_SPACE

@@ -86,6 +86,7 @@ class HostSmmu:
         hardware: the physical model.
         memory, pages: where queues and tables are put.
         on_event: told every event record that the SMMU wrote.
+        on_overflow: told when its event queue was full, so that records are lost.
         on_request: told every page request, where the policy has the PRI queue used.
         trace: told of each batch that somebody waits for.
     """
@@ -99,6 +100,7 @@ class HostSmmu:
         policy: Policy,
         on_event: Callable[[HostSmmu, Event], None],
         on_request: Callable[[HostSmmu, PriEntry], None],
+        on_overflow: Callable[[HostSmmu], None],
         trace: Trace | None = None,
     ) -> None:
         self.path = path
@@ -125,6 +127,7 @@ class HostSmmu:
         self.event_reader = QueueReader(
             f"events {path}", "EVENTQ", eventq, memory, events.decode, self._read, self._write,
             self.counters, "events", lambda event: on_event(self, event),
+            lambda: on_overflow(self),
         )  # fmt: skip
         self.uses_pri = int(policy.pri and self.idr0.pri)
         priq = self._ring(min(log2, self.idr1.priqs), PriEntry.size) if self.uses_pri else None

@@ -82,6 +82,7 @@ class Hypervisor:
                 self.policy,
                 self.reports.event,
                 self.reports.page_request,
+                self.reports.overflow,
                 trace,
             )
             for path, hw in hardware.items()

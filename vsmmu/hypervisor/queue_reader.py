@@ -30,6 +30,7 @@ class QueueReader(Generic[_Record]):
         read, write: the SMMU's registers by name.
         counters: takes `counted`, for each record, and `counted` with " overflow".
         on_record: told every record.
+        on_overflow: called when an overflow is acknowledged: records were lost.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class QueueReader(Generic[_Record]):
         counters: Counter[str],
         counted: str,
         on_record: Callable[[_Record], None],
+        on_overflow: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self.bell = Bell()
@@ -56,9 +58,11 @@ class QueueReader(Generic[_Record]):
         self._counters = counters
         self._counted = counted
         self._on_record = on_record
+        self._on_overflow = on_overflow
         # Records taken since boot; the low bits are the queue's index.
         self._taken = 0
-        # PROD when there was nothing to take and no overflow.
+        # PROD when there was nothing to take and no overflow. Valid until something is
+        # taken: PROD could then be the same beside a full queue.
         self._quiet: int | None = None
 
     def boot(self) -> None:
@@ -100,8 +104,10 @@ class QueueReader(Generic[_Record]):
         overflow = prod.ovflg != acknowledged and done == pending
         if overflow:
             self._counters[self._counted + " overflow"] += 1
+            self._on_overflow()
             acknowledged = prod.ovflg
         if done or overflow:
+            self._quiet = None
             cons = EventqCons.build(rd=ring.clip(self._taken), ovackflg=acknowledged)
             self._write(self._cons, cons.raw)
         elif not pending:

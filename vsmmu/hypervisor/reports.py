@@ -64,6 +64,13 @@ class Reports:
         else:
             self._keep(host, event, "withdrawn StreamID")
 
+    def overflow(self, host: HostSmmu) -> None:
+        """An SMMU lost records, of nobody knows which streams: the queues of all tell (§7.4)."""
+        behind = (vsmmu for (path, _), (vsmmu, _) in self._owner.items() if path == host.path)
+        for vsmmu in dict.fromkeys(behind):
+            if vsmmu.enabled:
+                vsmmu.event_writer.overflow()
+
     def page_request(self, host: HostSmmu, entry: PriEntry) -> None:
         """To the owner; what has none fails at once, so that no device waits for it (§8.2)."""
         found = self._owner.get((host.path, entry.sid))

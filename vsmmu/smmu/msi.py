@@ -108,6 +108,9 @@ class Messages:
             self._write("cmdq-sync", address, command.msidata, command.msiattr, command.msh)
 
     def _address(self, name: str) -> int:
+        if not self._mask:
+            # Without IDR0.MSI there is no PRIQ_IRQ_CFG0.
+            return 0
         return _ADDR.of((self._regs[f"{name}_IRQ_CFG0"],)) & self._mask
 
     def _write(self, source: str, address: int, data: int, memattr: int, sh: int) -> None:

@@ -12,12 +12,12 @@ from vsmmu.arch.commands import (
     CmdTlbiNhVa,
     Command,
 )
-from vsmmu.arch.registers import BY_NAME, REGISTERS, Cerror, CmdqCons, QueueBase
+from vsmmu.arch.registers import Cerror, CmdqCons, QueueBase
 from vsmmu.arch.stream_table import L1Std, Ste
 
 from .fuzz_guest import (
+    BY_NAME,
     CDS,
-    ENABLED,
     HIGH,
     IOVA,
     LEVEL2,
@@ -27,11 +27,12 @@ from .fuzz_guest import (
     SYNC,
     TABLES,
     TLBI,
+    WINDOW_PAGES,
     Guest,
 )
-from .fuzz_memory import SIDS, VMIDS, plain
+from .fuzz_memory import SIDS, STAGS, VMIDS, plain
 
-OFFSETS = [r.offset for r in REGISTERS]
+OFFSETS = [r.offset for r in BY_NAME.values()]
 
 
 class Hostile(Guest):
@@ -55,15 +56,17 @@ class Hostile(Guest):
         if kind < 2:
             return r.choice([0, 1, 3, 0xFFFF_FFFF, (1 << 64) - 1, 1 << r.randrange(64)])
         if kind < 5:
-            return RAM + (r.randrange(RAM_PAGES) << 12) + r.choice([0, 0, 8, 64, 0xFF8])
+            pages = RAM_PAGES + r.choice([0, 0, WINDOW_PAGES])
+            return RAM + (r.randrange(pages) << 12) + r.choice([0, 0, 8, 64, 0xFF8])
         if kind == 5 and not self.world.memory.blind:
-            return r.choice([self.foreign(), self.foreign(), *VMIDS, *SIDS])
+            return r.choice([self.foreign(), self.foreign(), *VMIDS, *SIDS, *STAGS])
         return plain(r.getrandbits(r.choice([8, 12, 20, 32, 48, 64])))
 
     def foreign(self) -> int:
         """The machine address of a page of another guest's."""
-        other = self.random.choice([g for g in self.world.guests if g is not self])
-        return min(other.frames) + self.random.randrange(RAM_PAGES) << 12
+        others = [g for g in self.world.guests if g is not self and g.estate.frames]
+        other = self.random.choice(others)
+        return self.random.choice(sorted(other.estate.frames)) << 12
 
     def point(self) -> None:
         """A structure of its own at another guest's memory, if it knows where that is."""
@@ -79,7 +82,7 @@ class Hostile(Guest):
         base = QueueBase.build(addr=place & (1 << 52) - 32, log2size=r.choice([0, 4, 8]))
         for register, value in (("BASE", base.raw), ("PROD", 1), ("CONS", 0)):
             self.write(f"{name}_{register}", value)
-        self.write("CR0", ENABLED)
+        self.write("CR0", self.enabled)
 
     def poke(self) -> None:
         r = self.random
@@ -92,16 +95,21 @@ class Hostile(Guest):
         """Enables on and off, GBPA, errors acknowledged: what races with updates."""
         r = self.random
         for _ in range(r.randrange(1, 4)):
-            self.write("CR0", r.choice([ENABLED, ENABLED, ENABLED, 0xC, 9, 5, 0]))
+            self.write("CR0", r.choice([*[self.enabled] * 3, 0x1F, 0xC, 9, 5, 0]))
             if r.random() < 0.3:
                 self.write("GBPA", 1 << 31 | r.getrandbits(1) << 20)
             self.world.turns(r.randrange(6))
         self.acknowledge()
 
+    def stream(self) -> int:
+        """A StreamID, of its own or of anybody's."""
+        r = self.random
+        return r.choice([*self.ids, *range(32), self.number() & 0xFFFF_FFFF])
+
     def command(self) -> Command:
         r = self.random
         kind = r.randrange(8)
-        sid = r.choice([*self.ids, *range(32), self.number() & 0xFFFF_FFFF])
+        sid = self.stream()
         if kind == 0:
             return CmdCfgiSte.build(sid=sid, leaf=r.getrandbits(1))
         if kind == 1:
@@ -183,7 +191,9 @@ class Hostile(Guest):
     def rewrite_table(self) -> None:
         r = self.random
         place = r.choice([TABLES, TABLES + 0x1000, *(self.leaf(n) for n in range(8))])
-        word = r.choice([self.number() & ~0xFFF | 0x743, self.number() | 3, self.number()])
+        # With and without access flag, clean and dirty.
+        word = self.number() & ~0xFFF | r.choice([0x743, 0x743, 0x343, 1 << 51 | 0x3C3])
+        word = r.choice([word, self.number() | 3, self.number()])
         self.memory.write64(place, word)
         if r.random() < 0.5:
             self.post([r.choice([TLBI, CmdTlbiNhAsid.build(asid=r.randrange(10))])])
@@ -213,11 +223,3 @@ class Hostile(Guest):
             device.write(iova, data[:size], ssid=ssid)
         else:
             device.read(iova, size, ssid=ssid, instr=r.random() < 0.2, priv=r.random() < 0.2)
-
-
-# As often as they are here.
-MOVES = (
-    *[Hostile.poke] * 2, Hostile.switch, *[Hostile.commands] * 3, Hostile.jump, Hostile.point,
-    Hostile.race, *[Hostile.rewrite_ste] * 3, *[Hostile.rewrite_cd] * 2,
-    *[Hostile.rewrite_table] * 2, Hostile.scribble, *[Hostile.dma] * 6,
-)  # fmt: skip

@@ -6,125 +6,67 @@ StreamIDs are the same on all SMMUs and belong to another guest on each.
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from random import Random
+from typing import Any
 
 from vsmmu.arch.commands import (
+    CmdAtcInv,
     CmdCfgiCd,
     CmdCfgiCdAll,
     CmdCfgiSte,
+    CmdPriResp,
+    CmdResume,
+    CmdStallTerm,
     CmdTlbiNhAll,
     CmdTlbiNhAsid,
     CmdTlbiNhVa,
     CmdTlbiNhVaa,
+    CmdTlbiS2Ipa,
+    CmdTlbiS12Vmall,
     Command,
 )
-from vsmmu.arch.events import EVENTS, Event, EventClass, decode
+from vsmmu.arch.events import EVENTS, decode
+from vsmmu.arch.pri import PriEntry
 from vsmmu.arch.stream_table import LIVE, STAGE2, Ste
+from vsmmu.hypervisor.event_writer import EventWriter
 from vsmmu.hypervisor.host_smmu import HYPERVISOR, Done, HostSmmu
-from vsmmu.hypervisor.hypervisor import Hypervisor
+from vsmmu.hypervisor.hypervisor import HypercallError, Hypervisor
+from vsmmu.hypervisor.jobs import Job, Jobs
 from vsmmu.hypervisor.policy import Policy
-from vsmmu.hypervisor.reports import Reports
-from vsmmu.scheduler import Scheduler
-from vsmmu.smmu.features import Features
-from vsmmu.smmu.port import DevicePort, Request
+from vsmmu.hypervisor.pri import PriWriter
+from vsmmu.hypervisor.vsmmu import VSmmu
+from vsmmu.scheduler import Engine
 from vsmmu.smmu.smmu import Smmu
 
-from .fuzz_guest import BASE, CDS, ENABLED, Guest
-from .fuzz_hostile import MOVES, Hostile
-from .fuzz_memory import SIDS, Judged, WatchedMemory, leaks
+from .fuzz_answers import Answers
+from .fuzz_devices import AtsDevice, Device, judge_completions, watch_requests
+from .fuzz_guest import BASE, CDS, Guest
+from .fuzz_judges import JudgedReports, Turns, held
+from .fuzz_machine import drawn
+from .fuzz_memory import ANYBODY, SIDS, VMIDS, Judged, WatchedMemory, leaks
+from .fuzz_moves import Rogue
+from .fuzz_pages import Land
 from .fuzz_victim import Victim
 
 SMMUS = ("a", "b", "c")
 MACHINE_SIZE = 0x80_0000
 # Looks at memory for one unit of work: a walk of five levels whose descriptors are behind a stage 2
-# of four, its CD and its STE; SMMUs that read ahead do more of this.
-LOOKS, AHEAD = 120, 1500
+# of four, its CD and its STE; SMMUs that read ahead do more of this, an access by way of an ATC
+# asks up to three times. A page that a hypercall moves is looked up a few times.
+LOOKS, AHEAD, ATS_LOOKS, PAGE_LOOKS = 120, 1500, 400, 12
 # A random order may leave an engine out for a while; round robin does not.
 SLACK = 3
 PHASES = 3
 # Things that a vSMMU or a driver holds; registers, counters and names are a hundred of them.
 HELD = 600
-DATA = EventClass.IN
-# What of an STE may differ from the stage 2 that its owner has.
-_ALLOWED = Ste.mask(
-    "v", "config", "shcfg", "s1stalld",
-    "s1fmt", "s1ctxptr", "s1cdmax", "s1dss", "s1cir", "s1cor", "s1csh",
-)  # fmt: skip
 # What guests cause: a VMID or a StreamID says whose each is.
 _OWNED = (
-    CmdCfgiSte,
-    CmdCfgiCd,
-    CmdCfgiCdAll,
-    CmdTlbiNhAll,
-    CmdTlbiNhAsid,
-    CmdTlbiNhVa,
-    CmdTlbiNhVaa,
-)
-
-
-def held(part: object) -> int:
-    """How much the lists, queues and maps of a part of the hypervisor hold."""
-    values = list(vars(part).values())
-    for value in values:
-        if isinstance(value, dict):
-            values += value.values()
-        elif isinstance(value, list | deque | set):
-            values += value
-    return len(values)
-
-
-class Turns(Scheduler):
-    """Counts turns: virtual time if every engine used its whole budget.
-
-    `awaited` is asked after each; `reached` is the turn in which it was so.
-    """
-
-    def __init__(self, seed: int, budget: int) -> None:
-        super().__init__(seed, budget)
-        self.turns = self.reached = 0
-        self.awaited: Callable[[], bool] | None = None
-
-    def step(self) -> int:
-        self.turns += 1
-        done = super().step()
-        if self.awaited is not None and self.awaited():
-            self.reached, self.awaited = self.turns, None
-        return done
-
-
-class Device(DevicePort):
-    """A device whose transfers are judged: they go to pages of whoever has the stream."""
-
-    def __init__(self, world: World, smmu: Smmu, sid: int) -> None:
-        super().__init__(f"device {smmu.name} {sid:#x}", smmu, sid)
-        self.world = world
-        self.owner: Guest | None = None
-        self.vmaster_id = 0
-
-    def _transfer(self, request: Request, pa: int, size: int) -> bytes | None:
-        assert self.owner is not None, f"{self.name} reached {pa:#x}, and nobody has it"
-        assert pa >> 12 in self.owner.frames, f"{self.name} reached {pa:#x}"
-        self.world.seen["transfer"] += 1
-        return super()._transfer(request, pa, size)
-
-
-class JudgedReports(Reports):
-    """What hardware reports goes to the stream's guest alone, and not what is stage 2's."""
-
-    world: World
-
-    def event(self, host: HostSmmu, event: Event) -> None:
-        guests = self.world.guests
-        before = [guest.vsmmu.event_writer.accepted for guest in guests]
-        super().event(host, event)
-        for guest, accepted in zip(guests, before, strict=True):
-            if guest.vsmmu.event_writer.accepted != accepted:
-                assert self.world.devices[host.path, event.sid].owner is guest, event
-                assert not (getattr(event, "s2", 0) and getattr(event, "cls", 0) == DATA), event
-        self.world.seen["reported"] += 1
+    CmdCfgiSte, CmdCfgiCd, CmdCfgiCdAll, CmdTlbiNhAll, CmdTlbiNhAsid, CmdTlbiNhVa, CmdTlbiNhVaa,
+    CmdTlbiS2Ipa, CmdTlbiS12Vmall, CmdAtcInv, CmdPriResp, CmdResume, CmdStallTerm,
+)  # fmt: skip
 
 
 class World:
@@ -136,83 +78,109 @@ class World:
         self.memory = WatchedMemory(MACHINE_SIZE)
         fair = random.random() < 0.5
         self.scheduler = Turns(0 if fair else seed + 1, random.choice([2, 4, 16, 16, 64]))
-        policy = Policy(
-            commands_per_flush=random.choice([4, 64, 64]),
-            commands_per_turn=random.choice([3, 16, 64]),
-            pending_events=random.choice([2, 64]),
-            refusals_kept=random.choice([3, 32]),
-            physical_queue_log2=random.choice([2, 5, 8, 8]),
-        )
-        features = Features.default(sidsize=24, oas=48, aidr=random.choice([0, 1, 2]))
-        if random.random() < 0.3:
-            features = features.replace(ssidsize=8, cd2l=1)
-        if random.random() < 0.3:
-            features = features.replace(stall_model=0, stall_max=4)
-        caching = random.choice(["none", "normal", "normal", "hostile"])
-        self.smmus = {name: Smmu(name, self.memory, features, caching=caching) for name in SMMUS}
-        self.hypervisor = Hypervisor(self.memory, self.scheduler, self.smmus, policy)
-        judged = JudgedReports(self.hypervisor._owner, None)
-        judged.world, judged.kept = self, self.hypervisor.kept
-        for host in self.hypervisor.hosts.values():
+        features, policy = drawn(random)
+        self.caching = random.choice(["none", "normal", "normal", "hostile"])
+        self.smmus = {
+            name: Smmu(name, self.memory, features, caching=self.caching) for name in SMMUS
+        }
+        self.hypervisor = hv = Hypervisor(self.memory, self.scheduler, self.smmus, policy)
+        judged = JudgedReports(hv._owner, None)
+        judged.world, judged.kept = self, hv.kept
+        for host in hv.hosts.values():
             host.event_reader._on_record = partial(judged.event, host)
-        each = AHEAD if caching == "hostile" else LOOKS
+            host.pri_reader._on_record = partial(judged.page_request, host)
+        self.answers = Answers(self)
         for smmu in self.smmus.values():
             for engine in smmu.engines:
                 self.scheduler.add(engine)
-        # It reads ahead of every command, the CDs of all streams included.
-        self.ahead = self.smmus.values() if caching == "hostile" else ()
-        self.hypervisor.boot()
+            judge_completions(smmu)
+            watch_requests(self, smmu)
+            self.answers.watch(smmu)
+        hv.boot()
+        hv._free_vmid = self.free_vmid  # type: ignore[method-assign]
+        self.land = Land(self.memory, hv, self.smmus, self.seen)
+        self.vmids: dict[int, int] = {}
+        self.judges: dict[str, Judged] = {}
+        self.arriving: Guest | None = None
+        self._wire()
         self.guests: list[Guest] = []
-        kinds = [Victim, Hostile, Hostile]
+        kinds = [Victim, Rogue, Rogue]
         random.shuffle(kinds)
         for index, kind in enumerate(kinds):
             self.guests.append(kind(self, index))
         (self.victim,) = (guest for guest in self.guests if isinstance(guest, Victim))
-        self.hostile = [guest for guest in self.guests if isinstance(guest, Hostile)]
-        self._wire(each)
+        self.dying: dict[Guest, Job[None]] = {}
+        for i, name in enumerate(SMMUS):
+            for k, sid in enumerate(SIDS):
+                self.give(self.devices[name, sid], self.guests[(i + k) % 3])
+        self.places = {hv.hosts[name].table.address(sid): (name, sid) for name, sid in self.devices}
+        self.memory.entries = set(self.places)
         self.latency = self._latency(policy, fair=fair)
         for guest in self.guests:
             guest.program()
+            self.victim.share(guest)
         assert self.scheduler.run_until_idle()
         self.life = self.victim.life()
         self.memory.blind = random.random() < 0.6
-        for guest in self.hostile:
-            guest.racing.chance = random.choice([0, 0.02, 0.1])
+        self.chance = random.choice([0, 0.02, 0.1])
+        for rogue in self.hostile:
+            rogue.racing.chance = self.chance
 
-    def _wire(self, each: int) -> None:
-        """Assign the streams, and put a judge before every engine."""
-        hv, guests, frames = self.hypervisor, self.guests, self.memory.frames
-        self.everyone = frozenset(self.memory.readable)
+    @property
+    def hostile(self) -> list[Rogue]:
+        """The hostile guests that are alive."""
+        return [g for g in self.guests if isinstance(g, Rogue) and not g.domain.dying]
+
+    def free_vmid(self) -> int:
+        """As the hypervisor finds one, of numbers that no guest knows."""
+        used = {domain.vmid for domain in self.hypervisor.domains.values()}
+        return self.random.choice([vmid for vmid in VMIDS if vmid not in used])
+
+    def _wire(self) -> None:
+        """Devices, and a judge before every engine that is there or will be."""
+        hv, random = self.hypervisor, self.random
         for host in hv.hosts.values():
             self._listen(host)
         self.devices: dict[tuple[str, int], Device] = {}
-        for i, name in enumerate(SMMUS):
-            for k, sid in enumerate(SIDS):
-                device = self.devices[name, sid] = Device(self, self.smmus[name], sid)
-                self.give(device, guests[(i + k) % 3])
-        self.places = {hv.hosts[name].table.address(sid): (name, sid) for name, sid in self.devices}
-        self.memory.entries = set(self.places)
-        self.judges: dict[str, Judged] = {}
-        for engine in (*self.scheduler.engines, *self.devices.values()):
-            owner = getattr(engine, "owner", None)
-            racing = None
-            for guest in guests:
-                if engine is guest.vsmmu or engine is guest.vsmmu.event_writer:
-                    owner, racing = guest, guest.racing
-            strangers = self.everyone - owner.frames if owner is not None else self.everyone
-            if any(engine is smmu.cmdq for smmu in self.ahead):
-                strangers = frozenset()
-            judge = Judged(engine, frames, strangers, each, racing)
-            self.judges[engine.name] = judge
-            if not isinstance(engine, Device):
-                self.scheduler.remove(engine)
-            self.scheduler.add(judge)
+        for name in SMMUS:
+            smmu = self.smmus[name]
+            for sid in SIDS:
+                kind = AtsDevice if smmu.features.ats and random.random() < 0.7 else Device
+                self.devices[name, sid] = kind(self, smmu, sid)
+        for engine in self.scheduler.engines:
+            self.scheduler.remove(engine)
+            self.scheduler.add(self.judged(engine))
+        self.scheduler.judge = self.judged
+        for device in self.devices.values():
+            self.scheduler.add(device)
+
+    def judged(self, engine: Engine) -> Judged:
+        """An engine with a judge before it; those of a vSMMU are the arriving guest's."""
+        each = AHEAD if self.caching == "hostile" else LOOKS
+        holding: Any = self.land.nobody
+        racing = after = None
+        if isinstance(engine, VSmmu | EventWriter | PriWriter):
+            assert self.arriving is not None
+            holding, racing = self.arriving.estate, self.arriving.racing
+        elif isinstance(engine, Jobs):
+            each += PAGE_LOOKS * self.hypervisor.policy.stage2_pages_per_step
+            after = self.land.sweep
+        elif isinstance(engine, AtsDevice):
+            each = max(each, ATS_LOOKS)
+        # It reads ahead of every command, the CDs of all streams included.
+        if self.caching == "hostile" and any(engine is s.cmdq for s in self.smmus.values()):
+            holding = ANYBODY
+        judge = Judged(engine, self.memory.frames, holding, each, racing, after)
+        self.judges[engine.name] = judge
+        return judge
 
     def _listen(self, host: HostSmmu) -> None:
         """What is submitted names the owner's VMID and streams alone."""
-        original, vmids = host.submit, {g.domain.domid: g.domain.vmid for g in self.guests}
+        original, vmids = host.submit, self.vmids
 
-        def submit(owner: int, commands: Sequence[Command], done: Done | None = None) -> None:
+        def submit(
+            owner: int, commands: Sequence[Command], done: Done | None = None, **watch: Any
+        ) -> None:
             for command in commands:
                 assert not any(command.reserved()), command
                 if owner == HYPERVISOR:
@@ -226,7 +194,7 @@ class World:
                     assert device.owner is not None, command
                     assert device.owner.domain.domid == owner, command
             self.seen["submitted"] += len(commands)
-            original(owner, commands, done)
+            original(owner, commands, done, **watch)
 
         host.submit = submit  # type: ignore[method-assign]
 
@@ -235,28 +203,47 @@ class World:
 
         Before it are a batch of every owner, what their flushes left in the queue, and the records
         of a whole queue, no faster than a budget or a queue a round. The phases of an STE's update
-        wait as long, each of them.
+        wait as long, each of them. With ATS a CMD_SYNC may wait for a device to answer, and for the
+        driver where it does not; a CMD_ATC_INV and a CMD_SYNC are two commands.
         """
         budget, queue = self.scheduler.budget, 1 << policy.physical_queue_log2
         owners = len(self.guests) + 1
         batch = min(policy.commands_per_turn, queue - 1) + 1
         work = owners * batch + min(queue, owners * (policy.commands_per_flush + 2)) + queue
-        rounds = (PHASES + 1) * (8 + work // min(budget, queue))
-        return rounds * len(self.scheduler.engines) * (1 if fair else SLACK)
+        rounds = 8 + work // min(budget, queue)
+        if policy.ats:
+            rounds += 2 * (owners * batch + queue) // 2
+        return (PHASES + 1) * rounds * len(self.scheduler.engines) * (1 if fair else SLACK)
 
-    # Streams.
+    # Streams and guests.
 
     def give(self, device: Device, guest: Guest) -> None:
         """The guest has the stream from now on, under a free vMasterID."""
         taken = guest.vsmmu.streams
         device.vmaster_id = self.random.choice([i for i in guest.ids if i not in taken])
         device.owner = guest
+        self.judges[device.name].holding = guest.estate
         guest.devices.append(device)
-        self.hypervisor.assign(guest.vsmmu, device.vmaster_id, device.smmu.name, device.sid)
+        try:
+            self.hypervisor.assign(guest.vsmmu, device.vmaster_id, device.smmu.name, device.sid)
+        except HypercallError:
+            assert (device.smmu.name, device.sid) in self.hypervisor._quarantined
+            self.lose(device)
+
+    def lose(self, device: Device) -> None:
+        """Nobody has the stream."""
+        assert device.owner is not None
+        self.answers.forget(device)
+        device.owner.devices.remove(device)
+        device.owner = None
+        self.judges[device.name].holding = self.land.nobody
 
     def move(self) -> None:
         """Hot-unplug: a hostile guest's stream goes to the other one, or back, its device busy."""
-        device = self.random.choice([d for g in self.hostile for d in g.devices])
+        devices = [d for g in self.hostile for d in g.devices]
+        if not devices:
+            return
+        device = self.random.choice(devices)
         old = device.owner
         assert old is not None
         new = self.random.choice(self.hostile)
@@ -270,17 +257,49 @@ class World:
             old.put_ste(sid, old.ste(sid, config=random.choice([0, 4, 5, 5, 5]), **fields))
             old.post([CmdCfgiSte.build(sid=sid, leaf=1)])
             self.turns(random.randrange(200))
-        old.devices.remove(device)
+        self.calm(device)
         self.hypervisor.deassign(old.vsmmu, old.vsmmu.streams[device.vmaster_id])
+        self.lose(device)
         if not any(other.smmu is device.smmu for other in old.devices):
             assert not [e for e in device.smmu.tlb if e.vmid == old.domain.vmid], "left in the TLB"
             self.seen["last moved"] += 1
-        device.owner = None
-        self.judges[device.name].strangers = self.everyone
         self.turns(self.random.randrange(20))
-        self.judges[device.name].strangers = self.everyone - new.frames
         self.give(device, new)
         self.seen["moved"] += 1
+
+    def calm(self, device: Device) -> None:
+        """One that answers no invalidation is nobody's any more, so most do at the end."""
+        if isinstance(device, AtsDevice) and self.random.random() < 0.9:
+            device.silent = False
+
+    def overflows(self) -> int:
+        """How often physical event queues were full."""
+        return sum(smmu.counters["event.overflow"] for smmu in self.smmus.values())
+
+    def destroy(self, guest: Guest) -> None:
+        """From now on it only disappears."""
+        for device in guest.devices:
+            self.calm(device)
+        self.dying[guest] = self.hypervisor.destroy_domain(guest.domain)
+
+    def reap(self) -> None:
+        """Guests that are gone have left nothing; others take their places, and their VMIDs."""
+        for old, job in list(self.dying.items()):
+            if not job.done:
+                continue
+            del self.dying[old]
+            devices = list(old.devices)
+            for device in devices:
+                self.lose(device)
+            self.land.remove(old.estate)
+            self.seen += old.vsmmu.counters
+            self.seen["destroyed"] += 1
+            new = self.guests[old.index] = Rogue(self, old.index)
+            new.racing.chance = self.chance
+            for device in devices:
+                self.give(device, new)
+            self.victim.share(new)
+            new.program()
 
     # Judges.
 
@@ -297,13 +316,21 @@ class World:
 
     def record(self, guest: Guest, words: tuple[int, ...]) -> None:
         """A record for a guest: of its streams, of its own stage, and all named."""
+        if len(words) == PriEntry.dwords:
+            self.answers.asked(guest, words)
+            return
         event = decode(words)
         assert event.number in EVENTS, event
         assert not any(event.reserved()), event
         assert event.sid in guest.ids, event
         assert not (self.memory.blind and leaks(words)), event
-        for name in ("s2", "ipa", "stag", "stall", "reason", "gpcf"):
+        for name in ("s2", "ipa", "reason", "gpcf"):
             assert not getattr(event, name, 0), event
+        if getattr(event, "stall", 0):
+            assert guest.stalls, event
+            self.answers.told(guest, event)
+        else:
+            assert not getattr(event, "stag", 0), event
         self.seen[event.name] += 1
 
     def entries(self) -> None:
@@ -318,8 +345,8 @@ class World:
             guest = self.devices[name, sid].owner
             assert guest is not None, (name, hex(sid), ste)
             assert ste.config & STAGE2, ste
-            assert not ste.s1cdmax, ste
-            for word, (mask, ours), theirs in zip(words, guest.stage2, _ALLOWED, strict=True):
+            assert ste.s1cdmax <= guest.vsmmu.idr1.ssidsize, ste
+            for word, (mask, ours), theirs in zip(words, guest.stage2, guest.theirs, strict=True):
                 assert word & mask == ours, ste
                 assert not word & ~(mask | theirs), ste
             self.seen["ste"] += 1
@@ -340,9 +367,12 @@ class World:
             assert len(guest.vsmmu.event_writer._pending) <= policy.pending_events
             assert len(guest.vsmmu.refusals.first) <= policy.refusals_kept
             assert held(guest.vsmmu) < HELD
+            assert len(guest.vsmmu.stalls) <= guest.vsmmu.stalls.share * len(SMMUS)
+            assert len(guest.vsmmu.pri._pending) <= policy.pending_page_requests
         for host in self.hypervisor.hosts.values():
             assert held(host) < HELD
-            assert not [name for name in host.counters if name.startswith("CERROR")]
+            errors = {name for name in host.counters if name.startswith("CERROR")}
+            assert errors <= {"CERROR_ATC_INV_SYNC"}, errors
         assert len(self.hypervisor.kept) < 60
 
     # Steps.
@@ -355,20 +385,26 @@ class World:
 
     def step(self) -> None:
         """One move of a hostile guest, some turns, one of the victim's; then every judge."""
+        self.reap()
+        if self.hostile:
+            self.act(self.random.choice(self.hostile))
+        self.turns(self.random.randrange(24))
+        next(self.life)
+        self.registers()
+
+    def act(self, guest: Rogue) -> None:
         random = self.random
-        guest = random.choice(self.hostile)
         chance = random.random()
         if chance < 0.008:
             self.move()
+        elif chance < 0.011:
+            self.destroy(guest)
         elif chance < (0.15 if guest.stuck else 0.04):
             self.revive(guest)
         elif chance < 0.3 and not guest.vsmmu.regs["CR0ACK"] & 1:
-            guest.write("CR0", ENABLED)
+            guest.write("CR0", guest.enabled)
         else:
-            random.choice(MOVES)(guest)
-        self.turns(random.randrange(24))
-        next(self.life)
-        self.registers()
+            random.choice(guest.moves)(guest)
 
     def revive(self, guest: Guest) -> None:
         """The vSMMU set up anew, before or after SMMUEN is acknowledged."""
@@ -387,12 +423,25 @@ class World:
                 self.bounds()
         for guest in self.hostile:
             guest.write("CR0", 0)
+        self.rest()
+        self.seen["sync"] += len(self.victim.latencies)
+        for guest in self.hostile:
+            self.destroy(guest)
+        self.rest()
+        self.reap()
+        assert not self.dying
+        self.rest()
+        for device in set(self.devices.values()) - set(self.victim.devices):
+            assert not device.pending, f"{device.name} hangs"
+            assert not (isinstance(device, AtsDevice) and device.hung()), f"{device.name} waits"
+        for guest in self.guests:
+            self.seen += guest.vsmmu.counters
+        self.seen += self.hypervisor.kept
+
+    def rest(self) -> None:
+        """Nothing is left to do."""
         assert self.scheduler.run_until_idle(300_000)
         self.entries()
         self.bounds()
         for host in self.hypervisor.hosts.values():
             assert host.idle
-        self.seen["sync"] += len(self.victim.latencies)
-        for guest in self.guests:
-            self.seen += guest.vsmmu.counters
-        self.seen += self.hypervisor.kept

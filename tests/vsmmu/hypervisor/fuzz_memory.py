@@ -4,23 +4,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from random import Random
 
 from vsmmu.hypervisor.domain import GuestMemory
 from vsmmu.hypervisor.stage2 import Stage2
-from vsmmu.memory import PAGE, PAGE_SHIFT, Memory
+from vsmmu.memory import PAGE_SHIFT, Memory
 from vsmmu.scheduler import Engine
 
 # What no guest knows, in hexadecimal digits that no number of a guest has: 9, B and D.
 MACHINE = 0x9DB9_0000_0000
 VMIDS = (0xD9BD, 0xB9DB, 0x9BD9)
 SIDS = (0x9B_9DDB, 0xDB_9BD9, 0xBD_99BD)
-_PARTS = sorted(
-    {f"{MACHINE >> 32:x}", *(f"{n:x}" for n in VMIDS)}
-    | {f"{sid:x}"[at : at + 4] for sid in SIDS for at in (0, 2)}
-)
-SECRET = re.compile("|".join(_PARTS))
+# What SMMUs name stalled transactions.
+STAGS = (
+    0x9B9B, 0x9D9D, 0xB9B9, 0xBDBD, 0xD9D9, 0xDBDB, 0x99BB, 0x99DD, 0xBB99, 0xDD99, 0xBBDD, 0xDDBB,
+)  # fmt: skip
+SECRET = re.compile("[9bd]{4}")
 _ONES = int("1" * 40, 16)
 
 
@@ -35,14 +35,41 @@ def leaks(words: Iterable[int]) -> str | None:
     return found and found[0]
 
 
+class Holding:
+    """The frames that somebody may reach.
+
+    Attributes:
+        frames: what may be read.
+        readonly: those of them that may not be written.
+        strangers: frames of guests that are not among them.
+    """
+
+    def __init__(self) -> None:
+        self.frames: frozenset[int] = frozenset()
+        self.readonly: frozenset[int] = frozenset()
+        self.strangers: frozenset[int] = frozenset()
+
+
+ANYBODY = Holding()
+
+
 class Frames(dict[int, int]):
-    """`Memory.page` that counts looks and notes those at frames of `strangers`."""
+    """`Memory.page` that counts looks and notes those at strangers' frames."""
 
     def __init__(self) -> None:
         super().__init__()
         self.looks = 0
-        self.strangers: frozenset[int] = frozenset()
         self.foreign: list[int] = []
+        self.enter(ANYBODY)
+
+    def enter(self, holding: Holding) -> None:
+        """Looks are at this one's frames from now on."""
+        self._holding = holding
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Its frames have changed."""
+        self.strangers, self.readonly = self._holding.strangers, self._holding.readonly
 
     def get(self, frame: int, default: int | None = None) -> int | None:  # type: ignore[override]
         self.looks += 1
@@ -72,11 +99,15 @@ class WatchedMemory(Memory):
     def write64(self, pa: int, value: int) -> bool:
         if pa & -64 in self.entries:
             self.changed.add(pa & -64)
+        if pa >> PAGE_SHIFT in self.frames.readonly:
+            self.frames.foreign.append(pa >> PAGE_SHIFT)
         if self.blind and pa >> PAGE_SHIFT in self.readable:
             assert not leaks([value]), f"{value:#x} at {pa:#x}"
         return super().write64(pa, value)
 
     def write(self, pa: int, data: bytes) -> bool:
+        if pa >> PAGE_SHIFT in self.frames.readonly:
+            self.frames.foreign.append(pa >> PAGE_SHIFT)
         if self.blind and pa >> PAGE_SHIFT in self.readable:
             assert not SECRET.search(data.hex()), data
             assert not SECRET.search(data[::-1].hex()), data
@@ -123,40 +154,48 @@ class RacingMemory(GuestMemory):
             self._kind = 1
 
     def write_words(self, ipa: int, words: tuple[int, ...]) -> bool:
-        self._written(words)
-        return super().write_words(ipa, words)
+        done = super().write_words(ipa, words)
+        if done:
+            self._written(words)
+        return done
 
 
 class Judged:
-    """An engine that may do no more than its budget, in guests' frames that are not strangers'.
+    """An engine that may do no more than its budget, in frames that it may reach.
 
     Args:
         engine: what is stepped.
         frames: who looks where.
-        strangers: frames that it has no business with.
+        holding: whose frames are its business.
         each: looks at memory that one unit of its work may take.
         racing: the guest's memory, if each unit is one decision.
+        after: called when it has had a turn.
     """
 
     def __init__(
-        self, engine: Engine, frames: Frames, strangers: frozenset[int], each: int,
-        racing: RacingMemory | None = None,
+        self, engine: Engine, frames: Frames, holding: Holding, each: int,
+        racing: RacingMemory | None = None, after: Callable[[], None] | None = None,
     ) -> None:  # fmt: skip
         self.name = engine.name
         self.engine = engine
-        self.strangers = strangers
+        self.bell = getattr(engine, "bell", None)
+        self.holding = holding
         self._frames = frames
         self._each = each
         self._racing = racing
+        self._after = after
 
     def step(self, budget: int) -> int:
         frames = self._frames
-        frames.strangers, before = self.strangers, frames.looks
+        before = frames.looks
+        frames.enter(self.holding)
         done = self.engine.step(budget) if self._racing is None else self._decide(budget)
+        frames.enter(ANYBODY)
         assert 0 <= done <= budget, self.name
         assert frames.looks - before <= self._each * (done + 1), (self.name, frames.looks - before)
         assert not frames.foreign, (self.name, [hex(frame) for frame in frames.foreign])
-        frames.strangers = frozenset()
+        if self._after is not None:
+            self._after()
         return done
 
     def _decide(self, budget: int) -> int:
@@ -171,8 +210,3 @@ class Judged:
             assert unit == 1
             done += 1
         return done
-
-
-def frames_of(spans: Sequence[tuple[int, int]]) -> set[int]:
-    """Frame numbers of (base, size) spans in bytes."""
-    return {at >> PAGE_SHIFT for base, size in spans for at in range(base, base + size, PAGE)}

@@ -125,6 +125,15 @@ def test_grants_that_cannot_be_mapped(world: World) -> None:
         assert calls.grant_foreign_access(x, y.domid, ipa) == Gntst.BAD_PAGE
 
 
+def test_a_page_is_not_mapped_twice_by_its_owner(world: World) -> None:
+    """Else it could be given up at one address, be the next domain's, and stay at the other."""
+    hv, x = world.hypervisor, world["x"].domain
+    ref = hv.hypercalls.grant_foreign_access(x, x.domid, BUFFER)
+    job = hv.hypercalls.map_grant_ref(x, WINDOW, x.domid, ref)
+    assert hv.wait(job) == Gntst.PERMISSION_DENIED
+    assert x.stage2.to_pa(WINDOW) is None
+
+
 def test_a_domain_has_so_many_grants_and_mappings() -> None:
     world = made("normal", Policy(grants=2, grant_mappings=1))
     calls, x, y = world.hypervisor.hypercalls, world["x"].domain, world["y"].domain

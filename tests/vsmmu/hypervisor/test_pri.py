@@ -146,6 +146,13 @@ def test_its_answer_is_passed_on_once(guest: PriGuest, resp: Resp, code: PrgResp
     assert guest.got() == []
 
 
+def test_a_request_has_a_wired_interrupt_where_there_are_no_messages(guest: PriGuest) -> None:
+    """Without IDR0.MSI there is no PRIQ_IRQ_CFG0 to look into (§6.3.34)."""
+    guest.write("IRQ_CTRL", IrqCtrl.build(priq_irqen=1).raw)
+    guest.ask(7)
+    assert len(guest.told()) == 1
+
+
 def test_an_answer_that_nobody_asked_for_is_not_passed_on(machine: World, guest: PriGuest) -> None:
     """An index never asked, another stream of one's own, another guest's."""
     other = PriGuest(machine["o"])
