@@ -106,6 +106,16 @@ def test_a_hostile_guest_does_no_harm(seed):
     assert sum(result.report.dma["red"].values()) > 0
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(100, 140))
+def test_a_hostile_guest_does_no_harm_for_long(seed):
+    text = expecting(blue="events = 0, gerrors = 0, dma = { fault = 0, abort = 0 }")
+    text = 'machine.caching = "hostile"\n' + text
+    text += actor("red", "hostile", "operations = 1500") + actor("red", "hotplug", "operations = 5")
+    text += actor("blue", "driver") + actor("blue", "netdev-storm", 'invalidation = "lazy"')
+    played(text, seed)
+
+
 def test_turns_and_pace():
     text = HEAD + actor("red", "static", "turns = 3000", "every = 300")
     (found,) = played(text).report.actors
@@ -140,6 +150,18 @@ def test_stage_2_changes_below_a_storm():
     result = played(text + step("blue", "decrease_reservation", f"ipa = {ipa}", "size = 4096"))
     assert result.report.dma["blue"]["ok"] > 0
     assert result.report.dma["blue"]["fault"] > 0
+
+
+def test_a_machine_that_never_rests_ends_the_run(monkeypatch):
+    """A guest that gives its own command queue away: its interrupt handler has work for ever."""
+    monkeypatch.setattr("vsmmu.runner._TURNS", 5000)
+    text = HEAD + step("blue", "boot")
+    text += step("blue", "decrease_reservation", "ipa = 0x40100000", "size = 0x3000")
+    text += step("blue", "attach", 'device = "disk"') + step("red", "boot")
+    result = run_scenario(text, 1, source="s.toml")
+    assert len(result.report.steps) == 3
+    assert "s.toml:12: step 3: the machine did not come to rest" in map(str, result.problems)
+    assert str(result.problems[-1]) == "s.toml:12: 1 steps after step 3 not run"
 
 
 def test_a_step_that_destroys_a_guest_ends_its_actors():
