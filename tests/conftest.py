@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+# By its module's name: an editable install may be older than its entry point.
+pytest_plugins = ["pytester", "vsmmu.testing.plugin"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

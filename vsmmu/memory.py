@@ -9,6 +9,7 @@ raises for an address a guest chose.
 
 from __future__ import annotations
 
+import mmap
 import struct
 import sys
 from bisect import bisect_right
@@ -28,6 +29,9 @@ PAGE_SHIFT = 12
 PAGE = 1 << PAGE_SHIFT
 _WORDS = PAGE // 8
 _IN_PAGE = PAGE - 1
+# Pages nobody touched cost the host nothing, whatever RAM the machine has (from Python 3.13 `mmap`
+# has the name).
+_UNRESERVED = getattr(mmap, "MAP_NORESERVE", 0x4000)
 
 if sys.byteorder != "little":  # pragma: no cover - word views are native-endian
     raise ImportError("vsmmu.memory needs a little-endian host")
@@ -58,7 +62,7 @@ class Memory:
         # which every RAM page that nobody wrote shares.
         self.page: dict[int, int] = {}
         self._used = 1
-        self._arena = bytearray(64 * PAGE)
+        self._arena: bytearray | mmap.mmap = bytearray(64 * PAGE)
         self.words = memoryview(self._arena).cast("Q")
 
     def is_ram(self, pa: int) -> bool:
@@ -153,6 +157,49 @@ class Memory:
             start = self.page[frame] * 8
             self._arena[start : start + PAGE] = bytes(PAGE)
 
+    def fix(self) -> None:
+        """Give the arena room for all RAM, so that it never moves again.
+
+        For someone outside who keeps the address of a page, as a CPU emulator does.
+
+        Raises:
+            ValueError: the host has not the addresses.
+        """
+        if isinstance(self._arena, mmap.mmap):
+            return
+        size = PAGE + sum(size for _, size in self.regions)
+        try:
+            fixed = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANON | _UNRESERVED)
+        except (OSError, OverflowError, ValueError):
+            raise ValueError(f"RAM of {size:#x} bytes does not fit the host's memory") from None
+        used = self._used * PAGE
+        fixed[:used] = self._arena[:used]
+        self._arena = fixed
+        self.words = memoryview(fixed).cast("Q")
+
+    def place(self, pa: int, size: int) -> list[tuple[int, int, int]] | None:
+        """Where whole pages are in the arena, as runs (PA, size, offset), all in bytes.
+
+        They take arena space if they had none. None when any of them is not RAM.
+        """
+        if not self._all_ram(pa, size):
+            return None
+        runs: list[tuple[int, int, int]] = []
+        first, frames, start, after = pa, self.page, 0, -1
+        for frame in range(pa >> PAGE_SHIFT, pa + size >> PAGE_SHIFT):
+            index = frames.get(frame)
+            if index is None:
+                index = self._allocate(frame)
+            if index != after:
+                at = frame << PAGE_SHIFT
+                if after >= 0:
+                    runs.append((first, at - first, 8 * start))
+                first, start = at, index
+            after = index + _WORDS
+        if after >= 0:
+            runs.append((first, pa + size - first, 8 * start))
+        return runs
+
     def arrays(self) -> tuple[NDArray[uint64], NDArray[uint64], NDArray[uint64]]:
         """(arena words, sorted frame numbers, index of each frame's first word) for batches.
 
@@ -173,9 +220,10 @@ class Memory:
     def _all_ram(self, pa: int, size: int) -> bool:
         end = pa + size
         while pa < end:
-            if not self.is_ram(pa):
+            i = bisect_right(self._bases, pa) - 1
+            if i < 0 or pa - self._bases[i] >= self.regions[i][1]:
                 return False
-            pa = (pa | _IN_PAGE) + 1
+            pa = self._bases[i] + self.regions[i][1]
         return True
 
     def _allocate(self, frame: int) -> int:

@@ -34,6 +34,7 @@ class VCpu:
 
     `handlers` makes, for a GIC interrupt id, the program that runs while that line is high, or, for
     an LPI and one of `edges`, once for all since it last began. `lpis` counts the LPIs it was sent.
+    `watchers` are told every change of a line as well.
     """
 
     def __init__(self, hypervisor: Hypervisor, domain: Domain, number: int = 0) -> None:
@@ -44,6 +45,7 @@ class VCpu:
         self.handlers: dict[int, Callable[[], Program]] = {}
         self.interrupts = 0
         self.lines: dict[int, bool] = {}
+        self.watchers: list[Callable[[int, bool], None]] = []
         self.edges: set[int] = set()
         self._pending: set[int] = set()
         self.lpis: Counter[int] = Counter()
@@ -74,6 +76,8 @@ class VCpu:
         self.interrupts += int(level)
         if level:
             self.bell.ring()
+        for watcher in self.watchers:
+            watcher(spi, level)
 
     def lpi(self, intid: int) -> None:
         """An LPI becomes pending."""

@@ -185,6 +185,7 @@ def add(machine: World, name: str, features: Features) -> None:
     machine.hypervisor.hosts[name] = type(like)(
         name, smmu, machine.memory, machine.hypervisor.pages, machine.hypervisor.policy,
         machine.hypervisor.reports.event, machine.hypervisor.reports.page_request,
+        machine.hypervisor.reports.overflow,
     )  # fmt: skip
 
 

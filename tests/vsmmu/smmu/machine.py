@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from vsmmu.arch.commands import CmdSync, Command
 from vsmmu.arch.context import Cd
 from vsmmu.arch.events import Event, decode
-from vsmmu.arch.feature_registers import EVERY_REGISTER
 from vsmmu.arch.registers import (
     Cr0,
     IrqCtrl,
@@ -20,11 +19,11 @@ from vsmmu.arch.stream_table import L1Std, Ste
 from vsmmu.memory import PAGE, Memory
 from vsmmu.scheduler import Scheduler
 from vsmmu.smmu import Access, Features, Outcome, Smmu
+from vsmmu.testing.rings import Registers
 
 RAM = 0x8000_0000
 RAM_SIZE = 0x1000_0000
 NOWHERE = 0x4_0000_0000
-_REGISTER = {register.name: register for register in EVERY_REGISTER}
 
 AF, RW_S1, RW_S2 = 1 << 10, 1 << 6, 3 << 6
 PAGE_DESC, TABLE_DESC, BLOCK_DESC = 3, 3, 1
@@ -51,6 +50,7 @@ class Machine:
         self.memory: Memory = Memory(regions) if beside is None else beside.memory
         self.features = features or Features.default()
         self.smmu = Smmu("smmu0", self.memory, self.features, irq=self.irqs.append, caching=caching)
+        self.registers = Registers(self.smmu.mmio_read, self.smmu.mmio_write)
         self.scheduler = Scheduler()
         for engine in self.smmu.engines:
             self.scheduler.add(engine)
@@ -72,12 +72,10 @@ class Machine:
     # Registers.
 
     def write(self, name: str, value: int) -> None:
-        reg = _REGISTER[name]
-        self.smmu.mmio_write(reg.offset, reg.width // 8, value)
+        self.registers.write(name, value)
 
     def read(self, name: str) -> int:
-        reg = _REGISTER[name]
-        return self.smmu.mmio_read(reg.offset, reg.width // 8)
+        return self.registers.read(name)
 
     def boot(self) -> None:
         base = QueueBase.build(addr=self.cmdq, log2size=self.cmdq_log2).raw
