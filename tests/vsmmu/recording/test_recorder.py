@@ -221,7 +221,7 @@ def recorded(program: list[tuple[Any, ...]], seed: int, caching: str) -> list[by
 
 
 @given(PROGRAMS, st.integers(0, 3), st.sampled_from(("none", "normal")), st.booleans())
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_run_replays(program: list[Any], seed: int, caching: str, direct: bool) -> None:
     for packed in recorded(program, seed, caching):
         assert agrees(packed, guest="dom0" if direct else "domU", smmus=1 + seed % 3, seed=seed)
