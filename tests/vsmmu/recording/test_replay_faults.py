@@ -101,7 +101,8 @@ def miss_blocks(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_wrap_bit(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Ring, "used", lambda self, prod, cons: prod - cons & self.size - 1)
+    for name in ("used", "pending"):
+        patch.setattr(Ring, name, lambda self, prod, cons: prod - cons & self.size - 1)
 
 
 FAULTS: list[tuple[Callable[[], Tape], Plant, str]] = [
