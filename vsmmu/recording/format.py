@@ -261,11 +261,10 @@ class Reader:
 
     def span(self, count: int) -> tuple[bytes, int]:
         """As `take`, without a copy: bytes in which they are, and where."""
-        start = self._at
-        if start + count > len(self._rest):
+        if self._at + count > len(self._rest):
             return self.take(count), 0
-        self._at = start + count
-        return self._rest, start
+        self._at += count
+        return self._rest, self._at - count
 
     def _more(self) -> bool:
         """One more block behind the bytes that are left; False at the end of the file."""
@@ -311,18 +310,6 @@ def _register(reader: Reader) -> tuple[int, int, int]:
     return offset, size, value
 
 
-def _write(reader: Reader) -> Write:
-    return Write(*_register(reader))
-
-
-def _read(reader: Reader) -> Read:
-    return Read(*_register(reader))
-
-
-def _progress(reader: Reader) -> Progress:
-    return Progress(*_fields(reader, _PROGRESS))
-
-
 def _mem(reader: Reader) -> Mem:
     pa, size = _fields(reader, _MEM)
     if size > MEM_MAX:
@@ -358,9 +345,9 @@ def _note(reader: Reader) -> Note:
 
 _DECODERS: dict[int, Callable[[Reader], Record]] = {
     ord("M"): _mem,
-    ord("W"): _write,
-    ord("R"): _read,
-    ord("P"): _progress,
+    ord("W"): lambda reader: Write(*_register(reader)),
+    ord("R"): lambda reader: Read(*_register(reader)),
+    ord("P"): lambda reader: Progress(*_fields(reader, _PROGRESS)),
     ord("D"): _dma,
     ord("E"): _event,
     ord("I"): _irq,

@@ -283,8 +283,6 @@ class Features:
         return (
             (idr0.s1p or idr0.s2p, "neither stage is implemented: IDR0.S1P=0 and IDR0.S2P=0"),
             (self.granules, "IDR5 has no granule"),
-            (idr0.s1p or not idr0.hyp, "IDR0.HYP=1 needs IDR0.S1P=1"),
-            (idr0.s2p or not idr0.hyp, "IDR0.HYP=1 needs IDR0.S2P=1"),
             (idr0.ats or not idr0.pri, "IDR0.PRI=1 needs IDR0.ATS=1"),
             (idr0.pri or not idr1.priqs, "IDR1.PRIQS needs IDR0.PRI=1"),
             (not self.stalls or idr5.stall_max, "IDR0.STALL_MODEL!=1 needs IDR5.STALL_MAX>=1"),
@@ -309,6 +307,8 @@ class Features:
             (idr0.s2p or not idr3.xnx, "IDR3.XNX=1 needs IDR0.S2P=1"),
             (idr0.s2p or not idr3.fwb, "IDR3.FWB=1 needs IDR0.S2P=1"),
             (idr0.s2p or not idr0.vmw, "IDR0.VMW=1 needs IDR0.S2P=1"),
+            (idr0.s1p or not idr0.hyp, "IDR0.HYP=1 needs IDR0.S1P=1"),
+            (idr0.s2p or not idr0.hyp, "IDR0.HYP=1 needs IDR0.S2P=1"),
             (idr1.sidsize < 7 or idr0.st_level, "IDR1.SIDSIZE>=7 needs IDR0.ST_LEVEL=1"),
             (idr0.ats or not idr0.atsrecerr, "IDR0.ATSRECERR=1 needs IDR0.ATS=1"),
             (

@@ -49,6 +49,8 @@ DECIDES: dict[str, tuple[str, ...]] = {
     "table": ("valid", "oa"),
     "leaf": ("valid", "oa"),
 }
+# The same, of what our own recording does not have.
+SAMPLES = {"L1CD": ("v", "l2ptr")}
 # Of these a bit may lie below what alignment leaves of an address; of output addresses see below.
 ALIGNED = {"l2ptr": 14, "s1ctxptr": 6, "ttb0": 12}
 # log2 of the granule, by STE.S2TG and CD.TG0.
@@ -119,7 +121,7 @@ def deciding_bits(used: Used) -> list[int]:
     if used.what in ("STE", "CD"):
         shown = describe(used.what.lower(), used.view.words, Context())
         ignored = {one.name for one in shown.fields if one.ignored}
-    for name in DECIDES[used.what]:
+    for name in (DECIDES | SAMPLES)[used.what]:
         if name in ignored:
             continue
         field = used.view.fields[name]
