@@ -118,7 +118,7 @@ def test_a_machine_that_lacks_a_stage_is_refused(capsys: pytest.CaptureFixture[s
         (("--features", "oas", "--vsmmu"), "expected FIELD=NUMBER, not 'oas'"),
         (("--features", "nosuch=1", "--vsmmu"), "no identification register has a field nosuch"),
         (("--features", "oas=9", "--vsmmu"), "--features: oas [2:0] cannot hold 0x9"),
-        (("--features", "s1p=0", "--vsmmu"), "--features: IDR0.HYP=1 needs IDR0.S1P=1"),
+        (("--features", "s1p=0", "--vsmmu"), "--features: IDR3.HAD=1 needs IDR0.S1P=1"),
         (("--seed", "-1", "--vsmmu"), "expected 0 to 2^64-1, not '-1'"),
         (("--smmus", "2"), "--smmus chooses the machine under a guest: give --vsmmu too"),
         (("--replays", "9"), "--replays bounds --minimize: give --minimize OUT too"),
