@@ -241,9 +241,11 @@ def by_range() -> Tape:
     for base in (0x4080_0000, 0x4090_0000):
         for n in range(4):
             driver.map(1, 0x4000 + n * PAGE, base + n * PAGE)
-        driver.flush(1, 0x4000, tg=1, num=3, scale=0)
         for n in range(4):
             tape.dma(8, 0x4000 + n * PAGE)
+        for n in range(4):
+            tape.mem(driver.leaf(1, 0x4000 + n * PAGE), 0)
+        driver.flush(1, 0x4000, tg=1, num=3, scale=0)
     return tape
 
 
