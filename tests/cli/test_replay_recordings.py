@@ -155,13 +155,6 @@ def test_a_malformed_file_keeps_no_other_from_being_played(capsys):
     assert [line.split(":")[1] for line in err.splitlines()] == [" bad.trace", " none"]
 
 
-def test_a_vsmmu_is_for_cases(capsys):
-    files()
-    assert run(capsys, "--vsmmu", "good.trace") == (
-        1, "", "vsmmu: good.trace: --vsmmu is for cases; this is a recording\n"
-    )  # fmt: skip
-
-
 def test_names_and_notes_are_printed_safely(capsys):
     raw = data(wrong()).split(b"\n", 1)[1]
     header = header_line({**HEADER, "kernel": "\x1b[31m" + "k" * 100, "name": [1]})

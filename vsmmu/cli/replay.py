@@ -12,6 +12,7 @@ import json
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from vsmmu.cli import replay_vsmmu
 from vsmmu.cli.files import FileError, say
 from vsmmu.cli.unpack import unpacked
 
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--vsmmu",
         action="store_true",
-        help="play what guests do to their vSMMUs, of the cases that have guests",
+        help="play a recording through a guest's vSMMU; of cases, what guests do to theirs",
     )
     parser.add_argument(
         "--caching",
@@ -49,6 +50,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="one JSON object a recording (vsmmu.replay/1), one a case: id, results, regs",
     )
+    parser.add_argument(
+        "--minimize",
+        metavar="OUT",
+        help="write the smallest recording that fails as FILE does; packed if OUT ends in .xz",
+    )
+    parser.add_argument(
+        "--replays", metavar="N", type=int, help="replays that --minimize may take (2000)"
+    )
+    replay_vsmmu.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -58,6 +68,11 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from vsmmu.cli.replay_recordings import Recordings
 
+    replay_vsmmu.check(arguments)
+    if arguments.minimize is not None or arguments.replays is not None:
+        from vsmmu.cli.replay_minimize import run as minimize
+
+        return minimize(arguments)
     recordings, codes = Recordings(arguments), []
     for name in arguments.inputs:
         try:

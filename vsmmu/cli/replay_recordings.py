@@ -9,14 +9,16 @@ import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vsmmu.cli import replay_vsmmu
 from vsmmu.cli.counter import counted
-from vsmmu.cli.files import FileError, plain
+from vsmmu.cli.files import plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from vsmmu.recording.divergence import Divergence
     from vsmmu.recording.format import Header
+    from vsmmu.recording.guest import Guest
     from vsmmu.recording.player import Played, Target
 
 SCHEMA = "vsmmu.replay/1"
@@ -32,6 +34,7 @@ class _Row:
     name: str
     header: Header
     played: Played
+    guest: Guest | None = None
 
 
 class Recordings:
@@ -53,12 +56,18 @@ class Recordings:
         def each(number: int) -> None:
             counted(number, f"records of {plain(name)[:_NAME]}")
 
-        reader = Reader(blocks, name)
+        guest: Guest | None = None
         try:
-            played = Player(reader, self._target(name)).play(each)
+            if self._arguments.vsmmu:
+                source = replay_vsmmu.again(name, blocks)
+                guest, played = replay_vsmmu.play(name, source, self._arguments, each)
+                reader = Reader(source(), name)
+            else:
+                reader = Reader(blocks, name)
+                played = Player(reader, self._target()).play(each)
         finally:
-            counted(reader.number, "", end=True)
-        row = _Row(name, reader.header, played)
+            counted(0, "", end=True)
+        row = _Row(name, reader.header, played, guest)
         if self._arguments.json:
             print(json.dumps(_object(row, self._caching)))
         self._rows.append(row)
@@ -68,13 +77,11 @@ class Recordings:
     def _caching(self) -> str:
         return self._arguments.caching or "both"
 
-    def _target(self, name: str) -> Target:
+    def _target(self) -> Target:
         from vsmmu.recording.both import Both
         from vsmmu.recording.physical import Physical
         from vsmmu.recording.uncached import Uncached
 
-        if self._arguments.vsmmu:
-            raise FileError(f"{name}: --vsmmu is for cases; this is a recording")
         if self._caching == "both":
             return Both()
         return Uncached() if self._caching == "none" else Physical(self._caching)
@@ -83,6 +90,7 @@ class Recordings:
         """The table, and the divergences."""
         if self._rows and not self._arguments.json:
             print("\n".join(_table(self._rows)))
+            print("".join(f"{line}\n" for line in _advertised(self._rows)), end="")
             for row in self._rows:
                 if row.played.divergence is not None:
                     print("\n".join(_explained(row.name, row.played.divergence)))
@@ -106,6 +114,7 @@ def _object(row: _Row, caching: str) -> dict[str, Any]:
         "interrupts": {"recorded": played.irqs[0], "model": played.irqs[1]},
         "agrees": found is None,
         "divergence": None if found is None else found.to_json(),
+        **({} if row.guest is None else {"vsmmu": row.guest.to_json()}),
     }
 
 
@@ -134,6 +143,17 @@ def _table(rows: list[_Row]) -> Iterator[str]:
             for i, (text, width) in enumerate(zip(cell, widths, strict=True))
         ]
         yield "  ".join(columns).rstrip()
+
+
+def _advertised(rows: list[_Row]) -> Iterator[str]:
+    """How vSMMUs identified themselves otherwise than what was recorded: a line a field."""
+    told: dict[str, int] = {}
+    for row in rows:
+        for line in () if row.guest is None else replay_vsmmu.otherwise(row.guest):
+            told[line] = told.get(line, 0) + 1
+    for line, count in told.items():
+        of = "" if len(rows) == 1 else f", {count} of {len(rows)} files"
+        yield f"advertised: {line}{of}"
 
 
 def _explained(name: str, found: Divergence) -> Iterator[str]:

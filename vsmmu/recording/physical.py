@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -207,6 +208,11 @@ class Physical:
         if len(self.filled) >= _FILLED:
             self.filled.clear()
         self.filled[key[:4]] = self._number
+
+    def adopt_registers(self, values: Mapping[str, int], written: Mapping[int, int]) -> None:
+        """Take registers as they are in another SMMU, and the records that wrote them."""
+        self.smmu.regs.values.update(values)
+        self._written = dict(written)
 
     def explain(self, difference: Difference, record: Any) -> Sides:
         """Both sides."""
