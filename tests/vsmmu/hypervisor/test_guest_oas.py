@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from vsmmu.arch.commands import CmdCfgiSte, CmdSync, CmdTlbiNhAsid, CmdTlbiNhVa
-from vsmmu.arch.events import Event, FTlbConflict
+from vsmmu.arch.events import Event, EventClass, FAddrSize, FTlbConflict, FTranslation
 from vsmmu.arch.stream_table import S1Dss, S1Fmt, Ste, SteConfig
 from vsmmu.hypervisor.events import Kept, to_guest
 from vsmmu.hypervisor.policy import Policy
@@ -69,6 +69,14 @@ def test_an_access_past_stage_1_beyond_the_guests_oas(guest: Guest, how: str) ->
 def test_an_access_that_stage_1_translates_is_not_measured(guest: Guest) -> None:
     (event,) = access(guest, 1 << 49)
     assert event.name == "F_TRANSLATION"
+    # An access with a SubstreamID, where those without pass: the fault is that of its output.
+    in_bypass(guest, "S1DSS")
+    fields = {"sid": 0x600, "s2": 1, "cls": EventClass.IN, "inputaddr": 0xFFFF << 48}
+    stream = guest.vsmmu.streams[0]
+    kept = to_guest(FTranslation.build(**fields, ssv=1, ssid=1), stream, guest.domain)
+    assert isinstance(kept, Kept)
+    told = to_guest(FTranslation.build(**fields), stream, guest.domain)
+    assert isinstance(told, FAddrSize)
 
 
 @pytest.mark.parametrize("bit", [48, 51])
