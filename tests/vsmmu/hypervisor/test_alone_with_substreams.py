@@ -30,9 +30,9 @@ STRTAB, CMDQ, EVENTQ, TABLE, BLOCKS = (RAM + 0x10_0000 + 0x1_0000 * i for i in r
 CDS = tuple(RAM + 0x20_0000 + 0x1_0000 * i for i in range(3))
 SSIDS = (None, None, 0, 1, 2, 3, 64, 65, 255, 256, 1024)
 IOVAS = (BUFFER, BUFFER + 0x20_0000, 0x1000, 0x8000_0000, 0xC000_0000, 1 << 40, 1 << 49, 1 << 52)
-# Not flipped: CD.DS, which hardware alone may have (docs/vsmmu-features.md); CD.ASID, since
-# CDs that differ and share one may be taken for each other.
-KEPT = {186, *range(48, 64)}
+# Not flipped: what hardware alone acts on and may have, CD.HD, HA, A and DS
+# (docs/vsmmu-features.md), and ASID, since CDs that share one may be taken for each other.
+KEPT = {42, 43, 46, 186, *range(48, 64)}
 
 
 class Alone:
@@ -76,7 +76,7 @@ class Pair:
         ):  # fmt: skip
             for each, _ in self.both:
                 each.write(name, value)
-        self.store(TABLE, [NOWHERE | 3, BLOCKS | 3, 1 << 45 | 0x741, 0])
+        self.store(TABLE, [NOWHERE | 3, BLOCKS | 3, 1 << 45 | 0xF41, 0])
         self.store(BLOCKS, [self.block(i) for i in range(512)])
 
     def store(self, address: int, words: list[int] | tuple[int, ...]) -> None:
@@ -85,11 +85,11 @@ class Pair:
                 assert each.memory.write64(address + 8 * i, word)
 
     def block(self, i: int) -> int:
-        """Of RAM, with any permissions and access flag; some lead elsewhere."""
-        attributes = self.rng.choice([0x40, 0x40, 0, 0xC0, 0x80]) | self.rng.choice([0, 0, 0x800])
+        """Of RAM, not global, with any permissions; some lead elsewhere."""
+        attributes = 0x800 | self.rng.choice([0x40, 0x40, 0, 0xC0, 0x80])
         if self.rng.random() < 0.8:
             return (RAM & -(1 << 30)) + i * 0x20_0000 | 0x401 | attributes
-        return self.rng.choice([0, 1 << 41 | 0x741, 1 << 46 | 0x741])
+        return self.rng.choice([0, 0x801, 1 << 41 | 0xF41, 1 << 46 | 0xF41])
 
     def flipped(self, words: tuple[int, ...], bits: int, chance: float) -> list[int]:
         out, bit = list(words), self.rng.randrange(bits)
