@@ -24,8 +24,8 @@ _COMMANDS = {
     "partial-dtb": "write a guest's partial tree and its completed configuration",
     "dom0-dtb": "build dom0's device tree, a vSMMU for each physical SMMU",
     "dom0less-dtb": "build the host's tree with guests that Xen starts itself",
-    "run": "run a scenario on the emulator",
-    "replay": "play recorded SMMUv3 programs and compare their outcomes",
+    "run": "run scenarios on the emulator and check what is expected of them",
+    "replay": "play recordings of drivers and SMMUv3 programs, and say where the model differs",
     "explain": "decode an STE, CD, command, event record or register, and say what is illegal",
     "completion": "print a shell completion script",
 }

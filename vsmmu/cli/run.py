@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vsmmu.cli.files import FileError, say, write
+from vsmmu.cli.run_record import Recorded
 
 if TYPE_CHECKING:
-    from vsmmu.cli.run_cases import Case
+    from vsmmu.cli.run_cases import Case, Failure
     from vsmmu.report import Report
     from vsmmu.scenario import Scenario
     from vsmmu.scenario.run import Result
@@ -52,6 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--perfetto", metavar="FILE", help="write a timeline of one run that ui.perfetto.dev opens"
+    )
+    parser.add_argument(
+        "--record",
+        metavar="DIR|FILE.xz",
+        help="write a recording of each vSMMU of one run, for `vsmmu replay`",
     )
     parser.add_argument(
         "--summary",
@@ -99,9 +105,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _check_one(arguments: argparse.Namespace, runs: int) -> None:
     """Options that are for one run alone."""
-    for option in ("trace", "perfetto"):
+    for option in ("trace", "perfetto", "record"):
         name = getattr(arguments, option)
-        if name:
+        if name is not None:
             raise FileError(f"--{option} {name}: {runs} runs; give one scenario and seed")
     if arguments.summary and not arguments.json:
         raise FileError(f"--summary: {runs} runs; give one scenario and seed, or --json")
@@ -109,19 +115,23 @@ def _check_one(arguments: argparse.Namespace, runs: int) -> None:
 
 def _run_one(case: Case, arguments: argparse.Namespace) -> int:
     """One scenario under one seed: its whole report."""
-    from vsmmu.cli.run_cases import Failure, Outcome, outcome
+    from vsmmu.cli.run_cases import Failure, outcome
     from vsmmu.cli.run_many import write_junit
-    from vsmmu.scenario.run import load_scenario
 
+    if case.scenario is None:
+        assert case.error is not None
+        return _failed(case, case.error, arguments)
     keep = bool(arguments.trace or arguments.perfetto)
+    record = Recorded(arguments.record) if arguments.record is not None else None
     try:
-        result = _execute(case.scenario or load_scenario(case.path), keep=keep)
+        result = _execute(case.scenario, keep=keep, record=record)
     except Exception as error:
         failure = Failure.of(error)
-        if failure is not None and arguments.junit:
-            failed = Outcome(case.path, case.seed, error=failure)
-            write_junit(arguments.junit, [failed], (case.path,))
-        raise
+        if failure is None:
+            raise
+        return _failed(case, failure, arguments)
+    if record is not None:
+        record.save((case.path,))
     if keep:
         from vsmmu.cli.trace_text import trace_files
 
@@ -135,6 +145,18 @@ def _run_one(case: Case, arguments: argparse.Namespace) -> int:
     else:
         _print(result.report, summary=arguments.summary)
     return 0 if result.ok else EXPECTATION_FAILED
+
+
+def _failed(case: Case, failure: Failure, arguments: argparse.Namespace) -> int:
+    """One scenario that could not be run: why, and its exit code."""
+    from vsmmu.cli.run_cases import Outcome
+    from vsmmu.cli.run_many import write_junit
+
+    if arguments.junit:
+        told = Outcome(case.path, case.seed, error=failure)
+        write_junit(arguments.junit, [told], (case.path,))
+    say(f"vsmmu: {failure.text}")
+    return failure.exit_code
 
 
 def _print(report: Report, *, summary: bool) -> None:
@@ -197,13 +219,17 @@ def execute(name: str, seed: int | None = None, *, keep: bool = False) -> Report
     return _execute(load_scenario(Path(name)), seed, keep=keep).report
 
 
-def _execute(scenario: Scenario, seed: int | None = None, *, keep: bool) -> Result:
+def _execute(
+    scenario: Scenario, seed: int | None = None, *, keep: bool, record: Recorded | None = None
+) -> Result:
     """Run a scenario; notices go to stderr."""
     from vsmmu.cli.run_progress import step_counter
     from vsmmu.scenario.run import run_scenario
 
-    progress = step_counter(len(scenario.steps))
-    result = run_scenario(scenario, seed, progress=progress, keep_trace=keep)
+    progress, built = step_counter(len(scenario.steps)), None
+    if record is not None:
+        progress, built = record.watch(scenario, progress)
+    result = run_scenario(scenario, seed, progress=progress, keep_trace=keep, built=built)
     for notice in result.notices:
         say(f"vsmmu: {notice}")
     return result
