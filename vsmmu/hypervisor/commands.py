@@ -37,9 +37,11 @@ from vsmmu.arch.commands import (
 )
 from vsmmu.arch.events import CBadStreamid, FSteFetch
 from vsmmu.arch.registers import Cerror, StallModel
+from vsmmu.arch.stream_table import NARROW_ID_BITS
 from vsmmu.hypervisor.scope import cd_scope, tlb_scope
 
 if TYPE_CHECKING:
+    from vsmmu.hypervisor.host_smmu import HostSmmu
     from vsmmu.hypervisor.vsmmu import VSmmu
 
 _C = TypeVar("_C", bound=Command)
@@ -156,8 +158,15 @@ def _everywhere(vsmmu: VSmmu, command: Command, physical: Command) -> Cerror | N
     """A physical TLBI on the SMMUs in use, for what the guest's command is meant for."""
     scope = tlb_scope(command, vsmmu.domain.vmid)
     for host in vsmmu.hosts:
-        vsmmu.issue(host, physical, scope)
+        vsmmu.issue(host, _narrowed(physical, host), scope)
     return None
+
+
+def _narrowed(physical: Command, host: HostSmmu) -> Command:
+    """Without IDR0.ASID16, ASID[15:8] are as reserved as any other bit (§4.4)."""
+    if host.idr0.asid16 or not isinstance(physical, CmdTlbiNhAsid | CmdTlbiNhVa):
+        return physical
+    return physical.replace(asid=physical.asid & (1 << NARROW_ID_BITS) - 1)
 
 
 def _effective_ttl(command: CmdTlbiNhVa | CmdTlbiNhVaa) -> int:

@@ -28,6 +28,8 @@ class Stream:
     `raises` is the event that the guest's own configuration stands for while the physical STE
     can only abort: None when the guest's STE is one that hardware carries out. `s1ctxptr`,
     `cd_bits` and `cd_split` say where its CDs are, `ppar` is its STE.PPAR (`smmu.ste.Stream`).
+    `oas` is how many bits its guest's SMMU outputs, `bypass` whether that one has accesses without
+    SubstreamID pass its stage 1.
     """
 
     vmaster_id: int
@@ -39,6 +41,8 @@ class Stream:
     cd_bits: int = 0
     cd_split: int = 0
     ppar: bool = False
+    oas: int = 64
+    bypass: bool = False
     busy: bool = False
     stale: bool = False
 

@@ -71,6 +71,10 @@ class EventWriter:
             guest.take(now)
         return False
 
+    def forget(self, vmaster_id: int) -> None:
+        """The next device of this vMasterID starts with a cap of its own."""
+        self._devices.pop(vmaster_id, None)
+
     def drop_uncommitted(self) -> None:
         """EVENTQEN was cleared: what is not in the guest's memory yet is gone."""
         self._vsmmu.counters["event dropped"] += len(self._pending)

@@ -18,9 +18,11 @@ from vsmmu.arch.events import (
     CBadSubstreamid,
     Event,
     EventClass,
+    FAddrSize,
     FBadAtsTreq,
     FCdFetch,
     FStreamDisabled,
+    FTlbConflict,
     FTranslForbidden,
     FUut,
     FWalkEabt,
@@ -64,6 +66,8 @@ def to_guest(event: Event, stream: Stream, domain: Domain) -> Event | Kept:
         return FTranslForbidden.build(**base, rnw=event.rnw, inputaddr=event.inputaddr)
     if isinstance(event, FWalkEabt):
         return _walk_abort(event, base, domain)
+    if isinstance(event, FTlbConflict) and not event.s2:
+        return FTlbConflict.build(**base, **_access(event))
     if isinstance(event, FUut):
         return FUut.build(**base, **_access(event))
     if event.type in TRANSLATION_FAULTS:
@@ -88,16 +92,22 @@ def _translation(event: Any, base: dict[str, int], stream: Stream) -> Event | Ke
         kind: type[Event] = type(event)
         return kind.build(cls=event.cls, stall=event.stall, **base, **_access(event))
     if event.cls == EventClass.CD:
+        if event.ipa >> stream.oas:
+            # Only L1CD.L2Ptr can be beyond what the guest's SMMU outputs (§5.5).
+            return CBadSubstreamid.build(sid=stream.vmaster_id, ssid=_cd_index(event, stream))
         return FCdFetch.build(fetchaddr=_cd_address(event, stream), **base)
     if event.cls == EventClass.TT:
         # The record holds the page of the descriptor's IPA; the low bits are not in it.
         return FWalkEabt.build(cls=EventClass.TT, fetchaddr=event.ipa, **base, **_access(event))
+    if stream.bypass and not event.ssv and event.inputaddr >> stream.oas:
+        # Beyond what the guest's own SMMU outputs, where this one outputs more (§3.4.3).
+        return FAddrSize.build(cls=EventClass.IN, **base, **_access(event))
     return Kept("stage 2 fault")
 
 
 def _cd_address(event: Any, stream: Stream) -> int:
     """Where the CD or level 1 CD is that stage 2 has not got; the record holds its page."""
-    index = event.ssid if event.ssv and stream.cd_bits else 0
+    index = _cd_index(event, stream)
     if not stream.cd_split:
         return stream.s1ctxptr + _CD * index
     level1 = stream.s1ctxptr + _L1CD * (index >> stream.cd_split)
@@ -105,3 +115,8 @@ def _cd_address(event: Any, stream: Stream) -> int:
         return level1
     page: int = event.ipa
     return page | _CD * index % _PAGE
+
+
+def _cd_index(event: Any, stream: Stream) -> int:
+    """Which CD an access needs; the first where its SubstreamID does not say."""
+    return event.ssid if event.ssv and stream.cd_bits else 0

@@ -279,7 +279,7 @@ class Hypervisor:
         host, name = self._host(smmu), f"({smmu}, {pmaster_id:#x})"
         if (smmu, pmaster_id) not in self._quarantined:
             raise HypercallError(f"{name} is not in quarantine")
-        job = self.jobs.start(HYPERVISOR, empty_atc(host, pmaster_id))
+        job = self.jobs.start(smmu, empty_atc(host, pmaster_id))
         if not self.wait(job, f"{name} could not be invalidated"):
             raise HypercallError(f"{name} did not answer an invalidation: it stays in quarantine")
         self._quarantined.discard((smmu, pmaster_id))
@@ -344,6 +344,7 @@ class Hypervisor:
         del self._owner[key]
 
     def _destroy(self, domain: Domain) -> Work[None]:
+        hosts = dict.fromkeys(stream.host for stream in self._streams(domain))
         for vsmmu in domain.vsmmus:
             self.scheduler.remove(vsmmu)
             self.scheduler.remove(vsmmu.event_writer)
@@ -353,9 +354,7 @@ class Hypervisor:
                 yield from self._stop(vsmmu, stream)
             self._behind.forget(vsmmu)
         flush = CmdTlbiS12Vmall.build(vmid=domain.vmid)
-        yield from completed(
-            [partial(host.submit, HYPERVISOR, [flush]) for host in self.hosts.values()]
-        )
+        yield from completed([partial(host.submit, HYPERVISOR, [flush]) for host in hosts])
         domain.vsmmus.clear()
         self.hypercalls.grants.forget(domain)
         yield from self._release(domain)

@@ -3,7 +3,8 @@
 
 A request is a generator. It yields True after a bounded unit of work and False while it waits for
 a physical SMMU. Requests that concern one domain run one after the other, in the order they came,
-which is what a lock on its stage 2 would give; those of different domains take turns.
+which is what a lock on its stage 2 would give; those of different domains take turns. So do
+requests that concern no domain, by the SMMU that they are for: one that stands holds up no other.
 """
 
 from __future__ import annotations
@@ -60,12 +61,12 @@ class Jobs:
     def __init__(self, name: str) -> None:
         self.name = name
         self.bell = Bell()
-        self._queues: dict[int, deque[Job[object]]] = {}
+        self._queues: dict[int | str, deque[Job[object]]] = {}
 
-    def start(self, domid: int, work: Work[T]) -> Job[T]:
-        """Queue a request behind those of the same domain."""
+    def start(self, concerns: int | str, work: Work[T]) -> Job[T]:
+        """Queue a request behind those of the same domain, or of the same SMMU by its path."""
         job = Job(work)
-        self._queues.setdefault(domid, deque()).append(job)  # type: ignore[arg-type]
+        self._queues.setdefault(concerns, deque()).append(job)  # type: ignore[arg-type]
         self.bell.ring()
         return job
 
@@ -74,16 +75,16 @@ class Jobs:
         return len(self._queues.get(domid, ()))
 
     def step(self, budget: int) -> int:
-        """At most `budget` units, the domains in turn."""
+        """At most `budget` units, domains and SMMUs in turn."""
         done, waiting = 0, 0
         while done < budget and waiting < len(self._queues):
-            domid = next(iter(self._queues))
-            queue = self._queues.pop(domid)
+            concerns = next(iter(self._queues))
+            queue = self._queues.pop(concerns)
             progress = queue[0].advance()
             if queue[0].done:
                 queue.popleft()
             if queue:
-                self._queues[domid] = queue
+                self._queues[concerns] = queue
             done, waiting = (done + 1, 0) if progress else (done, waiting + 1)
         if self._queues:
             # What a request waits for does not know of it.

@@ -19,6 +19,8 @@ GUEST_STE_MASK = Ste.mask(*GUEST_STE_FIELDS)
 REASONS = {
     "CERROR_ILL": "a command that the vSMMU does not advertise, or an illegal field",
     "CERROR_ABT": "a command queue outside the guest's memory",
+    "CERROR_ATC_INV_SYNC": "a device that did not answer a CMD_ATC_INV",
+    "CMD_PRI_RESP never asked": "an answer to no page request that the guest was told of",
     "C_BAD_STE": "an STE that is illegal for what the vSMMU advertises",
     "event rate of a device": "device_events and device_event_turns",
     "event rate of a guest": "guest_events and guest_event_turns",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from vsmmu.arch.events import CBadSte, Event
 from vsmmu.arch.registers import Cr0, Gbpa, StallModel
-from vsmmu.arch.stream_table import LIVE, Eats, Ste, SteConfig
+from vsmmu.arch.stream_table import LIVE, Eats, S1Dss, Ste, SteConfig
 from vsmmu.hypervisor.domain import Stream
 from vsmmu.hypervisor.guest_ste import fetch
 from vsmmu.smmu.ste import decode_ste
@@ -41,11 +41,13 @@ def shadow(vsmmu: VSmmu, stream: Stream, *, refuse: bool = True) -> tuple[Ste, E
             vsmmu.refusals.add("C_BAD_STE", f"vMasterID {stream.vmaster_id:#x}: {found!r}")
         return _INVALID, CBadSte.build()
     stream.ppar = meaning.ppar
+    skipped = meaning.cd_bits > 0 and meaning.dss == S1Dss.BYPASS
+    stream.oas, stream.bypass = vsmmu.features.oas, skipped or found.config == SteConfig.BYPASS
     if not found.config & LIVE:
         return _ABORT, None
     if found.config == SteConfig.BYPASS:
         return vsmmu.domain.stage2_ste(), None
-    stream.s1ctxptr = found.s1ctxptr
+    stream.s1ctxptr = meaning.ctxptr
     stream.cd_bits, stream.cd_split = meaning.cd_bits, meaning.cd_split
     if not vsmmu.idr1.ssidsize:
         # Ignored by the SMMU the guest sees, so the physical one must not act on them.

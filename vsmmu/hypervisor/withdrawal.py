@@ -45,6 +45,7 @@ def stop(vsmmu: VSmmu, stream: Stream, flush: Flush) -> Work[bool]:
     while not host.pri_reader.passed(mark):
         yield False
     host.ats.discard(sid)
+    vsmmu.event_writer.forget(stream.vmaster_id)
     return answered
 
 
