@@ -46,6 +46,8 @@ class Runner:
         self._guests = tuple(guests)
         self._progress = progress
         self._judge = Judge(machine)
+        # Set by a step that leaves work without end: nothing after it would mean anything.
+        self._restless = False
         self._actions = StepActions(scenario, machine, self._judge)
         self._cast = Cast(scenario, machine, self._judge)
         for guest in guests:
@@ -70,6 +72,10 @@ class Runner:
                     total.update(self._cost(name))
                     total.subtract(cost)
                     total["steps"] += 1
+            if self._restless:
+                left = len(self._scenario.steps) - step.number
+                self._add(report, f"{left} steps after step {step.number} not run", step.line)
+                break
             self._cast.start(step.number)
         self._end_actors(report)
         self._check_end(report)
@@ -114,7 +120,8 @@ class Runner:
             self._judge.by_hand |= set(step.guests)
         self._actions.requests.clear()
         finishers = [self._actions.start(guests[name], step, result) for name in step.guests]
-        if not self._settle(step):
+        self._restless = not self._settle(step)
+        if self._restless:
             result.problems.append("the machine did not come to rest")
         for name in step.guests:
             failure = guests[name].vcpu.failure
@@ -179,7 +186,7 @@ class Runner:
     def _end_actors(self, report: Report) -> None:
         """Run until every actor has ended, then until the machine is at rest."""
         scheduler, cast = self._machine.scheduler, self._cast
-        if not self._scenario.actors:
+        if not self._scenario.actors or self._restless:
             return
         last = scheduler.turns + sum(map(_allowed, self._scenario.actors))
         done, moved = scheduler.now, scheduler.turns

@@ -284,7 +284,9 @@ def destroy_guest(machine: Machine, guest: Guest) -> None:
 
 
 def _give_dom0(machine: Machine, guest: Guest, master: Master) -> None:
-    """A master's streams, unless another guest has one of them."""
+    """A master's streams, unless another guest has one of them or dom0's tree lacks the node."""
+    if master.path not in guest.view.masters:
+        return
     keys = [(s.smmu_path, s.stream_id) for s in master.streams]
     taken = [key for key in keys if machine.hypervisor.owner(*key) not in (None, "dom0")]
     if not keys or taken or any(path not in guest.vsmmus for path, _ in keys):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -69,6 +70,36 @@ def test_the_example_of_the_documentation(folder, capsys):
     assert [case.attrib["name"] for case in root.iter("testcase")] == ["seed 1", "seed 2", "seed 3"]
 
 
+def test_the_sample_with_actors(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    code, out, _ = vsmmu(capsys, "run", "samples/busy.toml")
+    assert code == 0
+    assert re.sub(r"\d+ units", "N units", out).splitlines() == [
+        "ok      samples/busy.toml seed 1: 2 steps, 3 actors, N units of virtual time",
+        "ok      samples/busy.toml seed 2: 2 steps, 3 actors, N units of virtual time",
+        "2 runs of 1 scenario: 2 as expected",
+    ]
+
+
+def test_one_run_with_an_actor_is_golden(folder, capsys, update_goldens):
+    text = PLACE.replace('"static", operations = 3', '"faulting", operations = 3, note = "why"')
+    (folder / "x.toml").write_text(text.replace('"red", dev', '"red", events = 9, dev'))
+    code, out, _ = vsmmu(capsys, "run", "x.toml")
+    assert code == 3
+    golden = ROOT / "tests/golden/run-actor.txt"
+    if update_goldens:
+        golden.write_text(out)
+    assert out == golden.read_text()
+
+
+def test_a_summary_of_several_is_json(folder, capsys):
+    code, _, err = vsmmu(capsys, "run", "s/b", "--summary")
+    reason = "2 runs; give one scenario and seed, or --json"
+    assert (code, err) == (1, f"vsmmu: --summary: {reason}\n")
+    _, out, _ = vsmmu(capsys, "run", "s/b", "--summary", "--json")
+    assert all("summary" in run for run in json.loads(out)["runs"])
+
+
 LINES = [
     "FAILED  s/a.toml seed 0: 1 actor, N units of virtual time",
     f"        s/a.toml:{WRONG}",
@@ -83,8 +114,8 @@ LINES = [
 ]
 
 
-def test_a_folder(folder, capsys):
-    code, out, err = vsmmu(capsys, "run", "s")
+def test_a_folder(folder, capsys, update_goldens):
+    code, out, err = vsmmu(capsys, "run", "s", "--junit", "out.xml")
     assert re.sub(r"\d+ units", "N units", out).splitlines() == LINES
     assert err.splitlines() == [
         "vsmmu: notice: s/other.toml: skipped, it does not mention the schema of scenarios",
@@ -92,6 +123,16 @@ def test_a_folder(folder, capsys):
         "vsmmu: s/none.dtb: cannot read: no such file or directory",
     ]
     assert code == 2
+    root = checked((folder / "out.xml").read_bytes())
+    (failure,) = root.iter("failure")
+    assert failure.text == f"s/a.toml:{WRONG}"
+    assert [e.attrib["type"] for e in root.iter("error")] == ["ScenarioError", "FileError"]
+    golden = ROOT / "tests/golden/run-junit.xml"
+    # How long a run takes is for other tests.
+    text = re.sub(r"\d+ units", "N units", (folder / "out.xml").read_text())
+    if update_goldens:
+        golden.write_text(text)
+    assert text == golden.read_text()
 
 
 def test_the_output_does_not_depend_on_processes(folder, capsys):
@@ -107,10 +148,8 @@ def test_the_output_does_not_depend_on_processes(folder, capsys):
 @pytest.mark.parametrize(
     ("inputs", "wanted"),
     [
-        (["s/b.toml"], 0),
-        (["s/b.toml", "s/b"], 0),
         (["s/b.toml", "s/a.toml"], 3),
-        (["s/a.toml", "s/host.toml", "s/bad.toml"], 1),
+        (["s/host.toml", "s/bad.toml"], 1),
         (["s/a.toml", "s/bad.toml", "s/host.toml"], 2),
         (["s/bad.toml"], 2),
         (["s/other.toml"], 2),
@@ -161,6 +200,15 @@ def test_several_are_one_envelope(folder, capsys):
 def test_one_file_and_one_seed_are_no_envelope(folder, capsys, arguments, schema):
     code, out, _ = vsmmu(capsys, "run", "--json", *arguments)
     assert (code, json.loads(out)["schema"]) == (0, schema)
+
+
+@pytest.mark.parametrize(("text", "wanted"), [(PLACE, 0), (FAILS, 3), (PLACE + "x", 2)])
+def test_standard_input(folder, capsys, monkeypatch, text, wanted):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    code, out, err = vsmmu(capsys, "run", "-")
+    assert code == wanted
+    assert wanted != 3 or f"FAILED -:{WRONG}" in out
+    assert err.startswith("vsmmu: -:5: not a TOML file" if wanted == 2 else "")
 
 
 def test_the_same_file_counts_once(folder):
@@ -241,20 +289,6 @@ def checked(data: bytes) -> ElementTree.Element:
             if name in suite.attrib:
                 assert int(suite.attrib[name]) == len(list(suite.iter(tag))), name
     return root
-
-
-def test_junit_of_a_folder(folder, capsys, update_goldens):
-    vsmmu(capsys, "run", "s", "--junit", "out.xml")
-    root = checked((folder / "out.xml").read_bytes())
-    (failure,) = root.iter("failure")
-    assert failure.text == f"s/a.toml:{WRONG}"
-    assert [e.attrib["type"] for e in root.iter("error")] == ["ScenarioError", "FileError"]
-    golden = ROOT / "tests/golden/run-junit.xml"
-    # How long a run takes is for other tests.
-    text = re.sub(r"\d+ units", "N units", (folder / "out.xml").read_text())
-    if update_goldens:
-        golden.write_text(text)
-    assert text == golden.read_text()
 
 
 @pytest.mark.parametrize(

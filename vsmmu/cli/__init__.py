@@ -24,7 +24,7 @@ _COMMANDS = {
     "partial-dtb": "write a guest's partial tree and its completed configuration",
     "dom0-dtb": "build dom0's device tree, a vSMMU for each physical SMMU",
     "dom0less-dtb": "build the host's tree with guests that Xen starts itself",
-    "run": "run a scenario on the emulator",
+    "run": "run scenarios on the emulator and check what is expected of them",
     "replay": "play recorded SMMUv3 programs and compare their outcomes",
     "explain": "decode an STE, CD, command, event record or register, and say what is illegal",
     "completion": "print a shell completion script",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from vsmmu.cli.files import FileError, say, write
 
 if TYPE_CHECKING:
-    from vsmmu.cli.run_cases import Case
+    from vsmmu.cli.run_cases import Case, Failure
     from vsmmu.report import Report
     from vsmmu.scenario import Scenario
     from vsmmu.scenario.run import Result
@@ -109,19 +109,20 @@ def _check_one(arguments: argparse.Namespace, runs: int) -> None:
 
 def _run_one(case: Case, arguments: argparse.Namespace) -> int:
     """One scenario under one seed: its whole report."""
-    from vsmmu.cli.run_cases import Failure, Outcome, outcome
+    from vsmmu.cli.run_cases import Failure, outcome
     from vsmmu.cli.run_many import write_junit
-    from vsmmu.scenario.run import load_scenario
 
+    if case.scenario is None:
+        assert case.error is not None
+        return _failed(case, case.error, arguments)
     keep = bool(arguments.trace or arguments.perfetto)
     try:
-        result = _execute(case.scenario or load_scenario(case.path), keep=keep)
+        result = _execute(case.scenario, keep=keep)
     except Exception as error:
         failure = Failure.of(error)
-        if failure is not None and arguments.junit:
-            failed = Outcome(case.path, case.seed, error=failure)
-            write_junit(arguments.junit, [failed], (case.path,))
-        raise
+        if failure is None:
+            raise
+        return _failed(case, failure, arguments)
     if keep:
         from vsmmu.cli.trace_text import trace_files
 
@@ -135,6 +136,18 @@ def _run_one(case: Case, arguments: argparse.Namespace) -> int:
     else:
         _print(result.report, summary=arguments.summary)
     return 0 if result.ok else EXPECTATION_FAILED
+
+
+def _failed(case: Case, failure: Failure, arguments: argparse.Namespace) -> int:
+    """One scenario that could not be run: why, and its exit code."""
+    from vsmmu.cli.run_cases import Outcome
+    from vsmmu.cli.run_many import write_junit
+
+    if arguments.junit:
+        told = Outcome(case.path, case.seed, error=failure)
+        write_junit(arguments.junit, [told], (case.path,))
+    say(f"vsmmu: {failure.text}")
+    return failure.exit_code
 
 
 def _print(report: Report, *, summary: bool) -> None:

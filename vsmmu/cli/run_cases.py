@@ -198,7 +198,7 @@ def play_all(cases: Sequence[Case], jobs: int) -> Iterator[Outcome]:
         try:
             yield from pool.map(play, cases)
         except BrokenProcessPool:
-            raise FileError("-j: a process of its was ended from outside") from None
+            raise FileError("-j: one of the processes was ended from outside; try fewer") from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

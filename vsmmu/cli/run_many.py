@@ -9,10 +9,9 @@ from collections.abc import Iterable, Sequence
 
 from vsmmu.cli.files import say, write
 from vsmmu.cli.junit import junit
+from vsmmu.cli.run import EXPECTATION_FAILED
 from vsmmu.cli.run_cases import Case, Outcome, play_all
 from vsmmu.cli.run_progress import run_bar
-
-EXPECTATION_FAILED = 3
 
 
 def run_many(cases: Sequence[Case], others: list[str], arguments: argparse.Namespace) -> int:

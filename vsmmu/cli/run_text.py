@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from vsmmu.cli.run_cases import Outcome
     from vsmmu.report import Report, StepResult
+    from vsmmu.toolstack import Guest
 
 # Problems of one run among several that are printed; the JSON has all.
 _PROBLEMS_SHOWN = 10
@@ -27,7 +28,8 @@ def print_report(report: Report) -> None:
     """Print guests, steps, events, commands and the verdict to stdout."""
     console = _console()
     scenario = report.scenario
-    console.print(Text(f"{plain(scenario.title)} (seed {scenario.seed})", style="bold"))
+    title = plain(scenario.title or scenario.source)
+    console.print(Text(f"{title} (seed {scenario.seed})", style="bold"))
     _guests(report, console)
     console.print()
     for result in report.steps:
@@ -190,11 +192,20 @@ def _translations(report: Report, console: Console) -> None:
             f"{plain(guest.name)}: {traps} traps, {guest.vcpu.interrupts} interrupts, "
             f"{len(guest.events)} events"
         )
+        if report.actors:
+            console.print(f"  {_traffic(report, guest)}")
         for vsmmu in vsmmus:
             for reason, count in sorted(vsmmu.refusals.by_reason.items()):
                 console.print(f"  refused {count} x {reason}")
     for reason, count in sorted(report.machine.hypervisor.kept.items()):
         console.print(f"kept by the hypervisor: {count} x {reason}")
+
+
+def _traffic(report: Report, guest: Guest) -> str:
+    """What the expectations `dma` and `sync` are held against."""
+    counts = [f"{n} {status}" for status, n in sorted(report.dma[guest.name].items())]
+    slowest = max((driver.sync_units for driver in guest.drivers.values()), default=0)
+    return f"DMA {', '.join(counts) or 'none'}; slowest CMD_SYNC {slowest} units"
 
 
 def _work(report: Report, console: Console) -> None:

@@ -33,6 +33,11 @@ _SWITCHES = (
 _QUEUE_LOG2_MAX = 19
 _FLOOD = 60
 _CD_WORDS = 8
+# What it puts right now and then, so that what it does reaches further than a dead SMMU; and how
+# long it waits for CR0ACK then.
+_MENDED = ("STRTAB_BASE", "STRTAB_BASE_CFG", "CMDQ_BASE", "EVENTQ_BASE", "CR1", "CR2", "IRQ_CTRL")
+_MENDS = 0.08
+_PATIENCE = 50
 
 
 class Hostile:
@@ -61,13 +66,48 @@ class Hostile:
         """Boot, move by move do harm, and leave with everything off."""
         bench = self._bench
         yield from bench.prepared()
+        good = [self._registers(driver) for driver in self._drivers]
+        tables = [self._stes(driver) for driver in self._drivers]
         while (yield from bench.more()):
+            if self._random.random() < _MENDS:
+                for driver, registers, stes in zip(self._drivers, good, tables, strict=True):
+                    yield from self._mend(driver, registers, stes)
+                continue
             with suppress(GuestError):
                 self._random.choice(self._moves)()
-            yield
+            # Others have their turns before it spoils the effect.
+            for _ in range(self._random.choice([1, 1, 1, 4])):
+                yield True
         for driver in self._drivers:
             for name in ("CR0", "IRQ_CTRL"):
                 self._write(driver, name, 0)
+
+    # Putting right what it broke.
+
+    def _registers(self, driver: SmmuDriver) -> dict[str, int]:
+        return {name: self._read(driver, name) for name in _MENDED}
+
+    def _stes(self, driver: SmmuDriver) -> dict[int, tuple[int, ...]]:
+        places = [driver.ste_address(sid) for sid in sorted(driver.contexts)]
+        return {place: self._bench.memory.read_words(place, 8) or () for place in places}
+
+    def _mend(
+        self, driver: SmmuDriver, registers: dict[str, int], stes: dict[int, tuple[int, ...]]
+    ) -> Program:
+        """An SMMU as its driver would have it, but for CDs, tables and what is cached."""
+        self._write(driver, "CR0", 0)
+        for _ in range(_PATIENCE):
+            if not self._read(driver, "CR0ACK"):
+                break
+            yield True
+        for name, value in registers.items():
+            self._write(driver, name, value)
+        for name in ("CMDQ_PROD", "CMDQ_CONS", "EVENTQ_PROD", "EVENTQ_CONS"):
+            self._write(driver, name, 0)
+        for place, words in stes.items():
+            self._bench.memory.write_words(place, words)
+        self._write(driver, "GERRORN", self._read(driver, "GERROR"))
+        self._write(driver, "CR0", _ENABLED)
 
     # Numbers and places.
 
@@ -151,6 +191,9 @@ class Hostile:
                 CmdSync.build(),
             ])  # fmt: skip
         opcode = r.choice([*OPCODES, r.randrange(256)])
+        if kind == 2:
+            # Few bits set: more of these are legal.
+            return Command((opcode | sid << 32, r.getrandbits(1) | self._place() & -4096))
         return Command((self._number() & ~0xFF | opcode, self._number()))
 
     def _commands(self) -> None:

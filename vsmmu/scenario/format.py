@@ -150,7 +150,8 @@ def _check_boots(scenario: Scenario) -> None:
         if step.do != "boot":
             continue
         for actor in scenario.actors:
-            if actor.guest in step.guests and actor.after < step.number:
+            boots = actor.do != "hotplug" and actor.after < step.number
+            if boots and actor.guest in step.guests:
                 reason = f"step {step.number} boots {actor.guest}; give after = {step.number}"
                 place = f"actor {actor.number}"
                 raise ScenarioError(scenario.source, place, reason, actor.line)

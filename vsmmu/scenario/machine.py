@@ -8,7 +8,7 @@ and the hypervisor see no difference. A device or SMMU called `nic` is the node 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -179,11 +179,12 @@ def _region(found: Reader) -> tuple[int, int]:
     return base, length
 
 
-def platform_in_place(spec: MachineSpec, source: str) -> Platform:
+def platform_in_place(spec: MachineSpec, source: str, assigned: Collection[str] = ()) -> Platform:
     """The board that a machine described in place is.
 
     Args:
         source: the scenario's name, for messages.
+        assigned: paths of devices that guests have, which dom0 does not see.
     """
     assert spec.devices is not None
     tree = Tree()
@@ -212,7 +213,8 @@ def platform_in_place(spec: MachineSpec, source: str) -> Platform:
         node.set_strings("compatible", "vsmmu,device")
         base = _DEVICE_BASE + index * _DEVICE_APART
         node.set_cells("reg", *_two(base), *_two(0x1000))
-        node.set_empty("xen,passthrough")
+        if node.path in assigned:
+            node.set_empty("xen,passthrough")
         node.set_empty("dma-coherent")
         cells = [cell for smmu, sid in streams for cell in (phandles[smmu], sid)]
         node.set_cells("iommus", *cells)

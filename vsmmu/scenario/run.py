@@ -130,7 +130,8 @@ def run_scenario(
 def _machine(scenario: Scenario, folder: Path) -> Machine:
     spec = scenario.machine
     if scenario.host is None:
-        platform = platform_in_place(spec, scenario.source)
+        assigned = {spec.path(name) for guest in scenario.guests for name in guest.devices}
+        platform = platform_in_place(spec, scenario.source, assigned)
     else:
         platform = load_platform(str(folder / scenario.host))
     features = {

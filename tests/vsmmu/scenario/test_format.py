@@ -68,6 +68,11 @@ def test_values_of_a_guest_and_an_actor():
     assert (guest.memory, guest.line, guest.lines["sync"]) == (64, 4, 8)
 
 
+def test_hotplug_may_come_before_a_step_that_boots():
+    text = GOOD.replace("netdev-storm", "hotplug") + "[[step]]\nguest = 'red'\ndo = 'boot'\n"
+    assert read(text).actors[0].after == 0
+
+
 @pytest.mark.parametrize(
     ("text", "seeds"),
     [
