@@ -15,10 +15,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from rich.console import Console
 
 from dt_tools import blob
 from dt_tools.dts import to_dts
 from vsmmu.cli.run_cases import Outcome, find_files
+from vsmmu.cli.run_text import _print_grid
 
 from .command import vsmmu
 
@@ -414,3 +416,22 @@ def test_a_bar_on_a_terminal_only(folder, capsys):
     os.close(main)
     assert shown.stdout.decode() == plain
     assert b"3/3" in drawn
+
+
+def test_a_wide_table_goes_on_below_on_a_terminal():
+    """Columns of a group stay together; what is no terminal gets whole rows."""
+    groups = [[["red", "1"], ["unmap", "22"]], [["a-long-name", "1234567"], ["unmap", "-"]]]
+    for terminal, wanted in (
+        (True, ["     red   unmap", "x      1      22", "  a-long-name   unmap",
+                "x      1234567       -"]),
+        (False, ["     red   unmap  a-long-name   unmap", "x      1      22      1234567       -"]),
+    ):  # fmt: skip
+        out = io.StringIO()
+        console = Console(
+            file=out, width=30, force_terminal=terminal, soft_wrap=True, highlight=False
+        )
+        _print_grid(console, ["", "x"], groups)
+        assert [line.split() for line in out.getvalue().splitlines()] == [
+            line.split() for line in wanted
+        ]
+        assert all(len(line) <= 30 for line in out.getvalue().splitlines()) is terminal
