@@ -74,7 +74,8 @@ class Runner:
                     total["steps"] += 1
             if self._restless:
                 left = len(self._scenario.steps) - step.number
-                self._add(report, f"{left} steps after step {step.number} not run", step.line)
+                if left:
+                    self._add(report, f"{left} steps after step {step.number} not run", step.line)
                 break
             self._cast.start(step.number)
         self._end_actors(report)
