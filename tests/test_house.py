@@ -40,6 +40,8 @@ MAY = {
                    "vsmmu.scheduler"},
     "vsmmu.hypervisor": {"vsmmu.arch", "vsmmu.smmu", "vsmmu.hypervisor", "vsmmu.memory",
                          "vsmmu.queue", "vsmmu.scheduler", "vsmmu.ste_update", "vsmmu.trace"},
+    "vsmmu.recording": {"vsmmu.arch", "vsmmu.smmu", "vsmmu.hypervisor", "vsmmu.recording",
+                        "vsmmu.memory", "vsmmu.queue", "vsmmu.scheduler"},
     "vsmmu.guest": {"vsmmu.arch", "vsmmu.guest", "vsmmu.hypervisor", "vsmmu.memory", "vsmmu.queue",
                     "vsmmu.scheduler", "vsmmu.ste_update"},
     "vsmmu.testing.live": {"vsmmu.hypervisor", "vsmmu.memory", "vsmmu.scheduler", "vsmmu.smmu",

@@ -47,6 +47,7 @@ class Memory:
         page: frame number to the place of its first word in `words`, for the walker alone, which
             reads both as `read64` does; a page nobody wrote is in neither.
         words: the arena as 64-bit words; another one after it grew.
+        watch: takes the numbers of frames that are written, where somebody wants to know.
     """
 
     def __init__(self, regions: Iterable[tuple[int, int]]) -> None:
@@ -61,6 +62,7 @@ class Memory:
         # Page frame number -> index of the page's first word. Word 0.._WORDS-1 is the zero page,
         # which every RAM page that nobody wrote shares.
         self.page: dict[int, int] = {}
+        self.watch: set[int] | None = None
         self._used = 1
         self._arena: bytearray | mmap.mmap = bytearray(64 * PAGE)
         self.words = memoryview(self._arena).cast("Q")
@@ -85,6 +87,8 @@ class Memory:
                 return False
             index = self._allocate(pa >> PAGE_SHIFT)
         self.words[index + ((pa & _IN_PAGE) >> 3)] = value
+        if self.watch is not None:
+            self.watch.add(pa >> PAGE_SHIFT)
         return True
 
     def read_words(self, pa: int, count: int) -> tuple[int, ...] | None:
@@ -139,6 +143,8 @@ class Memory:
                 index = self._allocate(pa >> PAGE_SHIFT)
             start = index * 8 + offset
             self._arena[start : start + n] = data[done : done + n]
+            if self.watch is not None:
+                self.watch.add(pa >> PAGE_SHIFT)
             pa, done = pa + n, done + n
         return True
 
@@ -156,6 +162,8 @@ class Memory:
         for frame in frames:
             start = self.page[frame] * 8
             self._arena[start : start + PAGE] = bytes(PAGE)
+        if self.watch is not None:
+            self.watch.update(frames)
 
     def fix(self) -> None:
         """Give the arena room for all RAM, so that it never moves again.

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import Counter
+from collections.abc import Iterable
 from random import Random
 from typing import Protocol
 
@@ -148,6 +149,31 @@ class Scheduler:
             if self.turns < end and not any(self._poll(place) for place in self._places()):
                 return True
         return False
+
+    def settle(self, engines: Iterable[Engine], limit: int = 1_000_000) -> bool:
+        """Turns of some engines, one after the other, until none of them has work.
+
+        It may be called within another engine's turn, as when what that one does is to be
+        complete before it goes on. False when `limit` turns were not enough.
+        """
+        listed = tuple(engines)
+        before = self.turns
+        while self.turns - before < limit:
+            if not sum(self._give_awake(engine) for engine in listed):
+                return True
+        return False
+
+    def _give_awake(self, engine: Engine) -> int:
+        """A turn of an engine, unless it sleeps or was taken away."""
+        bell: Bell | None = getattr(engine, "bell", None)
+        if bell is None:
+            place = self._engines.index(engine) if engine in self._engines else -1
+        else:
+            place = bell.place if bell.sleeps_in is None else -1
+        if not 0 <= place < len(self._engines) or self._engines[place] is not engine:
+            return 0
+        self.turns += 1
+        return self._give(place)
 
     def _turns_without_work(self, end: int) -> None:
         rounds, quiet = 2 if self.seed else 1, 0

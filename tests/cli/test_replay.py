@@ -14,7 +14,7 @@ import pytest
 
 from tests.cli.command import vsmmu
 from vsmmu import cli
-from vsmmu.cli import replay
+from vsmmu.cli import unpack
 
 READ = {"op": "r", "off": "0x60", "size": 4}
 # EVENTQ of one entry, and an access that has no STE: C_BAD_STE.
@@ -259,12 +259,12 @@ def test_input_is_bounded(capsys, monkeypatch):
     """A packed file of a few KiB may unpack to any length."""
     Path("long.xz").write_bytes(lzma.compress(b" " * (20 << 20)))
     assert run(capsys, "long.xz") == (2, "", "vsmmu: long.xz: line 1: longer than 16 MiB\n")
-    monkeypatch.setattr(replay, "TOTAL_MAX", 1 << 30)
-    monkeypatch.setattr(replay, "_BLOCK", 1 << 12)
+    monkeypatch.setattr(unpack, "TOTAL_MAX", 1 << 30)
+    monkeypatch.setattr(unpack, "_BLOCK", 1 << 12)
     Path("many.xz").write_bytes(lzma.compress(b"\n" * (1 << 14)))
-    monkeypatch.setattr(replay, "TOTAL_MAX", 1 << 13)
+    monkeypatch.setattr(unpack, "TOTAL_MAX", 1 << 13)
     code, _, err = run(capsys, "many.xz")
-    assert (code, err) == (2, "vsmmu: many.xz: more than 0 GiB of cases\n")
+    assert (code, err) == (2, "vsmmu: many.xz: more than 0 GiB unpacked\n")
 
 
 def test_output_is_at_most_80_columns_wide(capsys):

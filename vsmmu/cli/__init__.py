@@ -25,7 +25,7 @@ _COMMANDS = {
     "dom0-dtb": "build dom0's device tree, a vSMMU for each physical SMMU",
     "dom0less-dtb": "build the host's tree with guests that Xen starts itself",
     "run": "run scenarios on the emulator and check what is expected of them",
-    "replay": "play recorded SMMUv3 programs and compare their outcomes",
+    "replay": "play recordings of drivers and SMMUv3 programs, and say where the model differs",
     "explain": "decode an STE, CD, command, event record or register, and say what is illegal",
     "completion": "print a shell completion script",
 }

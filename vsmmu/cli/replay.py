@@ -1,343 +1,120 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""`vsmmu replay`: recorded SMMUv3 programs on the model, and what differs from their outcomes.
+"""`vsmmu replay`: recordings of real drivers, and recorded programs, on the model.
 
-With --vsmmu, the programs of guests on vSMMUs.
+What a file is shows in its contents: a recording starts with a header line that says so, anything
+else is a case a line.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
-import textwrap
-from dataclasses import dataclass, field
-from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, BinaryIO
+from itertools import chain
+from typing import TYPE_CHECKING
 
-from vsmmu.cli.files import FileError, plain, say
+from vsmmu.cli import replay_vsmmu
+from vsmmu.cli.files import FileError, say
+from vsmmu.cli.unpack import unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from vsmmu.arch.describe import Description
-    from vsmmu.smmu.replay import Difference
+    from vsmmu.cli.replay_recordings import Recordings
 
 DIFFERS = 3
-_COLUMNS = 80
-# Characters shown of a text of the file, and of a family's name.
-_SHOWN = 300
-_NAME = 40
-# What is shown of a step, in this order.
-_STEP = ("g", "op", "reg", "off", "val", "addr", "sid", "vsid", "iova", "rw", "size")
-# A line of a file, all of a file unpacked, and what the unpacker itself may take, in bytes.
-LINE_MAX = 16 << 20
-TOTAL_MAX = 4 << 30
-_UNPACK_MEMORY = 128 << 20
-_BLOCK = 1 << 20
-_XZ = b"\xfd7zXZ\x00"
-_PROGRESS = 50
-
-
-class ReplayError(Exception):
-    """A line that is not a case: one line of text."""
-
-    exit_code = 2
-
-
-@dataclass(slots=True)
-class _Family:
-    """Cases of one family: how many agree, differ, have no outcome to agree with."""
-
-    agree: int = 0
-    differ: int = 0
-    unjudged: int = 0
-    first: str = ""
-    explained: list[str] = field(default_factory=list)
+# A first line that is longer is no header.
+_HEADER_MAX = 1 << 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument(
-        "cases", metavar="CASES.jsonl", help="a case a line, may be packed with xz; - reads stdin"
+        "inputs",
+        metavar="FILE",
+        nargs="+",
+        help="a recording, or a case a line; may be packed with xz; - reads stdin",
     )
     parser.add_argument(
         "--vsmmu",
         action="store_true",
-        help="play what guests do to their vSMMUs, of the cases that have guests",
+        help="play a recording through a guest's vSMMU; of cases, what guests do to theirs",
     )
     parser.add_argument(
-        "--json", action="store_true", help="one JSON object a case: id, results, regs"
+        "--caching",
+        choices=("both", "none", "normal", "hostile"),
+        help="what the SMMU keeps: nothing, what it used, or whatever it may; for recordings "
+        "none and hostile side by side (both) unless said otherwise, for cases normal",
     )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="one JSON object a recording (vsmmu.replay/1), one a case: id, results, regs",
+    )
+    parser.add_argument(
+        "--minimize",
+        metavar="OUT",
+        help="write the smallest recording that fails as FILE does; packed if OUT ends in .xz",
+    )
+    parser.add_argument(
+        "--replays", metavar="N", type=int, help="replays that --minimize may take (2000)"
+    )
+    replay_vsmmu.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Play and print; 3 where an outcome differs from what the file expects."""
-    from vsmmu.smmu.cases import CaseError
+    """Play and print; 3 where something differs from what a file says.
 
-    families: dict[str, _Family] = {}
-    seen = played = 0
-    for number, line in _lines(arguments.cases):
-        try:
-            played += _one(line, arguments, families)
-        except (CaseError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-            _progress(seen, end=True)
-            raise ReplayError(f"{arguments.cases}: line {number}: {_reason(error)}") from None
-        seen += 1
-        _progress(seen)
-    _progress(seen, end=True)
-    if not played:
-        raise ReplayError(f"{arguments.cases}: no cases{' with guests' if seen else ''}")
-    if not arguments.json:
-        print("\n".join(_table(families)))
-    if seen > played:
-        say(f"vsmmu: notice: not played, without guests: {seen - played} of {seen} cases")
-    return DIFFERS if any(family.differ for family in families.values()) else 0
-
-
-def _one(line: bytes, arguments: argparse.Namespace, families: dict[str, _Family]) -> bool:
-    """Play the case of a line, print it, count it; False where it is none of those asked for."""
-    if arguments.vsmmu:
-        from vsmmu.hypervisor.replay import check, check_outcome, compare, play
-    else:
-        from vsmmu.smmu.replay import check, check_outcome, compare, play
-
-    entry = json.loads(line.decode())
-    whole = isinstance(entry, dict) and "case" in entry
-    case = entry["case"] if whole else entry
-    expected = entry.get("arch") if whole else None
-    steps = "vsteps" if arguments.vsmmu else "steps"
-    if arguments.vsmmu and isinstance(case, dict) and not {"guests", "vsteps"} & case.keys():
-        return False
-    check(case)
-    if expected is not None:
-        check_outcome(case, expected)
-    outcome = play(case)
-    if arguments.json:
-        print(json.dumps({"id": case["id"], **outcome}))
-    family = families.setdefault(case.get("family", "-"), _Family())
-    if expected is None:
-        family.unjudged += 1
-        return True
-    found = compare(case, outcome, expected)
-    family.agree += not found
-    family.differ += bool(found)
-    if found and not family.first:
-        family.first = case["id"]
-        family.explained = [*_explained(case, case[steps], found[0], len(found))]
-    return True
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"not JSON: {error.msg} at column {error.colno}"
-    if isinstance(error, UnicodeDecodeError):
-        return "not UTF-8"
-    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
-
-
-def _progress(played: int, *, end: bool = False) -> None:
-    """A counter on a terminal's stderr, wiped at the end; nothing elsewhere."""
-    if sys.stderr is None or not sys.stderr.isatty() or played < _PROGRESS:
-        return
-    if end:
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-    elif played % _PROGRESS == 0:
-        print(f"\r{played} cases", end="", file=sys.stderr, flush=True)
-
-
-# Reading: a line at a time, so that a file of any length takes bounded memory.
-
-
-def _lines(name: str) -> Iterator[tuple[int, bytes]]:
-    """(line number, text) of the lines that are not blank. Raises FileError, ReplayError."""
-    rest, number = b"", 0
-    for block in _unpacked(name):
-        *whole, rest = (rest + block).split(b"\n")
-        for line in whole:
-            number += 1
-            if line.strip():
-                yield number, line
-        if len(rest) > LINE_MAX:
-            raise ReplayError(f"{name}: line {number + 1}: longer than {LINE_MAX >> 20} MiB")
-    if rest.strip():
-        yield number + 1, rest
-
-
-def _unpacked(name: str) -> Iterator[bytes]:
-    """Blocks of the file's text, unpacked where it starts as an xz file does."""
-    total = 0
-    for block in _blocks(name):
-        total += len(block)
-        if total > TOTAL_MAX:
-            raise ReplayError(f"{name}: more than {TOTAL_MAX >> 30} GiB of cases")
-        yield block
-
-
-def _blocks(name: str) -> Iterator[bytes]:
-    with _opened(name) as file:
-        first = _read(file, name)
-        if first.startswith(_XZ):
-            yield from _unxz(file, name, first)
-            return
-        while first:
-            yield first
-            first = _read(file, name)
-
-
-def _opened(name: str) -> BinaryIO:
-    if name == "-":
-        if sys.stdin is None:
-            raise FileError("-: cannot read: standard input is closed")
-        return sys.stdin.buffer
-    try:
-        return open(name, "rb")
-    except (OSError, ValueError) as error:
-        # It words every failure, and names the nearest file.
-        from vsmmu.cli.files import read
-
-        read(name)
-        raise FileError(f"{name}: cannot read: {error}") from None
-
-
-def _read(file: BinaryIO, name: str) -> bytes:
-    try:
-        return file.read(_BLOCK)
-    except OSError as error:
-        raise FileError(f"{name}: cannot read: {(error.strerror or str(error)).lower()}") from None
-
-
-def _unxz(file: BinaryIO, name: str, packed: bytes) -> Iterator[bytes]:
-    """Unpack xz streams, one after the other, maybe with zeros between. Raises ReplayError."""
-    from lzma import FORMAT_XZ, LZMADecompressor, LZMAError
-
-    unpacker = None
-    try:
-        while packed:
-            unpacker = unpacker or LZMADecompressor(FORMAT_XZ, memlimit=_UNPACK_MEMORY)
-            yield unpacker.decompress(packed, _BLOCK)
-            while not (unpacker.eof or unpacker.needs_input):
-                yield unpacker.decompress(b"", _BLOCK)
-            packed = b""
-            if unpacker.eof:
-                packed = unpacker.unused_data.lstrip(b"\0")
-                unpacker = None
-            packed = packed or _read(file, name)
-            if unpacker is None:
-                packed = packed.lstrip(b"\0")
-    except LZMAError as error:
-        raise ReplayError(f"{name}: not a whole xz file: {plain(str(error))[:_SHOWN]}") from None
-    if unpacker is not None:
-        raise ReplayError(f"{name}: not a whole xz file: it ends too early")
-
-
-# Output.
-
-
-def _table(families: dict[str, _Family]) -> Iterator[str]:
-    """Totals, a line a family, and the first difference of each family that has one."""
-    total = _Family()
-    for family in families.values():
-        total.agree += family.agree
-        total.differ += family.differ
-        total.unjudged += family.unjudged
-    names = {name: plain(name)[:_NAME] for name in sorted(families)}
-    width = max(map(len, [*names.values(), "family", "total"]))
-    yield f"{'family':{width}}  agree  differ" + ("  no outcome" if total.unjudged else "")
-    for name, family in [*((names[n], families[n]) for n in names), ("total", total)]:
-        line = f"{name:{width}}  {family.agree:5}  {family.differ:6}"
-        yield line + (f"  {family.unjudged:10}" if total.unjudged else "")
-    for name in names:
-        if families[name].explained:
-            yield ""
-            yield from families[name].explained
-
-
-def _explained(
-    case: dict[str, Any], steps: list[Any], first: Difference, count: int
-) -> Iterator[str]:
-    """A case's first difference, both sides decoded."""
-    more = f" (and {count - 1} more)" if count > 1 else ""
-    yield from _wrapped(f"{case['id']}: {first}{more}", "")
-    if isinstance(case.get("desc"), str):
-        yield from _wrapped(case["desc"], "  ")
-    if first.step is None:
-        yield from _registers(first.what, first)
-        return
-    step = steps[first.step]
-    yield from _wrapped(" ".join(f"{n} {step[n]}" for n in _STEP if n in step), "  ")
-    if first.what == "val":
-        yield from _registers(step["off"], first)
-    elif first.what == "events":
-        yield from _events(first.got or [], first.expected)
-    elif first.what == "result":
-        yield from _events(first.got.get("events", []), [])
-
-
-def _registers(name: str, first: Difference) -> Iterator[str]:
-    from vsmmu.arch.describe import Context, describe_register, find_register
-
-    found = find_register(name)
-    if found is None:
-        return
-    register, shift = found
-    sides = [int(side, 16) << shift for side in (first.got, first.expected)]
-    yield from _beside(
-        *(
-            describe_register(register, side & (1 << register.width) - 1, Context())
-            for side in sides
-        )
-    )
-
-
-def _events(got: list[Any], expected: list[Any]) -> Iterator[str]:
-    for ours, theirs in zip_longest(got, expected):
-        if ours != theirs:
-            yield from _beside(_decoded(ours), _decoded(theirs))
-
-
-def _decoded(event: Any) -> Description | None:
-    """A record of a result, described; None where there is none, or nothing that can be one.
-
-    A result names the fields that count, so only those are there.
+    A file that cannot be played does not keep the others from being played.
     """
-    from dataclasses import replace
+    from vsmmu.cli.replay_recordings import Recordings
 
-    from vsmmu.arch.describe import Context, describe
-    from vsmmu.smmu.replay import ADDRESSES, record
+    replay_vsmmu.check(arguments)
+    if arguments.minimize is not None or arguments.replays is not None:
+        from vsmmu.cli.replay_minimize import run as minimize
 
+        return minimize(arguments)
+    recordings, codes = Recordings(arguments), []
+    for name in arguments.inputs:
+        try:
+            codes.append(_play(name, arguments, recordings))
+        except Exception as error:
+            code = getattr(error, "exit_code", None)
+            if code is None:
+                raise
+            say(f"vsmmu: {error}")
+            codes.append(code)
+    recordings.show()
+    failed = [code for code in codes if code not in (0, DIFFERS)]
+    return int(failed[0] if failed else max(codes))
+
+
+def _play(name: str, arguments: argparse.Namespace, recordings: Recordings) -> int:
+    blocks = unpacked(name)
+    first = _first_line(blocks)
+    whole = chain((first,), blocks)
+    if _is_recording(first):
+        return DIFFERS if recordings.play(name, whole) else 0
+    if arguments.caching == "both":
+        raise FileError(f"{name}: --caching both is for recordings; these are cases")
+    from vsmmu.cli.replay_cases import play_cases
+
+    return play_cases(name, whole, arguments)
+
+
+def _first_line(blocks: Iterator[bytes]) -> bytes:
+    """Bytes from the start of a file that hold its first line that is not blank, if it is short."""
+    text = b""
+    for block in blocks:
+        text += block
+        if b"\n" in text.lstrip() or len(text) > _HEADER_MAX:
+            break
+    return text
+
+
+def _is_recording(text: bytes) -> bool:
+    """Whether a file that starts so says that it is a recording, of whatever version."""
     try:
-        whole = describe("event", record(event).words, Context())
-    except (KeyError, TypeError, ValueError):
-        return None
-    named = {ADDRESSES.get(name, name) for name in event}
-    return replace(whole, fields=tuple(one for one in whole.fields if one.name in named))
-
-
-def _beside(ours: Description | None, theirs: Description | None) -> Iterator[str]:
-    """Two structures in columns: their fields, but those that are 0 on both sides."""
-    left, right = _values(ours), _values(theirs)
-    rows = [
-        ("", "model", "expected"),
-        ("", ours.name if ours else "nothing", theirs.name if theirs else "nothing"),
-    ]
-    for name in [*left, *(name for name in right if name not in left)]:
-        pair = left.get(name, "-"), right.get(name, "-")
-        if pair != ("0x0", "0x0"):
-            rows.append((name, *pair))
-    first, second = (max(len(row[i]) for row in rows) for i in range(2))
-    for at, (name, one, other) in enumerate(rows):
-        mark = "  <" if at and one != other else ""
-        yield f"    {name:{first}}  {one:{second}}  {other}{mark}"
-
-
-def _values(side: Description | None) -> dict[str, str]:
-    fields = side.fields if side else ()
-    return {one.name: f"{one.value:#x} {one.meaning}".rstrip() for one in fields}
-
-
-def _wrapped(text: str, indent: str) -> list[str]:
-    shown = plain(text)
-    shown = shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."
-    return textwrap.wrap(
-        shown, _COLUMNS, initial_indent=indent, subsequent_indent=indent + "  "
-    ) or [indent.rstrip()]
+        header = json.loads(text.partition(b"\n")[0])
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(header, dict) and "magic" in header

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vsmmu.cli.files import FileError, check_outputs, say, write
+from vsmmu.cli.run_record import Recorded
 
 if TYPE_CHECKING:
     from vsmmu.cli.run_cases import Case, Failure
@@ -55,6 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--perfetto", metavar="FILE", help="write a timeline of one run that ui.perfetto.dev opens"
+    )
+    parser.add_argument(
+        "--record",
+        metavar="DIR|FILE.xz",
+        help="write a recording of each vSMMU of one run, for `vsmmu replay`",
     )
     parser.add_argument(
         "--summary",
@@ -101,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _outputs(arguments: argparse.Namespace) -> list[str]:
-    """Names of the files to write, each a file's. Raises FileError."""
+    """Names of the files to write, and of the recordings' folder. Raises FileError."""
     names = []
     for option in _OUTPUTS:
         name = getattr(arguments, option)
@@ -112,7 +118,7 @@ def _outputs(arguments: argparse.Namespace) -> list[str]:
         if name == "-" or os.path.isdir(name) or _is_stdout(name):
             raise FileError(f"--{option} {name}: give a file; stdout has the report")
         names.append(name)
-    return names
+    return [*names, arguments.record] if arguments.record else names
 
 
 def _is_stdout(name: str) -> bool:
@@ -126,9 +132,9 @@ def _is_stdout(name: str) -> bool:
 
 def _check_one(arguments: argparse.Namespace, runs: int) -> None:
     """Options that are for one run alone."""
-    for option in ("trace", "perfetto"):
+    for option in ("trace", "perfetto", "record"):
         name = getattr(arguments, option)
-        if name:
+        if name is not None:
             raise FileError(f"--{option} {name}: {runs} runs; give one scenario and seed")
     if arguments.summary and not arguments.json:
         raise FileError(f"--summary: {runs} runs; give one scenario and seed, or --json")
@@ -143,13 +149,16 @@ def _run_one(case: Case, arguments: argparse.Namespace) -> int:
         assert case.error is not None
         return _failed(case, case.error, arguments)
     keep = bool(arguments.trace or arguments.perfetto)
+    record = Recorded(arguments.record) if arguments.record is not None else None
     try:
-        result = _execute(case.scenario, keep=keep)
+        result = _execute(case.scenario, keep=keep, record=record)
     except Exception as error:
         failure = Failure.of(error)
         if failure is None:
             raise
         return _failed(case, failure, arguments)
+    if record is not None:
+        record.save((case.path,))
     if keep:
         from vsmmu.cli.trace_text import trace_files
 
@@ -237,13 +246,17 @@ def execute(name: str, seed: int | None = None, *, keep: bool = False) -> Report
     return _execute(load_scenario(Path(name)), seed, keep=keep).report
 
 
-def _execute(scenario: Scenario, seed: int | None = None, *, keep: bool) -> Result:
+def _execute(
+    scenario: Scenario, seed: int | None = None, *, keep: bool, record: Recorded | None = None
+) -> Result:
     """Run a scenario; notices go to stderr."""
     from vsmmu.cli.run_progress import step_counter
     from vsmmu.scenario.run import run_scenario
 
-    progress = step_counter(len(scenario.steps))
-    result = run_scenario(scenario, seed, progress=progress, keep_trace=keep)
+    progress, built = step_counter(len(scenario.steps)), None
+    if record is not None:
+        progress, built = record.watch(scenario, progress)
+    result = run_scenario(scenario, seed, progress=progress, keep_trace=keep, built=built)
     for notice in result.notices:
         say(f"vsmmu: {notice}")
     return result

@@ -50,6 +50,7 @@ class Hypervisor:
         hardware: physical SMMUs by the path of their node in the host tree.
         policy: caps.
         trace: where what happens is recorded.
+        pages: what of the memory may be given out; all of it by default.
     """
 
     def __init__(
@@ -59,11 +60,12 @@ class Hypervisor:
         hardware: Mapping[str, Hardware],
         policy: Policy | None = None,
         trace: Trace | None = None,
+        pages: PageAllocator | None = None,
     ) -> None:
         self.memory = memory
         self.scheduler = scheduler
         self.policy = policy or Policy()
-        self.pages = PageAllocator(memory.regions)
+        self.pages = pages or PageAllocator(memory.regions)
         self.domains: dict[int, Domain] = {}
         self._trace = trace
         self._owner: dict[tuple[str, int], tuple[VSmmu, Stream]] = {}
@@ -73,18 +75,9 @@ class Hypervisor:
         self._behind = Behind()
         self.reports = Reports(self._owner, trace)
         self.kept = self.reports.kept
+        told = self.reports.event, self.reports.page_request, self.reports.overflow
         self.hosts = {
-            path: HostSmmu(
-                path,
-                hw,
-                memory,
-                self.pages,
-                self.policy,
-                self.reports.event,
-                self.reports.page_request,
-                self.reports.overflow,
-                trace,
-            )
+            path: HostSmmu(path, hw, memory, self.pages, self.policy, *told, trace)
             for path, hw in hardware.items()
         }
         self.frames = Frames(memory, self.pages)

@@ -23,8 +23,12 @@ _ABORT = Ste.build(v=1, config=SteConfig.ABORT)
 _INVALID = Ste()
 
 
-def shadow(vsmmu: VSmmu, stream: Stream) -> tuple[Ste, Event | None]:
-    """The STE, with the event that the guest's configuration stands for where it is invalid."""
+def shadow(vsmmu: VSmmu, stream: Stream, *, refuse: bool = True) -> tuple[Ste, Event | None]:
+    """The STE, with the event that the guest's configuration stands for where it is invalid.
+
+    Args:
+        refuse: count an illegal STE.
+    """
     if not Cr0(vsmmu.regs["CR0"]).smmuen:
         abort = Gbpa(vsmmu.regs["GBPA"]).abort
         return (_ABORT if abort else vsmmu.domain.stage2_ste()), None
@@ -33,7 +37,8 @@ def shadow(vsmmu: VSmmu, stream: Stream) -> tuple[Ste, Event | None]:
         return _INVALID, found
     meaning = decode_ste(found, vsmmu.features)
     if meaning is None:
-        vsmmu.refusals.add("C_BAD_STE", f"vMasterID {stream.vmaster_id:#x}: {found!r}")
+        if refuse:
+            vsmmu.refusals.add("C_BAD_STE", f"vMasterID {stream.vmaster_id:#x}: {found!r}")
         return _INVALID, CBadSte.build()
     stream.ppar = meaning.ppar
     if not found.config & LIVE:
@@ -52,3 +57,20 @@ def shadow(vsmmu: VSmmu, stream: Stream) -> tuple[Ste, Event | None]:
         ats=meaning.eats == Eats.FULL,
         ppar=bool(vsmmu.idr0.pri and meaning.ppar),
     ), None
+
+
+def settles(vsmmu: VSmmu, stream: Stream) -> bool:
+    """Whether an access that met an invalid shadow STE was to end silently.
+
+    A driver that links a level 2 table of STEs that abort sends no command for it, as Linux, and
+    a fetch that failed is cached nowhere. So the guest's STE is read again once something meets
+    what it was: if it is valid by now, the shadow is made anew. Not of a stream that is being taken
+    back: its STE is the hypervisor's already.
+    """
+    if vsmmu.streams.get(stream.vmaster_id) is not stream:
+        return False
+    target, raises = shadow(vsmmu, stream, refuse=False)
+    if raises is not None:
+        return False
+    vsmmu.mark(stream)
+    return target == _ABORT

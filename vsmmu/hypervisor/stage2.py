@@ -13,6 +13,7 @@ hypervisor already sees the table that takes its place.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 from vsmmu.arch.pagetable import G4K, TABLE, VALID, S2Leaf, output_address
 from vsmmu.arch.registers import OAS_BITS
@@ -357,7 +358,13 @@ class Stage2:
 
 
 def _leaf(pa: int, level: int, write: bool, device: bool) -> int:
-    fields = S2Leaf.build(
+    return _attributes(level, write, device) | pa
+
+
+@cache
+def _attributes(level: int, write: bool, device: bool) -> int:
+    """A leaf without its address. Of all domains, there are a dozen."""
+    return S2Leaf.build(
         valid=1,
         table=int(level == 3),
         memattr=_MEMATTR_DEVICE if device else _MEMATTR_WB,
@@ -367,5 +374,4 @@ def _leaf(pa: int, level: int, write: bool, device: bool) -> int:
         af=1,
         # RAM is executable: the CPU's stage 2 is this one, and a device may fetch instructions.
         xn1=int(device),
-    )
-    return fields.raw | pa
+    ).raw

@@ -36,6 +36,7 @@ from vsmmu.hypervisor.host_smmu import HostSmmu
 from vsmmu.hypervisor.interrupts import Interrupts, Irq
 from vsmmu.hypervisor.policy import Policy, Refusals
 from vsmmu.hypervisor.pri import PriWriter
+from vsmmu.hypervisor.rechecks import Rechecks
 from vsmmu.hypervisor.shadow import shadow
 from vsmmu.hypervisor.stale import StaleStreams
 from vsmmu.hypervisor.stalls import Stalls
@@ -43,6 +44,7 @@ from vsmmu.queue import Ring
 from vsmmu.scheduler import Bell
 from vsmmu.smmu.features import Features
 from vsmmu.smmu.regfile import RegisterFile
+from vsmmu.smmu.tap import Tap
 from vsmmu.trace import Trace
 
 _CMDQ_ERR = Gerror.mask("cmdq_err")[0]
@@ -79,7 +81,7 @@ class VSmmu:
         self.base, self.size = base, size
         self.regs = RegisterFile(ids, self._changed)
         self.idr0, self.idr1, self.idr3 = Idr0(ids["IDR0"]), Idr1(ids["IDR1"]), Idr3(ids["IDR3"])
-        self.features = Features.from_ids(**{n.lower(): v for n, v in ids.items()})
+        self.features = Features.recorded(**{n.lower(): v for n, v in ids.items()})
         # Addresses of queues are truncated to OAS (§3.4.3).
         self.address_mask = (1 << self.features.oas) - 1
         self.streams: dict[int, Stream] = {}
@@ -91,9 +93,11 @@ class VSmmu:
         self.stalls = Stalls(self, Idr5(ids["IDR5"]).stall_max)
         self.pri = PriWriter(self, policy.pending_page_requests)
         self.trace = trace
+        self.tap: Tap | None = None
         self.interrupts = Interrupts(self, irq)
         self._policy = policy
         self.stale = StaleStreams(policy.streams_per_unit)
+        self.rechecks = Rechecks(self, policy.pending_events)
         self._cmdq_base = 0
         self._cmdq = self._located()
         self._pending: dict[HostSmmu, dict[Command, Scope | None]] = {}
@@ -137,12 +141,17 @@ class VSmmu:
     def mmio_read(self, offset: int, size: int) -> int:
         """A trapped read; 0 for what is not a register."""
         self.counters["trap read"] += 1
-        return self.regs.read(offset, size)
+        value = self.regs.read(offset, size)
+        if self.tap is not None:
+            self.tap.read(offset, size, value)
+        return value
 
     def mmio_write(self, offset: int, size: int, value: int) -> None:
         """A trapped write. Constant work, whatever the value."""
         self.counters["trap write"] += 1
         self.regs.write(offset, size, value)
+        if self.tap is not None:
+            self.tap.written(offset, size, value)
 
     def _changed(self, name: str) -> None:
         if self.trace is not None:
@@ -215,7 +224,9 @@ class VSmmu:
         """Shadow stale streams, then take commands, until the budget or something to wait for."""
         done = 0
         while done < budget:
-            if self.stale.looking:
+            if self.rechecks:
+                self.rechecks.take()
+            elif self.stale.looking:
                 self.stale.look(self.streams.values())
             elif (stream := self.stale.take()) is not None:
                 self._shadow(stream)

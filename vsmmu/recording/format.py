@@ -159,6 +159,7 @@ _EVENT = struct.Struct("<4Q")
 _MEM = struct.Struct("<QI")
 _LENGTH = struct.Struct("<H")
 _SIZES = (1, 2, 4, 8)
+_new = tuple.__new__
 _REGISTERS_END = 0x2_0000
 
 
@@ -258,6 +259,13 @@ class Reader:
         self._at += count
         return self._rest[start : self._at]
 
+    def span(self, count: int) -> tuple[bytes, int]:
+        """As `take`, without a copy: bytes in which they are, and where."""
+        if self._at + count > len(self._rest):
+            return self.take(count), 0
+        self._at += count
+        return self._rest, self._at - count
+
     def _more(self) -> bool:
         """One more block behind the bytes that are left; False at the end of the file."""
         for block in self._blocks:
@@ -290,7 +298,7 @@ def _tag(tag: int) -> str:
 
 
 def _fields(reader: Reader, form: struct.Struct) -> tuple[Any, ...]:
-    return form.unpack(reader.take(form.size))
+    return form.unpack_from(*reader.span(form.size))
 
 
 def _register(reader: Reader) -> tuple[int, int, int]:
@@ -302,18 +310,6 @@ def _register(reader: Reader) -> tuple[int, int, int]:
     return offset, size, value
 
 
-def _write(reader: Reader) -> Write:
-    return Write(*_register(reader))
-
-
-def _read(reader: Reader) -> Read:
-    return Read(*_register(reader))
-
-
-def _progress(reader: Reader) -> Progress:
-    return Progress(*_fields(reader, _PROGRESS))
-
-
 def _mem(reader: Reader) -> Mem:
     pa, size = _fields(reader, _MEM)
     if size > MEM_MAX:
@@ -322,7 +318,7 @@ def _mem(reader: Reader) -> Mem:
 
 
 def _dma(reader: Reader) -> Dma:
-    dma = Dma(*_fields(reader, _DMA))
+    dma = _new(Dma, _fields(reader, _DMA))
     if dma.access not in Access.ALL:
         raise ValueError(f"access {dma.access} is neither 1 (read) nor 2 (write)")
     if dma.status >= len(Status.NAMES):
@@ -349,9 +345,9 @@ def _note(reader: Reader) -> Note:
 
 _DECODERS: dict[int, Callable[[Reader], Record]] = {
     ord("M"): _mem,
-    ord("W"): _write,
-    ord("R"): _read,
-    ord("P"): _progress,
+    ord("W"): lambda reader: Write(*_register(reader)),
+    ord("R"): lambda reader: Read(*_register(reader)),
+    ord("P"): lambda reader: Progress(*_fields(reader, _PROGRESS)),
     ord("D"): _dma,
     ord("E"): _event,
     ord("I"): _irq,

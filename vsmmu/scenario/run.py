@@ -87,6 +87,7 @@ def run_scenario(
     source: str | None = None,
     progress: Callable[[Step], None] | None = None,
     keep_trace: bool = False,
+    built: Callable[[Machine, list[Guest]], object] | None = None,
 ) -> Result:
     """Build a scenario's machine and guests, and run it once.
 
@@ -102,6 +103,7 @@ def run_scenario(
         source: as `load_scenario`.
         progress: called before each step.
         keep_trace: keep up to a million trace records, where `Trace` alone keeps fewer.
+        built: told the machine and its guests before anything runs.
 
     Returns:
         What happened. An expectation that does not hold is in `Result.problems` and is not raised.
@@ -122,6 +124,8 @@ def run_scenario(
     machine.trace.sinks.append(costs)
     notices: list[str] = []
     guests = _guests(machine, scenario, folder, notices)
+    if built is not None:
+        built(machine, guests)
     report = Runner(scenario, machine, guests, progress).run()
     report.costs = costs.by
     return Result(scenario, report.failures, tuple(notices), report)

@@ -72,6 +72,7 @@ class Config:
 
     Attributes:
         deferred: invalidations that the next CMD_SYNC carries out (hostile caching).
+        watch: called with the StreamID of an STE or CD that is looked up in memory.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Config:
         counters: Counter[str], caching: Caching, derived: dict[Any, Any],
     ) -> None:  # fmt: skip
         self.deferred: list[Callable[[], object]] = []
+        self.watch: Callable[[int], object] | None = None
         self._counters = counters
         self._derived = derived
         self._hyp = bool(features.idr0.hyp)
@@ -118,7 +120,7 @@ class Config:
         if cached is not None:
             self._counters["config.hit"] += 1
             return cached
-        self._counters["config.miss"] += 1
+        self._missed(sid)
         if not self.caching.hostile:
             return self._look_up(sid)
         neighbour = self._contiguous(sid)
@@ -138,7 +140,7 @@ class Config:
         if cached is not None:
             self._counters["config.hit"] += 1
             return cached
-        self._counters["config.miss"] += 1
+        self._missed(sid)
         address = self._fetch.cd_address(sid, stream, ssid)
         if isinstance(address, Fault):
             return address
@@ -149,6 +151,11 @@ class Config:
         if self._contexts.keep(sid, ssid, context, self.caching.entries):
             self._derived.clear()
         return context
+
+    def _missed(self, sid: int) -> None:
+        self._counters["config.miss"] += 1
+        if self.watch is not None:
+            self.watch(sid)
 
     def holds(self, sid: int, index: int | None) -> bool:
         """Whether the next lookup of this STE, and of the CD at `index`, finds them kept."""

@@ -31,11 +31,13 @@ class Caching:
             before the CMD_SYNC behind them.
         early: which 64-bit words of a prefetched STE or CD are kept, bit n for word n. The others
             are read when the entry is used: a structure may be read in pieces, in any order.
+        invalid: with `hostile`, keep invalid level 1 descriptors too.
     """
 
     entries: int = CONFIG_ENTRIES
     hostile: bool = False
     early: int = ALL_WORDS
+    invalid: bool = True
 
 
 # By the names of the switch: `Smmu(..., caching=...)`.

@@ -73,6 +73,10 @@ class ConfigFetch:
         self._stes: dict[tuple[int, Words], Stream | Fault] = {}
         self._e2h = 0
 
+    @property
+    def _keeps_invalid(self) -> bool:
+        return self.caching.hostile and self.caching.invalid
+
     # Addresses.
 
     def covers(self, sid: int) -> bool:
@@ -96,7 +100,7 @@ class ConfigFetch:
             if isinstance(words, Fault):
                 return words
             descriptor = L1Std(words)
-            if table.span_valid(descriptor) or self.caching.hostile:
+            if table.span_valid(descriptor) or self._keeps_invalid:
                 self.l1stds.keep(key, descriptor, self.caching.entries)
         found = table.level2(sid, descriptor)
         return _BAD_STREAMID if found is None else found
@@ -115,7 +119,7 @@ class ConfigFetch:
             if isinstance(words, Fault):
                 return words
             descriptor = L1Cd(words)
-            if descriptor.v or self.caching.hostile:
+            if descriptor.v or self._keeps_invalid:
                 self.l1cds.keep(sid, key, descriptor, self.caching.entries)
         table = descriptor.l2ptr & -(Cd.size << split)
         if not descriptor.v or (stream.stage2 is None and table >> self._features.oas):

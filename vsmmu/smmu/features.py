@@ -47,6 +47,9 @@ _OAS_52 = 6
 # IDR5.OAS of 40 bits: a level 0 block of the 4K granule, which DS brings, has 39 (Arm ARM D8.2).
 _OAS_40 = 2
 
+# Whether it holds, and what is said where it does not.
+_Rules = tuple[tuple[object, str], ...]
+
 # The values this model can act on; a field that is not listed must be 0.
 _MODELLED: dict[str, range] = {
     "s2p": range(2),
@@ -136,7 +139,8 @@ class Features:
     def __post_init__(self) -> None:
         for name, layout in _LAYOUTS.items():
             _refuse_unmodelled(name, layout, getattr(self, name))
-        self._check_consistency()
+        _require(self._needs())
+        _require(self._architecture())
 
     @classmethod
     def from_ids(
@@ -144,6 +148,23 @@ class Features:
     ) -> Self:
         """From register values. Raises ValueError as the constructor does."""
         return cls(Idr0(idr0), Idr1(idr1), Idr3(idr3), Idr5(idr5), Iidr(iidr), Aidr(aidr))
+
+    @classmethod
+    def recorded(
+        cls, *, idr0: int, idr1: int, idr3: int, idr5: int, iidr: int = 0, aidr: int = 0
+    ) -> Self:
+        """As `from_ids`, of an SMMU that exists: it may contradict the architecture.
+
+        Raises:
+            ValueError: a feature that is not modelled, or a lack without which nothing works.
+        """
+        values = (Idr0(idr0), Idr1(idr1), Idr3(idr3), Idr5(idr5), Iidr(iidr), Aidr(aidr))
+        self = object.__new__(cls)
+        for (name, layout), value in zip(_LAYOUTS.items(), values, strict=True):
+            _refuse_unmodelled(name, layout, value)
+            object.__setattr__(self, name, value)
+        _require(self._needs())
+        return self
 
     @classmethod
     def default(
@@ -256,34 +277,16 @@ class Features:
         have = {"4K": self.idr5.gran4k, "16K": self.idr5.gran16k, "64K": self.idr5.gran64k}
         return frozenset(name for name, bit in have.items() if bit)
 
-    def _check_consistency(self) -> None:
-        idr0, idr1, idr3, idr5 = self.idr0, self.idr1, self.idr3, self.idr5
-        v = self.aidr.archminrev
-        rules = (
+    def _needs(self) -> _Rules:
+        """What has to hold for a model of this SMMU to work at all."""
+        idr0, idr1, idr5, v = self.idr0, self.idr1, self.idr5, self.aidr.archminrev
+        return (
             (idr0.s1p or idr0.s2p, "neither stage is implemented: IDR0.S1P=0 and IDR0.S2P=0"),
             (self.granules, "IDR5 has no granule"),
-            (idr0.s1p or not idr3.had, "IDR3.HAD=1 needs IDR0.S1P=1"),
-            (idr0.s2p or not idr3.xnx, "IDR3.XNX=1 needs IDR0.S2P=1"),
-            (idr0.s2p or not idr3.fwb, "IDR3.FWB=1 needs IDR0.S2P=1"),
-            (idr0.s2p or not idr0.vmw, "IDR0.VMW=1 needs IDR0.S2P=1"),
-            (idr0.s1p or not idr0.hyp, "IDR0.HYP=1 needs IDR0.S1P=1"),
-            (idr0.s2p or not idr0.hyp, "IDR0.HYP=1 needs IDR0.S2P=1"),
-            (idr1.sidsize < 7 or idr0.st_level, "IDR1.SIDSIZE>=7 needs IDR0.ST_LEVEL=1"),
             (idr0.ats or not idr0.pri, "IDR0.PRI=1 needs IDR0.ATS=1"),
-            (idr0.ats or not idr0.atsrecerr, "IDR0.ATSRECERR=1 needs IDR0.ATS=1"),
-            (
-                (idr0.ats and idr0.s1p and idr0.s2p) or not idr0.ns1ats,
-                "IDR0.NS1ATS=1 needs IDR0.ATS=1 and both stages",
-            ),
             (idr0.pri or not idr1.priqs, "IDR1.PRIQS needs IDR0.PRI=1"),
-            (idr1.ssidsize or not idr3.pps, "IDR3.PPS=1 needs IDR1.SSIDSIZE>=1"),
-            (idr0.pri or not idr3.pps, "IDR3.PPS=1 needs IDR0.PRI=1"),
             (not self.stalls or idr5.stall_max, "IDR0.STALL_MODEL!=1 needs IDR5.STALL_MAX>=1"),
             (self.stalls or not idr5.stall_max, "IDR5.STALL_MAX needs IDR0.STALL_MODEL!=1"),
-            (v < 1 or not idr0.s1p or idr3.had, "SMMUv3.1 with stage 1 needs IDR3.HAD=1"),
-            (v < 1 or not idr0.s2p or idr3.xnx, "SMMUv3.1 with stage 2 needs IDR3.XNX=1"),
-            (idr0.s1p or not idr3.e0pd, "IDR3.E0PD=1 needs IDR0.S1P=1"),
-            (idr0.s2p or not idr3.ptwnnc, "IDR3.PTWNNC=1 needs IDR0.S2P=1"),
             (v >= 1 or (idr5.oas < _OAS_52 and not idr5.vax), "52-bit addresses need SMMUv3.1"),
             (idr5.vax or not idr5.ds, "IDR5.DS=1 needs IDR5.VAX>=1"),
             (
@@ -291,9 +294,34 @@ class Features:
                 "IDR5.DS=1 needs IDR5.GRAN4K=1 or IDR5.GRAN16K=1",
             ),
             (idr5.gran64k or idr5.ds or not idr5.vax, "IDR5.VAX=1 needs GRAN64K or DS"),
-            (v >= 1 or not idr3.xnx, "IDR3.XNX=1 needs SMMUv3.1"),
             (idr5.oas < _OAS_52 or idr5.gran64k or idr5.ds, "IDR5.OAS=6 needs GRAN64K or DS"),
             (idr5.oas >= _OAS_40 or not idr5.ds, "IDR5.DS=1 needs IDR5.OAS>=2"),
+        )
+
+    def _architecture(self) -> _Rules:
+        """What the architecture says besides of features together (§6.3)."""
+        idr0, idr1, idr3 = self.idr0, self.idr1, self.idr3
+        v = self.aidr.archminrev
+        return (
+            (idr0.s1p or not idr3.had, "IDR3.HAD=1 needs IDR0.S1P=1"),
+            (idr0.s2p or not idr3.xnx, "IDR3.XNX=1 needs IDR0.S2P=1"),
+            (idr0.s2p or not idr3.fwb, "IDR3.FWB=1 needs IDR0.S2P=1"),
+            (idr0.s2p or not idr0.vmw, "IDR0.VMW=1 needs IDR0.S2P=1"),
+            (idr0.s1p or not idr0.hyp, "IDR0.HYP=1 needs IDR0.S1P=1"),
+            (idr0.s2p or not idr0.hyp, "IDR0.HYP=1 needs IDR0.S2P=1"),
+            (idr1.sidsize < 7 or idr0.st_level, "IDR1.SIDSIZE>=7 needs IDR0.ST_LEVEL=1"),
+            (idr0.ats or not idr0.atsrecerr, "IDR0.ATSRECERR=1 needs IDR0.ATS=1"),
+            (
+                (idr0.ats and idr0.s1p and idr0.s2p) or not idr0.ns1ats,
+                "IDR0.NS1ATS=1 needs IDR0.ATS=1 and both stages",
+            ),
+            (idr1.ssidsize or not idr3.pps, "IDR3.PPS=1 needs IDR1.SSIDSIZE>=1"),
+            (idr0.pri or not idr3.pps, "IDR3.PPS=1 needs IDR0.PRI=1"),
+            (v < 1 or not idr0.s1p or idr3.had, "SMMUv3.1 with stage 1 needs IDR3.HAD=1"),
+            (v < 1 or not idr0.s2p or idr3.xnx, "SMMUv3.1 with stage 2 needs IDR3.XNX=1"),
+            (idr0.s1p or not idr3.e0pd, "IDR3.E0PD=1 needs IDR0.S1P=1"),
+            (idr0.s2p or not idr3.ptwnnc, "IDR3.PTWNNC=1 needs IDR0.S2P=1"),
+            (v >= 1 or not idr3.xnx, "IDR3.XNX=1 needs SMMUv3.1"),
             (
                 v < 2 or not (idr0.s1p and idr0.s2p) or idr0.hyp,
                 "SMMUv3.2 with both stages needs IDR0.HYP=1",
@@ -304,9 +332,12 @@ class Features:
             (v < 3 or not idr0.s1p or idr3.e0pd, "SMMUv3.3 with stage 1 needs IDR3.E0PD=1"),
             (v < 3 or not idr0.s2p or idr3.ptwnnc, "SMMUv3.3 with stage 2 needs IDR3.PTWNNC=1"),
         )
-        for holds, message in rules:
-            if not holds:
-                raise ValueError(message)
+
+
+def _require(rules: _Rules) -> None:
+    for holds, message in rules:
+        if not holds:
+            raise ValueError(message)
 
 
 def _refuse_unmodelled(name: str, layout: type[Layout], register: Layout) -> None:

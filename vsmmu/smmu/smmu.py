@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from vsmmu.smmu.batch import Translations
     from vsmmu.smmu.features import Features
     from vsmmu.smmu.intent import ConfigScope, Intent, TlbScope
+    from vsmmu.smmu.tap import DmaTap, Tap
     from vsmmu.trace import Trace
 
 __all__ = ["Access", "Outcome", "Smmu"]
@@ -79,6 +80,7 @@ class Smmu:
         priq: the PRI queue's writer.
         intent: of the command that is being carried out, if any was stated.
         trace: sink of trace records.
+        tap, dma_tap: told what is done to its registers, and what devices do.
     """
 
     def __init__(
@@ -136,6 +138,8 @@ class Smmu:
         self._enabled = False
         self._acknowledged = 0
         self._sync_mark: int | None = None
+        self.tap: Tap | None = None
+        self.dma_tap: DmaTap | None = None
 
     @property
     def counters(self) -> Counter[str]:
@@ -180,6 +184,8 @@ class Smmu:
         value = self.regs.read(offset, size)
         if self._trace is not None:
             self._trace("smmuv3_read_mmio", self.name, register_at(offset), value, size)
+        if self.tap is not None:
+            self.tap.read(offset, size, value)
         return value
 
     def mmio_write(self, offset: int, size: int, value: int) -> None:
@@ -187,6 +193,8 @@ class Smmu:
         if self._trace is not None:
             self._trace("smmuv3_write_mmio", self.name, register_at(offset), value, size)
         self.regs.write(offset, size, value)
+        if self.tap is not None:
+            self.tap.written(offset, size, value)
 
     def translate(self, access: Access) -> Outcome:
         """What becomes of one access; its event waits for the event writer.
@@ -195,17 +203,25 @@ class Smmu:
         A fault that would stall is terminated: the caller has nothing to hold it in.
         """
         before = None if self._trace is None else traced.reads(self.counters)
+        if self.dma_tap is not None:
+            self.dma_tap.before(access)
         outcome = self._translator.translate(access)
         if outcome.event is not None or self._trace is not None:
             self._conclude(access, outcome, before)
+        if self.dma_tap is not None:
+            self.dma_tap.after(access, outcome)
         return outcome
 
     def transact(self, access: Access) -> Outcome | Stalled:
         """As `translate` for a device that can wait: a fault that may stall is held."""
         before = None if self._trace is None else traced.reads(self.counters)
+        if self.dma_tap is not None:
+            self.dma_tap.before(access)
         outcome = self._translator.translate(access, may_stall=True)
         if outcome.status != STALL:
             self._conclude(access, outcome, before)
+            if self.dma_tap is not None:
+                self.dma_tap.after(access, outcome)
             return outcome
         assert outcome.event is not None
         self._trace_outcome(access, outcome, before)

@@ -15,7 +15,7 @@ WORLD_E2H in the worlds that have none.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from vsmmu.smmu.intent import Cause, Dropped, TlbScope, tally, tlb_outside
@@ -102,6 +102,8 @@ class Tlb:
     Attributes:
         vmw: low VMID bits that invalidations leave out of account (CR0.VMW, §3.17.6);
             lookups never do.
+        watch: called with the key of each entry that is put in.
+        scoped: called with what each invalidation names, whether it drops entries or not.
     """
 
     def __init__(
@@ -114,6 +116,8 @@ class Tlb:
         self.size = 0
         self._counters = counters
         self.vmw = 0
+        self.watch: Callable[[Key], object] | None = None
+        self.scoped: Callable[[TlbScope], object] | None = None
         self.hits = self.misses = 0
         self._inserted = self._replaced = 0
         # Whether stage 2 ever split a stage 1 block.
@@ -344,6 +348,8 @@ class Tlb:
             self._inserted += 1
             self.size += 1
         pages[page] = entry
+        if self.watch is not None:
+            self.watch(key)
         self._order.append(key)
         while self.size > self.capacity:
             self._evict()
@@ -375,6 +381,8 @@ class Tlb:
         return sizes is not None and sizes.get(geometry, {}).get(page) is entry
 
     def _dropped(self, dropped: list[Dropped], own: TlbScope, cause: Cause | None) -> int:
+        if self.scoped is not None:
+            self.scoped(own)
         count = 0
         for _, _, _, pages in dropped:
             count += len(pages)

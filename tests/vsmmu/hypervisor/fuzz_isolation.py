@@ -264,7 +264,7 @@ class World(Judging):
 
     def turns(self, count: int) -> None:
         for _ in range(count):
-            self.scheduler.step()
+            self.scheduler.run(1)
             if self.memory.changed:
                 self.entries()
 

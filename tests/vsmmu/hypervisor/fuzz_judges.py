@@ -49,8 +49,13 @@ class Turns(Scheduler):
     def remove(self, engine: Engine) -> None:
         super().remove(next(e for e in self.engines if engine in (e, getattr(e, "engine", None))))
 
-    def step(self) -> int:
-        done = super().step()
+    def _turn(self, most: int) -> int:
+        return self._looked(super()._turn(most))
+
+    def _poll(self, place: int) -> int:
+        return self._looked(super()._poll(place))
+
+    def _looked(self, done: int) -> int:
         if self.awaited is not None and self.awaited():
             self.reached, self.awaited = self.turns, None
         return done

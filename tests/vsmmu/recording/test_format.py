@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vsmmu.recording.format import (
@@ -73,12 +73,14 @@ def kinds(records: list[Record]) -> list[tuple[type, Record]]:
     return [(type(record), record) for record in records]
 
 
+@settings(deadline=None)
 @given(st.lists(RECORDS, max_size=20), st.lists(st.integers(0, 30), max_size=20))
 def test_what_is_written_is_read(records: list[Record], lengths: list[int]) -> None:
     data = header_line(HEADER) + b"".join(map(encode, records))
     assert kinds(read(data, lengths)) == kinds(records)
 
 
+@settings(deadline=None)
 @given(st.lists(RECORDS, min_size=1, max_size=6), st.data())
 def test_a_cut_file_is_read_up_to_the_record_that_is_cut(
     records: list[Record], data: st.DataObject
@@ -100,6 +102,7 @@ def test_a_cut_file_is_read_up_to_the_record_that_is_cut(
     )
 
 
+@settings(deadline=None)
 @given(st.lists(RECORDS, max_size=6), st.data())
 def test_any_bytes_are_records_or_one_message(records: list[Record], data: st.DataObject) -> None:
     whole = bytearray(header_line(HEADER) + b"".join(map(encode, records)))
