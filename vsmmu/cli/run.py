@@ -107,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _outputs(arguments: argparse.Namespace) -> list[str]:
-    """Names of the files to write, and of the recordings' folder. Raises FileError."""
+    """Names of the files to write; recordings may go to a folder instead. Raises FileError."""
     names = []
     for option in _OUTPUTS:
         name = getattr(arguments, option)
@@ -118,7 +118,8 @@ def _outputs(arguments: argparse.Namespace) -> list[str]:
         if name == "-" or os.path.isdir(name) or _is_stdout(name):
             raise FileError(f"--{option} {name}: give a file; stdout has the report")
         names.append(name)
-    return [*names, arguments.record] if arguments.record else names
+    record = arguments.record or ""
+    return [*names, record] if record.endswith(".xz") else names
 
 
 def _is_stdout(name: str) -> bool:
