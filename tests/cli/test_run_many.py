@@ -282,8 +282,10 @@ def test_the_same_file_counts_once(folder):
         (["s/b.toml", "--junit", "no/x"], "no/x: cannot write: no such file or directory"),
         (["s/b.toml", "--junit", ""], "--junit: the name of the file is empty"),
         (["s/b.toml", "--trace", "t", "--perfetto", "t"], "t: cannot write: the same file as t"),
-        (["s/b.toml", "--trace", "t.xz", "--record", "t.xz"],
-         "t.xz: cannot write: the same file as t.xz"),
+        (
+            ["s/b.toml", "--trace", "t.xz", "--record", "t.xz"],
+            "t.xz: cannot write: the same file as t.xz",
+        ),
         (["s/b.toml", "--trace", "t", "--junit", "./t"], "./t: cannot write: the same file as t"),
         (
             ["s/host.toml", "--junit", "s/none.dtb"],
