@@ -88,9 +88,13 @@ class Runner:
             for name in step.guests:
                 self._check_name(name, step.fields.get("device"), f"step {step.number}", step.line)
         for actor in self._scenario.actors:
-            self._check_name(actor.guest, actor.device, f"actor {actor.number}", actor.line)
+            where = f"actor {actor.number}"
+            self._check_name(actor.guest, actor.device, where, actor.line, any_device=True)
 
-    def _check_name(self, name: str, device: str | None, where: str, line: int | None) -> None:
+    def _check_name(
+        self, name: str, device: str | None, where: str, line: int | None,
+        *, any_device: bool = False,
+    ) -> None:  # fmt: skip
         source = self._scenario.source
         guest = self._machine.guests.get(name)
         if guest is None:
@@ -100,7 +104,7 @@ class Runner:
             reason = f'guest {name!r} has no vSMMU (viommu = "smmuv3")'
             raise ScenarioError(source, where, reason, line)
         path = None if device is None else self._scenario.machine.path(device)
-        if not guest.ports or (path is not None and not guest.ports.get(path)):
+        if (any_device and not guest.ports) or (path is not None and not guest.ports.get(path)):
             known = ", ".join(guest.ports) or "none"
             reason = f"{name} has no device{'' if device is None else f' {device}'}; it has {known}"
             raise ScenarioError(source, where, reason, line)

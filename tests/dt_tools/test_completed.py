@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dt_tools import blob
@@ -19,6 +19,7 @@ from dt_tools.errors import DtError, Refusal
 from dt_tools.guest import GuestTree, Options, build_guest
 from dt_tools.platform import Platform
 from dt_tools.tree import Node, Tree
+from tests.counts import sliced
 from xl_configs import Dialect, GuestConfig, Iomem, examine, load, parse
 
 if TYPE_CHECKING:
@@ -361,7 +362,7 @@ PINNED = (*(base >> 12 for base in PLACES), 0x70000)
 GFNS = (0x6000, 0x6010, 0x20000, 0x20004, 0x40000, 0x4041, 0x70000)
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@sliced(400)
 @given(drawn=boards())
 def test_any_guest_is_the_guest_of_its_device_list(drawn: tuple[Platform, str]) -> None:
     board, text = drawn

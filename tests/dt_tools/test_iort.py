@@ -12,7 +12,7 @@ import subprocess
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dt_tools.binding import Binding, Bindings, Notice, Viommu
@@ -39,6 +39,7 @@ from dt_tools.iort import (
     write,
 )
 from dt_tools.masters import MapRow, Stream
+from tests.counts import sliced
 from vsmmu.cli.iort_text import show
 
 # Tables by hand: nothing here uses the writer.
@@ -550,7 +551,7 @@ def iorts(draw):
     return Iort(tuple(nodes), revision=draw(st.integers(0, 6)))
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@sliced(300)
 @given(iorts())
 def test_a_table_is_what_was_written_and_resolves_like_its_bytes(iort):
     data = write(iort)

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dt_tools.binding import Bindings, Viommu, allocate
@@ -15,6 +15,7 @@ from dt_tools.errors import Refusal, UserError
 from dt_tools.masters import Stream
 from dt_tools.platform import Platform
 from dt_tools.tree import Node, Tree
+from tests.counts import sliced
 from xl_configs.specs.devid_map import DevidMap
 
 SMMUS = {2: "/iommu@5000000", 3: "/iommu@6000000", 4: "/iommu@7000000"}
@@ -71,7 +72,7 @@ def again(bindings: Bindings, one_per_smmu: bool = False) -> Bindings:
 lists = st.lists(st.sampled_from(DEVICES), unique=True, min_size=1)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@sliced(150)
 @given(builds=st.lists(lists, min_size=2, max_size=6), one_per_smmu=st.booleans())
 def test_no_id_ever_changes(builds: list[list[str]], one_per_smmu: bool) -> None:
     old, meaning, viommus = None, {}, {}
@@ -99,7 +100,7 @@ def test_no_id_ever_changes(builds: list[list[str]], one_per_smmu: bool) -> None
         )
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@sliced(100)
 @given(
     masters=st.lists(
         st.lists(st.tuples(st.sampled_from((2, 3, 4)), st.integers(0, 12)), min_size=1, max_size=5),

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dt_tools import blob
@@ -18,6 +18,7 @@ from dt_tools.partial import Partial, build_partial
 from dt_tools.platform import Platform
 from dt_tools.profiles import GuestProfile
 from dt_tools.tree import Node, Tree
+from tests.counts import sliced
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -223,7 +224,7 @@ VALUES = st.one_of(
 PROPS = st.lists(st.tuples(st.sampled_from(NAMES), VALUES), max_size=8)
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@sliced(400)
 @given(
     PROPS,
     st.lists(st.tuples(st.sampled_from(("a", "b@1", "port", "ports")), PROPS), max_size=4),

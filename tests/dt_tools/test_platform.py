@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dt_tools.blob import read
@@ -24,6 +24,7 @@ from dt_tools.platform import (
     status_of,
 )
 from dt_tools.tree import Node, Tree
+from tests.counts import sliced
 
 GIC, SMMU, SMMU_B = 1, 2, 3
 
@@ -165,7 +166,7 @@ def test_page_neighbours() -> None:
 REGS = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 12)), max_size=25)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@sliced(150)
 @given(REGS)
 def test_page_neighbours_equal_a_search_of_all_pairs(regs: list[tuple[int, int]]) -> None:
     tree = board()
@@ -672,7 +673,7 @@ PROPS = st.sampled_from(
 CELLS = st.lists(st.integers(0, 6) | st.sampled_from([0xFFFF_FFFF, 0x1000]), max_size=9)
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@sliced(400)
 @given(st.lists(st.tuples(st.integers(0, 7), PROPS, CELLS | st.binary(max_size=9)), max_size=30))
 def test_any_tree_has_a_meaning(edits: list[tuple[int, str, list[int] | bytes]]) -> None:
     tree = board()

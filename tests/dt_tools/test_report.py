@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dt_tools.binding import allocate
@@ -25,6 +25,7 @@ from dt_tools.report.jsonreport import inspect_report, to_line
 from dt_tools.report.streams import MAX_GROUPS, Repeated, Shared, overlaps, repeated, shared
 from dt_tools.report.terminal import clean, print_inspected, print_report
 from dt_tools.tree import Node, Tree
+from tests.counts import sliced
 
 GIC, SMMU, SMMU_B = 1, 2, 3
 BOTH = ("/iommu@2000000", "/iommu@3000000")
@@ -77,7 +78,7 @@ def verdict_of(tree: Tree, path: str) -> tuple[str, list[tuple[str, str, str]]]:
 SPANS = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 9), st.sampled_from("abc")))
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@sliced(300)
 @given(SPANS)
 def test_overlaps_equal_a_search_of_every_id(spans: list[tuple[int, int, str]]) -> None:
     found: dict[int, tuple[str, ...]] = {}

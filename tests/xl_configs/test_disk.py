@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.counts import sliced
 from xl_configs.specs.disk import parse_disk
 from xl_configs.specs.record import as_json
 from xl_configs.specs.scan import SpecError
@@ -209,7 +210,7 @@ PIECES = (
 )
 
 
-@settings(max_examples=1500, deadline=None, derandomize=True)
+@sliced(1500)
 @given(st.lists(st.sampled_from(PIECES), max_size=14).map("".join) | st.text(max_size=40))
 def test_any_text(text: str) -> None:
     record, report = outcome(text)

@@ -9,10 +9,11 @@ import pickle
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import xl_configs
+from tests.counts import sliced
 from xl_configs.frozen import field, fields, frozen, is_record, replace, twin
 from xl_configs.guest_config import GuestConfig
 from xl_configs.specs.resources import Iomem
@@ -90,7 +91,7 @@ def outcome(action: Any) -> Any:
         return TypeError if isinstance(error, ValueError) else type(error)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@sliced(300)
 @given(bodies(), st.data())
 def test_a_record_is_its_dataclass(body, data):
     record = made(body, frozen, field)

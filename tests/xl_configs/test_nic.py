@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.counts import sliced
 from xl_configs.specs.nic import COLO_KEYS, Nic, Rate, nic_json, parse_rate, parse_vif
 from xl_configs.specs.scan import SpecError
 
@@ -202,7 +203,7 @@ PIECES = (
 )
 
 
-@settings(max_examples=1000, deadline=None, derandomize=True)
+@sliced(1000)
 @given(st.lists(st.sampled_from(PIECES), max_size=14).map("".join) | st.text(max_size=40))
 def test_any_text(text: str) -> None:
     with suppress(SpecError):

@@ -10,10 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from lark import Lark, Token, UnexpectedToken
 
+from tests.counts import sliced
 from xl_configs import ParseResult, Setting, parse, tables
 from xl_configs.grammar import tables_source
 from xl_configs.parser import MAX_REPORT, PYTHON_HINT, _Reader
@@ -268,7 +269,7 @@ SOUPS = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=1000, deadline=None, derandomize=True)
+@sliced(1000)
 @given(SOUPS)
 def test_tokens_are_what_larks_lexer_makes(text: str) -> None:
     cut = text.rfind("\n") + 1
@@ -297,7 +298,7 @@ STATEMENTS = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=500, deadline=None, derandomize=True)
+@sliced(500)
 @given(STATEMENTS | SOUPS)
 def test_accepted_is_what_larks_parser_accepts(text: str) -> None:
     """But for strings with bad escapes and sums of unlike values, which are no matter of syntax."""

@@ -8,9 +8,10 @@ decoders of `vsmmu.smmu`, which were written apart from them.
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.counts import sliced
 from vsmmu.arch.context import Cd
 from vsmmu.arch.describe import EVERYTHING
 from vsmmu.arch.layout import Layout
@@ -398,13 +399,13 @@ def cds(draw: st.DrawFn) -> Layout:
     return like(CD.replace(**size), draw)
 
 
-@settings(max_examples=1500, deadline=None, derandomize=True)
+@sliced(1500)
 @given(ste=stes(), features=st.sampled_from(MODELS))
 def test_an_ste_has_a_reason_exactly_when_it_is_illegal(ste: Ste, features: Features) -> None:
     assert (decode_ste(ste, features) is None) == bool(ste_reasons(ste, features))
 
 
-@settings(max_examples=1500, deadline=None, derandomize=True)
+@sliced(1500)
 @given(cd=cds(), features=st.sampled_from(MODELS))
 def test_a_cd_has_a_reason_exactly_when_it_is_illegal(cd: Cd, features: Features) -> None:
     assert (decode_cd(cd, features) is None) == bool(cd_reasons(cd, features))
