@@ -280,6 +280,7 @@ def test_the_same_file_counts_once(folder):
         (["s/b.toml", "--junit", "-"], "--junit -: give a file; stdout has the report"),
         (["s/b.toml", "--junit", "s/b.toml"], "s/b.toml: cannot write: it is the input s/b.toml"),
         (["s/b.toml", "--junit", "no/x"], "no/x: cannot write: no such file or directory"),
+        (["s/b.toml", ""], "run: a PATH is empty; give a file, a folder, or - for stdin"),
         (["s/b.toml", "--junit", ""], "--junit: the name of the file is empty"),
         (["s/b.toml", "--trace", "t", "--perfetto", "t"], "t: cannot write: the same file as t"),
         (

@@ -87,6 +87,8 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if not arguments.inputs:
         raise FileError("run: which scenario? give PATH")
+    if "" in arguments.inputs:
+        raise FileError("run: a PATH is empty; give a file, a folder, or - for stdin")
     outputs = _outputs(arguments)
     from vsmmu.cli.run_cases import find_files, make_cases, read_for
 
