@@ -135,7 +135,7 @@ def _nearest(name: str) -> str:
             return ""
         if not place.parent.is_dir():
             return f"; there is no folder {place.parent}"
-        names = [entry.name for entry in place.parent.iterdir()]
+        names = [entry.name for entry in place.parent.iterdir() if entry.name != place.name]
         near = difflib.get_close_matches(place.name, names, 1)
         return f"; nearest: {place.parent / near[0]}" if near else ""
     return ""

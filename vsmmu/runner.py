@@ -74,7 +74,8 @@ class Runner:
                     total["steps"] += 1
             if self._restless:
                 left = len(self._scenario.steps) - step.number
-                self._add(report, f"{left} steps after step {step.number} not run", step.line)
+                if left:
+                    self._add(report, f"{left} steps after step {step.number} not run", step.line)
                 break
             self._cast.start(step.number)
         self._end_actors(report)
@@ -220,6 +221,7 @@ class Runner:
                 self._add(report, verdict, spec.line, guest=guest.name)
             if guest.name not in self._judge.by_hand:
                 self._check_events(report, guest, spec.line)
+            self._check_strays(report, guest, spec.line)
             seen = {
                 "events": len(guest.events),
                 "gerrors": len(guest.gerrors),
@@ -242,6 +244,14 @@ class Runner:
         strange = [event for event in guest.events if event.sid not in own]
         if strange:
             text = f"got {_events(strange[:8])} of streams that are not its own"
+            self._add(report, text, line, guest=guest.name)
+
+    def _check_strays(self, report: Report, guest: Guest, line: int | None) -> None:
+        """A guest without an actor sees events during steps alone, where each is judged."""
+        known = sum(len(result.events.get(guest.name, ())) for result in report.steps)
+        actors = {actor.guest for actor in self._scenario.actors}
+        if len(guest.events) != known and guest.name not in actors:
+            text = f"got {len(guest.events) - known} events of no step, and it has no actor"
             self._add(report, text, line, guest=guest.name)
 
     def _add(

@@ -15,6 +15,7 @@ from vsmmu.cli import main
 from vsmmu.cli.run import execute
 from vsmmu.hypervisor.policy import REASONS, Policy
 from vsmmu.hypervisor.reports import Reports
+from vsmmu.scenario.run import run_scenario
 
 SAMPLES = ("one-guest", "two-guests", "hostile")
 
@@ -375,3 +376,23 @@ def test_an_event_in_a_step_of_another_guest_is_told(samples, monkeypatch):
     report = execute(str(samples / "two-guests.toml"))
     problems = [p for step in report.steps for p in step.problems]
     assert "media got F_TRANSLATION vMasterID 0x0 of a step that is not its own" in problems
+
+
+def test_an_event_of_a_guest_without_an_actor_is_told_between_steps(monkeypatch):
+    """What an actor does to a guest that does nothing is no part of any step."""
+    right = Reports.event
+
+    def wrong(self, host, event):
+        stream = self._owner[host.path, 0x20][1]
+        right(self, host, type(event)(event.words).replace(sid=stream.pmaster_id))
+
+    monkeypatch.setattr(Reports, "event", wrong)
+    text = """schema = "vsmmu.scenario/1"
+machine.devices = { nic = "smmu0:0x10", disk = "smmu0:0x20" }
+guest = [{ name = "red", devices = ["nic"] }, { name = "idle", devices = ["disk"] }]
+step = [{ guest = "idle", do = "boot" }, { guest = "idle", do = "attach", device = "disk" }]
+actor = [{ guest = "red", do = "faulting", after = 2, operations = 3 }]
+"""
+    assert [str(problem) for problem in run_scenario(text).problems] == [
+        "scenario:3: idle: got 3 events of no step, and it has no actor"
+    ]

@@ -3,19 +3,24 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from rich.console import Console
 
 from dt_tools import blob
 from dt_tools.dts import to_dts
 from vsmmu.cli.run_cases import Outcome, find_files
+from vsmmu.cli.run_text import _print_grid
 
 from .command import vsmmu
 
@@ -211,6 +216,54 @@ def test_standard_input(folder, capsys, monkeypatch, text, wanted):
     assert err.startswith("vsmmu: -:5: not a TOML file" if wanted == 2 else "")
 
 
+def test_an_output_that_is_stdout_is_refused(folder):
+    """`--junit out > out` would leave one of the two."""
+    command = [sys.executable, "-c", "import sys; from vsmmu.cli import main; sys.exit(main())"]
+    with open(folder / "out", "wb") as out:
+        done = subprocess.run(
+            [*command, "run", "s/b.toml", "--junit", "out"], stdout=out, stderr=subprocess.PIPE,
+            check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == b"vsmmu: --junit out: give a file; stdout has the report\n"
+
+
+def test_what_is_unreadable_in_a_folder_fails_alone(folder, capsys):
+    """A dangling link is a failure of its own; pipes and hidden files are not looked at."""
+    os.symlink("nowhere", folder / "s/b/link.toml")
+    os.symlink("user@host.1234:5678", folder / "s/b/.#two.toml")
+    os.mkfifo(folder / "s/b/pipe.toml")
+    code, out, _ = vsmmu(capsys, "run", "s/b")
+    assert code == 1
+    assert [line.split(":")[0] for line in out.splitlines()] == [
+        "ERROR   s/b/link.toml",
+        "        s/b/link.toml",
+        "ok      s/b/two.toml seed 1",
+        "ok      s/b/two.toml seed 2",
+        "3 runs of 2 scenarios",
+    ]
+    assert "s/b/link.toml: cannot read: no such file or directory; nearest: s/b/pipe.toml\n" in out
+
+
+def test_a_folder_that_cannot_be_listed_is_told(folder, capsys, monkeypatch):
+    scandir = os.scandir
+
+    def refuse(place):
+        if str(place).endswith("s/b"):
+            raise PermissionError(errno.EACCES, "Permission denied", place)
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    code, out, _ = vsmmu(capsys, "run", "s")
+    assert code == 1
+    assert "ERROR   s/b\n        s/b: cannot read: " in out
+
+
+def test_another_name_of_a_folder_counts_once(folder):
+    os.symlink("b", folder / "s/link")
+    assert find_files(["s/b", "./s/b/two.toml", "s/link"])[0] == ["s/b/two.toml"]
+
+
 def test_the_same_file_counts_once(folder):
     paths, others = find_files(["s/b.toml", "s", "s/b.toml"])
     assert paths == [
@@ -227,6 +280,22 @@ def test_the_same_file_counts_once(folder):
         (["s/b.toml", "--junit", "-"], "--junit -: give a file; stdout has the report"),
         (["s/b.toml", "--junit", "s/b.toml"], "s/b.toml: cannot write: it is the input s/b.toml"),
         (["s/b.toml", "--junit", "no/x"], "no/x: cannot write: no such file or directory"),
+        (["s/b.toml", ""], "run: a PATH is empty; give a file, a folder, or - for stdin"),
+        (["s/b.toml", "--junit", ""], "--junit: the name of the file is empty"),
+        (["s/b.toml", "--trace", "t", "--perfetto", "t"], "t: cannot write: the same file as t"),
+        (
+            ["s/b.toml", "--trace", "t.xz", "--record", "t.xz"],
+            "t.xz: cannot write: the same file as t.xz",
+        ),
+        (["s/b.toml", "--trace", "t", "--junit", "./t"], "./t: cannot write: the same file as t"),
+        (
+            ["s/host.toml", "--junit", "s/none.dtb"],
+            "s/none.dtb: cannot write: it is the input s/none.dtb",
+        ),
+        (
+            ["s/b.toml", "--policy"],
+            "--policy: prints what holds where a scenario says nothing; no PATH",
+        ),
     ],
 )
 def test_misuse_is_exit_1(folder, capsys, arguments, line):
@@ -245,6 +314,7 @@ def test_misuse_is_exit_1(folder, capsys, arguments, line):
         (["--seed", "5-1"], "argument --seed: expected A-B, at most 1000 seeds"),
         (["--seed", "1-x"], "argument --seed: expected 0 to 2^64-1, not 'x'"),
         (["--seed", "-1"], "argument --seed: expected 0 to 2^64-1, not '-1'"),
+        (["--seed", "٣"], "argument --seed: expected 0 to 2^64-1, not '٣'"),
     ],
 )
 def test_options_are_checked(folder, capsys, arguments, reason):
@@ -351,3 +421,22 @@ def test_a_bar_on_a_terminal_only(folder, capsys):
     os.close(main)
     assert shown.stdout.decode() == plain
     assert b"3/3" in drawn
+
+
+def test_a_wide_table_goes_on_below_on_a_terminal():
+    """Columns of a group stay together; what is no terminal gets whole rows."""
+    groups = [[["red", "1"], ["unmap", "22"]], [["a-long-name", "1234567"], ["unmap", "-"]]]
+    for terminal, wanted in (
+        (True, ["     red   unmap", "x      1      22", "  a-long-name   unmap",
+                "x      1234567       -"]),
+        (False, ["     red   unmap  a-long-name   unmap", "x      1      22      1234567       -"]),
+    ):  # fmt: skip
+        out = io.StringIO()
+        console = Console(
+            file=out, width=30, force_terminal=terminal, soft_wrap=True, highlight=False
+        )
+        _print_grid(console, ["", "x"], groups)
+        assert [line.split() for line in out.getvalue().splitlines()] == [
+            line.split() for line in wanted
+        ]
+        assert all(len(line) <= 30 for line in out.getvalue().splitlines()) is terminal

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from vsmmu.inputs import FileError, read, reason_of
 
-__all__ = ["FileError", "guarded", "plain", "read", "say", "write"]
+__all__ = ["FileError", "check_outputs", "guarded", "plain", "read", "say", "write"]
 
 
 def write(outputs: Mapping[str, bytes], inputs: Iterable[str | None] = ()) -> None:
@@ -27,7 +27,7 @@ def write(outputs: Mapping[str, bytes], inputs: Iterable[str | None] = ()) -> No
         FileError: naming the file.
     """
     places = {name: os.path.realpath(name) for name in outputs if name != "-"}
-    _check_distinct(places, [name for name in inputs if name])
+    _check_distinct(places.items(), [name for name in inputs if name])
     special = {n for n, p in places.items() if os.path.exists(p) and not os.path.isfile(p)}
     made: list[tuple[str, str]] = []
     try:
@@ -49,10 +49,23 @@ def write(outputs: Mapping[str, bytes], inputs: Iterable[str | None] = ()) -> No
         sys.stdout.buffer.flush()
 
 
-def _check_distinct(places: Mapping[str, str], inputs: Iterable[str]) -> None:
+def check_outputs(names: Iterable[str], inputs: Iterable[str]) -> None:
+    """Complain of output files before the work that they are for, not after it.
+
+    Raises:
+        FileError: two names of one file, an input, a folder that is not there.
+    """
+    places = [(name, os.path.realpath(name)) for name in names]
+    _check_distinct(places, inputs)
+    for name, place in places:
+        if not os.path.isdir(os.path.dirname(place)):
+            raise FileError(f"{name}: cannot write: no such file or directory")
+
+
+def _check_distinct(places: Iterable[tuple[str, str]], inputs: Iterable[str]) -> None:
     read_from = {os.path.realpath(name): name for name in inputs if name != "-"}
     seen: dict[str, str] = {}
-    for name, place in places.items():
+    for name, place in places:
         if not name:
             raise FileError("the name of an output file is empty")
         if place in read_from:

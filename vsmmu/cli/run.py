@@ -6,10 +6,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import stat
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vsmmu.cli.files import FileError, say, write
+from vsmmu.cli.files import FileError, check_outputs, say, write
 from vsmmu.cli.run_record import Recorded
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 EXPECTATION_FAILED = 3
 _JOBS_MAX = 256
 _SEEDS_MAX = 1_000
+_OUTPUTS = ("trace", "perfetto", "junit")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,6 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run and print; 3 when an expectation does not hold."""
     if arguments.policy:
+        if arguments.inputs:
+            raise FileError("--policy: prints what holds where a scenario says nothing; no PATH")
         return _policy(as_json=arguments.json)
     if arguments.trace_events:
         from vsmmu.cli.trace_text import event_table
@@ -82,11 +87,10 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if not arguments.inputs:
         raise FileError("run: which scenario? give PATH")
-    for option in ("trace", "perfetto", "junit"):
-        name = getattr(arguments, option)
-        if name == "-" or (name and Path(name).is_dir()):
-            raise FileError(f"--{option} {name}: give a file; stdout has the report")
-    from vsmmu.cli.run_cases import find_files, make_cases
+    if "" in arguments.inputs:
+        raise FileError("run: a PATH is empty; give a file, a folder, or - for stdin")
+    outputs = _outputs(arguments)
+    from vsmmu.cli.run_cases import find_files, make_cases, read_for
 
     paths, others = find_files(arguments.inputs)
     for other in others:
@@ -94,6 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
     cases = make_cases(
         paths, arguments.seed, wants_json=arguments.json, wants_summary=arguments.summary
     )
+    check_outputs(outputs, read_for(cases))
     # Decided by what was asked for, not by how many files a folder happens to have.
     if len(cases) == 1 and not os.path.isdir(arguments.inputs[0]):
         return _run_one(cases[0], arguments)
@@ -101,6 +106,31 @@ def run(arguments: argparse.Namespace) -> int:
     from vsmmu.cli.run_many import run_many
 
     return run_many(cases, others, arguments)
+
+
+def _outputs(arguments: argparse.Namespace) -> list[str]:
+    """Names of the files to write; recordings may go to a folder instead. Raises FileError."""
+    names = []
+    for option in _OUTPUTS:
+        name = getattr(arguments, option)
+        if name is None:
+            continue
+        if not name:
+            raise FileError(f"--{option}: the name of the file is empty")
+        if name == "-" or os.path.isdir(name) or _is_stdout(name):
+            raise FileError(f"--{option} {name}: give a file; stdout has the report")
+        names.append(name)
+    record = arguments.record or ""
+    return [*names, record] if record.endswith(".xz") else names
+
+
+def _is_stdout(name: str) -> bool:
+    """Whether a file or pipe is where the report goes; a terminal or /dev/null may be both."""
+    try:
+        there, here = os.stat(name), os.fstat(sys.stdout.fileno())
+    except (OSError, ValueError):
+        return False
+    return os.path.samestat(there, here) and not stat.S_ISCHR(here.st_mode)
 
 
 def _check_one(arguments: argparse.Namespace, runs: int) -> None:
@@ -183,7 +213,7 @@ def _policy(*, as_json: bool) -> int:
 
 def _number(text: str) -> int:
     try:
-        value = int(text, 0)
+        value = int(text, 0) if text.isascii() else -1
     except ValueError:
         value = -1
     if not 0 <= value < 1 << 64:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -86,14 +86,13 @@ def find_files(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
     """The scenarios that some files and folders stand for, and other TOML files that were met.
 
     A file that is named counts as a scenario whatever is in it. Below a folder, a TOML file that
-    does not mention the schema is not one. Hidden folders are left out. Sorted within each input;
-    a file that is met twice counts once.
+    does not mention the schema is not one. Hidden files and folders are left out. Sorted within
+    each input; a file that is met twice counts once. What cannot be read is among the scenarios,
+    so that the others still run.
 
     Raises:
-        FileError: a file that cannot be read, a folder without any scenario.
+        FileError: a folder without any scenario.
     """
-    from vsmmu.scenario import is_scenario
-
     found: list[str] = []
     others: list[str] = []
     for name in inputs:
@@ -101,23 +100,67 @@ def find_files(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
             found.append(name)
             continue
         below = list(_below(name))
-        ours = [path for path in below if is_scenario(read(path))]
+        ours = [path for path in below if _may_be_scenario(path)]
         if not ours:
             raise FileError(f"{name}: no scenario in it (*{_SUFFIX} with a schema of ours)")
         found += ours
         others += [path for path in below if path not in set(ours)]
-    return list(dict.fromkeys(found)), list(dict.fromkeys(others))
+    return _once(found), _once(others)
+
+
+def _once(paths: Iterable[str]) -> list[str]:
+    """Without what is there already by another name of its folder."""
+    found: dict[str, str] = {}
+    for path in paths:
+        folder, name = os.path.split(path)
+        place = path if path == "-" else os.path.join(os.path.realpath(folder), name)
+        found.setdefault(place, path)
+    return list(found.values())
+
+
+def _may_be_scenario(path: str) -> bool:
+    """Whether a file below a folder is to be run; what cannot be read is, and will say so."""
+    from vsmmu.scenario import is_scenario
+
+    try:
+        return is_scenario(read(path))
+    except FileError:
+        return True
 
 
 def _below(folder: str) -> Iterator[str]:
-    """TOML files below a folder, by the parts of their paths."""
-    paths = []
-    for place, folders, files in os.walk(folder):
+    """TOML files below a folder and folders that cannot be read, by the parts of their paths.
+
+    Pipes and devices are left out: reading one might never end.
+    """
+    paths: list[str] = []
+    for place, folders, files in os.walk(folder, onerror=lambda e: paths.append(str(e.filename))):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
-        paths += [os.path.join(place, name) for name in files if name.endswith(_SUFFIX)]
+        for name in files:
+            path = os.path.join(place, name)
+            if name.endswith(_SUFFIX) and not name.startswith(".") and _is_file(path):
+                paths.append(path)
         if len(paths) > _FILES_MAX:
             raise FileError(f"{folder}: more than {_FILES_MAX} TOML files; name fewer")
     return iter(sorted(paths, key=lambda path: path.split(os.sep)))
+
+
+def _is_file(path: str) -> bool:
+    """Whether it is a regular file, or not to be known."""
+    return os.path.isfile(path) or not os.path.exists(path)
+
+
+def read_for(cases: Iterable[Case]) -> list[str]:
+    """The files that cases are made from: scenarios, hosts, configurations."""
+    names: dict[str, None] = {}
+    for case in cases:
+        names[case.path] = None
+        if case.scenario is None:
+            continue
+        folder = os.path.dirname(case.path)
+        beside = (case.scenario.host, *(guest.config for guest in case.scenario.guests))
+        names.update((os.path.join(folder, name), None) for name in beside if name is not None)
+    return list(names)
 
 
 def make_cases(

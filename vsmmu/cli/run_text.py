@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
@@ -164,15 +164,33 @@ def _commands(report: Report, console: Console) -> None:
     if not rows:
         return
     console.print("\ncommands a guest put into its queue, and that reached each physical queue")
-    widths = [max(len(title), 6) for title, _ in columns]
-    width = max(map(len, rows))
-    heads = "  ".join(t.rjust(w) for (t, _), w in zip(columns, widths, strict=True))
-    console.print(f"  {'':{width}}  {heads}")
-    for row in rows:
-        cells = "  ".join(
-            str(c[row] or "-").rjust(w) for (_, c), w in zip(columns, widths, strict=True)
-        )
-        console.print(f"  {row:{width}}  {cells}")
+    cells = [[[title, *(str(counts[row] or "-") for row in rows)]] for title, counts in columns]
+    _print_grid(console, ["", *rows], cells)
+
+
+def _print_grid(console: Console, names: list[str], groups: Sequence[list[list[str]]]) -> None:
+    """A table of columns, each with its heading and its cells; `names` are those of the rows.
+
+    On a terminal it goes on below where it is wider; a group of columns stays together.
+    """
+    label = max(map(len, names))
+    room = console.width - label - 2 if console.is_terminal else None
+    block: list[tuple[list[str], int]] = []
+    for group in groups:
+        more = [(column, max(6, *map(len, column))) for column in group]
+        if block and room is not None and sum(w + 2 for _, w in block + more) > room:
+            _print_block(console, names, label, block)
+            block = []
+        block += more
+    _print_block(console, names, label, block)
+
+
+def _print_block(
+    console: Console, names: list[str], label: int, block: list[tuple[list[str], int]]
+) -> None:
+    for index, name in enumerate(names):
+        cells = "".join(f"  {column[index]:>{width}}" for column, width in block)
+        console.print(f"  {name:{label}}{cells}")
 
 
 def _translations(report: Report, console: Console) -> None:
@@ -218,23 +236,16 @@ def _work(report: Report, console: Console) -> None:
     if not rows:
         return
     console.print("\nwork: in all, and of strict unmaps (m SMMUs and k devices)")
-    columns = [
-        (title, row, part)
-        for row in rows
-        for title, part in ((plain(row["guest"]), "total"), ("unmap", "unmap"))
+
+    def column(title: str, row: dict[str, Any], part: str) -> list[str]:
+        counts = row[part]
+        head = [title, f"{row['smmus']}, {row['devices']}", str(counts.get("steps", "-"))]
+        return [*head, *(str(counts[name]) for name in COUNTED)]
+
+    groups = [
+        [column(plain(row["guest"]), row, "total"), column("unmap", row, "unmap")] for row in rows
     ]
-    widths = [max(len(title), 6) for title, _, _ in columns]
-    label = max(map(len, COUNTED.values()))
-
-    def line(name: str, cells: list[str]) -> None:
-        text = "  ".join(c.rjust(w) for c, w in zip(cells, widths, strict=True))
-        console.print(f"  {name:{label}}  {text}")
-
-    line("", [title for title, _, _ in columns])
-    line("m, k", [f"{r['smmus']}, {r['devices']}" for _, r, _ in columns])
-    line("steps", [str(r[part].get("steps", "-")) for _, r, part in columns])
-    for name, text in COUNTED.items():
-        line(text, [str(r[part][name]) for _, r, part in columns])
+    _print_grid(console, ["", "m, k", "steps", *COUNTED.values()], groups)
     for path, smmu in report.machine.smmus.items():
         dropped, over = invalidated([smmu])
         if dropped:

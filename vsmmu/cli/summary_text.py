@@ -35,9 +35,10 @@ _SMMU = {
     "dropped": ("tlb_invalidated",),
 }
 _LEGEND = (
-    "traps: accesses to vSMMU registers; cmds: taken from the guest's queue; phys: put",
-    "into physical queues for it; inval: CFGI, TLBI, ATC_INV of these; DMA: accesses of",
-    "at most a page; config, walk: structures and descriptors that the SMMU read for it",
+    "traps: accesses to vSMMU registers; cmds: taken from the guest's queue; phys:",
+    "put into physical queues for it; inval: CFGI, TLBI, ATC_INV of these; DMA:",
+    "accesses of at most a page; config, walk: structures and descriptors that the",
+    "SMMU read for it",
 )
 
 
