@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import textwrap
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +92,7 @@ class Recordings:
         if self._rows and not self._arguments.json:
             print("\n".join(_table(self._rows)))
             print("".join(f"{line}\n" for line in _advertised(self._rows)), end="")
+            print("".join(f"{line}\n" for line in _otherwise(self._rows)), end="")
             for row in self._rows:
                 if row.played.divergence is not None:
                     print("\n".join(_explained(row.name, row.played.divergence)))
@@ -105,6 +107,7 @@ def _object(row: _Row, caching: str) -> dict[str, Any]:
         **{key: fields[key] for key in ("name", "scenario", "kernel") if _is_text(fields.get(key))},
         "caching": caching,
         "identification": {name: f"{value:#x}" for name, value in played.ids.items()},
+        "played_as": list(played.notes),
         "records": played.records,
         "reads": played.reads,
         "writes": played.writes,
@@ -154,6 +157,14 @@ def _advertised(rows: list[_Row]) -> Iterator[str]:
     for line, count in told.items():
         of = "" if len(rows) == 1 else f", {count} of {len(rows)} files"
         yield f"advertised: {line}{of}"
+
+
+def _otherwise(rows: list[_Row]) -> Iterator[str]:
+    """What recorded SMMUs had that the model has otherwise: a line a field."""
+    told = Counter(note for row in rows for note in row.played.notes)
+    for note, count in told.items():
+        of = "" if len(rows) == 1 else f", {count} of {len(rows)} files"
+        yield f"not modelled: {note}{of}"
 
 
 def _explained(name: str, found: Divergence) -> Iterator[str]:

@@ -36,11 +36,12 @@ class Both:
         self._keeping = Physical("hostile")
         self._culprit: Physical = self._plain
 
-    def start(self, ids: dict[str, int], ram: tuple[int, int]) -> None:
-        """Make both. Raises ValueError as `Physical.start`."""
-        self._plain.start(ids, ram)
+    def start(self, ids: dict[str, int], ram: tuple[int, int]) -> tuple[str, ...]:
+        """Make both. Returns and raises ValueError as `Physical.start`."""
+        notes = self._plain.start(ids, ram)
         self._keeping.start(ids, ram, self._plain.memory)
         self._follow()
+        return notes
 
     def _follow(self) -> None:
         tlb = self._keeping.smmu.tlb

@@ -93,8 +93,8 @@ class Guest:
         self._mirror = Physical()
         self._written: dict[int, int] = {}
 
-    def start(self, ids: dict[str, int], ram: tuple[int, int]) -> None:
-        """Make the machine.
+    def start(self, ids: dict[str, int], ram: tuple[int, int]) -> tuple[str, ...]:
+        """Make the machine. What it has otherwise than recorded is `advertised`.
 
         Raises:
             ValueError: a machine that cannot be.
@@ -110,6 +110,7 @@ class Guest:
         ids = {name: self.vsmmu.regs.values.get(name, 0) for name in ids}
         self._mirror.start(ids, ram)
         self._run(0)
+        return ()
 
     def advertised(self) -> list[tuple[str, int, int]]:
         """(IDRn.FIELD, recorded, advertised) where the vSMMU identifies itself otherwise."""

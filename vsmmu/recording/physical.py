@@ -16,6 +16,7 @@ from vsmmu.queue import Ring
 from vsmmu.recording.divergence import Difference, Result, Sides
 from vsmmu.recording.format import Access as Kind
 from vsmmu.recording.format import Dma, Mem, Progress, Read, Status
+from vsmmu.recording.identification import DEFAULTS
 from vsmmu.recording.memory import RecordedMemory
 from vsmmu.smmu.config_cache import CACHING, CONFIG_ENTRIES
 from vsmmu.smmu.features import Features
@@ -70,19 +71,20 @@ class Physical:
 
     def start(
         self, ids: dict[str, int], ram: tuple[int, int], memory: RecordedMemory | None = None
-    ) -> None:
-        """Make the machine, around memory if given.
+    ) -> tuple[str, ...]:
+        """Make the machine, around memory if given; what it has otherwise than recorded.
 
         Raises:
-            ValueError: an identification that is not modelled.
+            ValueError: an identification that no model comes near.
         """
         named = {
             name: ids[name.upper()] for name in ("idr0", "idr1", "idr3", "idr5", "iidr", "aidr")
         }
         self._ids = ids
-        self.features = Features.recorded(**named)
+        self.features, notes = Features.nearest(**named)
         self.memory = memory or RecordedMemory(ram)
         self.reset()
+        return notes
 
     def reset(self) -> None:
         """Another SMMU in front of the same memory."""
@@ -94,7 +96,8 @@ class Physical:
         )
         if self.caching == "hostile":
             smmu.config.caching = _HOSTILE
-        for name in ("IDR2", "IDR4"):
+        for name in DEFAULTS:
+            # The driver reads what was recorded, also where the model is another.
             smmu.regs[name] = self._ids[name]
         smmu.tlb.watch = self._filled_entry
         smmu.config.watch = self._missed

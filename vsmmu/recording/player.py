@@ -72,8 +72,12 @@ class Target(Protocol):
     Every call is complete when it returns: commands are consumed, records written.
     """
 
-    def start(self, ids: dict[str, int], ram: tuple[int, int]) -> None:
-        """Make the machine. Raises ValueError for an identification that it cannot have."""
+    def start(self, ids: dict[str, int], ram: tuple[int, int]) -> tuple[str, ...]:
+        """Make the machine; a note for each feature that it has otherwise than recorded.
+
+        Raises:
+            ValueError: an identification that it cannot have.
+        """
         ...  # pragma: no cover
 
     def reset(self) -> None:
@@ -135,6 +139,7 @@ class Played:
         unjudged: accesses that a stale TLB entry answered.
         irqs: interrupts by line, recorded and pulsed by the model.
         ids: identification registers that were recorded, by name.
+        notes: features that the target has otherwise.
         divergence: the first; None where all agrees.
     """
 
@@ -146,6 +151,7 @@ class Played:
     unjudged: int = 0
     irqs: tuple[dict[str, int], dict[str, int]] = field(default_factory=lambda: ({}, {}))
     ids: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     divergence: Divergence | None = None
 
 
@@ -209,7 +215,7 @@ class Player:
             Reset: self._reset,
         }  # fmt: skip
         try:
-            self._target.start(records.ids, self._reader.header.ram)
+            played.notes = self._target.start(records.ids, self._reader.header.ram)
         except ValueError as error:
             raise self._misidentified(error) from None
         try:

@@ -167,6 +167,44 @@ class Features:
         return self
 
     @classmethod
+    def nearest(cls, **registers: int) -> tuple[Self, tuple[str, ...]]:
+        """As `recorded`, with the nearest that is modelled in place of what is not.
+
+        Returns:
+            The features, and a note for each field that is another than given.
+
+        Raises:
+            ValueError: what nothing here comes near: no AArch64 or no little-endian tables, no
+                stage, no granule.
+        """
+        given = {name: layout(registers.get(name, 0)) for name, layout in _LAYOUTS.items()}
+        near = {f: getattr(layout, f) for layout in given.values() for f in layout.fields}
+        notes: list[str] = []
+
+        def play(field: str, value: int) -> None:
+            if near[field] != value:
+                what = f"{_REGISTER_OF[field].upper()}.{field.upper()}"
+                notes.append(f"{what}={near[field]} is played as {value}")
+                near[field] = value
+
+        if near["stall_model"] not in iter(StallModel):
+            play("stall_model", StallModel.TERMINATE_ONLY)
+        if near["ttendian"] == TtEndian.MIXED:
+            play("ttendian", TtEndian.LITTLE)
+        for field, value in list(near.items()):
+            if field != "ttendian":
+                play(field, min(value, _MODELLED.get(field, range(1))[-1]))
+        stalls = near["stall_model"] != StallModel.TERMINATE_ONLY
+        play("stall_max", max(near["stall_max"], 1) if stalls else 0)
+        if not near["pri"]:
+            play("priqs", 0)
+        built = {
+            name: layout.build(**{f: near[f] for f in layout.fields}).raw
+            for name, layout in _LAYOUTS.items()
+        }
+        return cls.recorded(**built), tuple(notes)
+
+    @classmethod
     def default(
         cls, *, stages: str = "nested", sidsize: int = 20, oas: int = 48, aidr: int = 2
     ) -> Self:
@@ -283,7 +321,6 @@ class Features:
         return (
             (idr0.s1p or idr0.s2p, "neither stage is implemented: IDR0.S1P=0 and IDR0.S2P=0"),
             (self.granules, "IDR5 has no granule"),
-            (idr0.ats or not idr0.pri, "IDR0.PRI=1 needs IDR0.ATS=1"),
             (idr0.pri or not idr1.priqs, "IDR1.PRIQS needs IDR0.PRI=1"),
             (not self.stalls or idr5.stall_max, "IDR0.STALL_MODEL!=1 needs IDR5.STALL_MAX>=1"),
             (self.stalls or not idr5.stall_max, "IDR5.STALL_MAX needs IDR0.STALL_MODEL!=1"),
@@ -310,6 +347,7 @@ class Features:
             (idr0.s1p or not idr0.hyp, "IDR0.HYP=1 needs IDR0.S1P=1"),
             (idr0.s2p or not idr0.hyp, "IDR0.HYP=1 needs IDR0.S2P=1"),
             (idr1.sidsize < 7 or idr0.st_level, "IDR1.SIDSIZE>=7 needs IDR0.ST_LEVEL=1"),
+            (idr0.ats or not idr0.pri, "IDR0.PRI=1 needs IDR0.ATS=1"),
             (idr0.ats or not idr0.atsrecerr, "IDR0.ATSRECERR=1 needs IDR0.ATS=1"),
             (
                 (idr0.ats and idr0.s1p and idr0.s2p) or not idr0.ns1ats,

@@ -156,15 +156,29 @@ def test_memory_outside_ram():
 
 
 def test_an_identification_that_is_not_modelled():
-    odd = Idr0(IDS["IDR0"]).replace(atos=1).raw
+    big = Idr0(IDS["IDR0"]).replace(ttendian=3).raw
     assert (
-        complaint([Read(0, 4, odd), *ours()])
-        == "ours: identification: IDR0.ATOS=1: not modelled (ATOS)"
+        complaint([Read(0, 4, big), *ours()])
+        == "ours: identification: IDR0.TTENDIAN=3: not modelled (big-endian tables)"
     )
     assert complaint([Read(0xC, 4, 0)]) == (
         "ours: identification: IDR0.TTF=0: not modelled (AArch32 tables); the driver never reads "
         "IDR0, IDR1, IDR5"
     )
+
+
+def test_features_that_nobody_uses_need_not_be_modelled():
+    """The driver reads what was recorded; a note says what the model has in its place."""
+    odd = Idr0(IDS["IDR0"]).replace(atos=1, ttendian=0).raw
+    records = [r._replace(value=odd) if isinstance(r, Read) and not r.offset else r for r in ours()]
+    raw = header_line(HEADER) + b"".join(map(encode, records))
+    for target in (Both(), Physical("normal")):
+        played = Player(Reader([raw], "ours"), target).play()
+        assert played.divergence is None
+        assert played.notes == (
+            "IDR0.TTENDIAN=0 is played as 2",
+            "IDR0.ATOS=1 is played as 0",
+        )
 
 
 def test_pages_are_bounded(monkeypatch):

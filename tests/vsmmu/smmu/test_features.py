@@ -103,3 +103,48 @@ def test_arguments_of_default() -> None:
         Features.default(stages="both")
     with pytest.raises(ValueError, match=r"not 47$"):
         Features.default(oas=47)
+
+
+@pytest.mark.parametrize(
+    ("fields", "notes"),
+    [
+        ({}, ()),
+        ({"httu": 3}, ("IDR0.HTTU=3 is played as 2",)),
+        ({"stall_model": 3}, ("IDR0.STALL_MODEL=3 is played as 1",)),
+        ({"stall_model": 0}, ("IDR5.STALL_MAX=0 is played as 1",)),
+        ({"stall_max": 7}, ("IDR5.STALL_MAX=7 is played as 0",)),
+        ({"priqs": 4}, ("IDR1.PRIQS=4 is played as 0",)),
+        ({"pri": 1}, ()),
+        ({"oas": 7}, ("IDR5.OAS=7 is played as 6",)),
+        ({"ttendian": 0}, ("IDR0.TTENDIAN=0 is played as 2",)),
+        ({"ttf": 3}, ("IDR0.TTF=3 is played as 2",)),
+    ],
+)  # fmt: skip
+def test_the_nearest_that_is_modelled(fields, notes):
+    whole = Features.default()
+    words = {}
+    for name in ("idr0", "idr1", "idr3", "idr5", "iidr", "aidr"):
+        layout = getattr(whole, name)
+        words[name] = layout.replace(**{f: v for f, v in fields.items() if f in layout.fields}).raw
+    near, told = Features.nearest(**words)
+    assert told == notes
+    assert Features.nearest(**{name.lower(): v for name, v in near.ids.items()}) == (near, ())
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"ttf": 1}, "IDR0.TTF=1: not modelled (AArch32 tables)"),
+        ({"ttendian": 3}, "IDR0.TTENDIAN=3: not modelled (big-endian tables)"),
+        ({"s1p": 0, "s2p": 0}, "neither stage is implemented: IDR0.S1P=0 and IDR0.S2P=0"),
+    ],
+)
+def test_what_no_model_comes_near(fields, text):
+    whole = Features.default()
+    with pytest.raises(ValueError, match=re.escape(text)):
+        Features.nearest(
+            **{
+                **{name.lower(): value for name, value in whole.ids.items()},
+                "idr0": whole.idr0.replace(**fields).raw,
+            }
+        )
