@@ -9,10 +9,11 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.cli.command import vsmmu
+from tests.counts import sliced
 from vsmmu import cli
 from vsmmu.arch.commands import OPCODES, CmdTlbiNhVa
 from vsmmu.arch.context import Cd
@@ -393,7 +394,7 @@ def test_every_command_and_record_with_all_features_is_legal(capsys):
             assert (one.name, one.reasons) == (cls.name, ())
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@sliced(300)
 @given(kind=st.sampled_from(sorted(SIZES)), data=st.data())
 def test_any_words_have_a_description(kind: str, data: st.DataObject) -> None:
     """No bit is lost: fields and reserved bits together are the words."""

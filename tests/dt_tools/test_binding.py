@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dt_tools import binding
@@ -25,6 +25,7 @@ from dt_tools.binding import (
 from dt_tools.errors import Refusal, UserError
 from dt_tools.platform import Platform
 from dt_tools.tree import Node, Tree
+from tests.counts import sliced
 from xl_configs.specs.devid_map import DevidMap
 
 SMMU_A, SMMU_B, SMMU_OFF = "/iommu@5000000", "/iommu@6000000", "/iommu@7000000"
@@ -409,7 +410,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@sliced(200)
 @given(JSON, st.sampled_from(["", "bindings", "devices", "viommu", "notices", "guest"]))
 def test_any_json_is_read_or_is_the_users_mistake(value: object, member: str) -> None:
     data = {**SAMPLE.to_json(), member: value} if member else value
@@ -426,7 +427,7 @@ STREAMS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@sliced(60)
 @given(st.lists(STREAMS, min_size=1, max_size=5), st.randoms(use_true_random=False))
 def test_ids_are_injective_in_range_and_resolve_back(
     streams: list[list[tuple[int, int]]], random: object

@@ -12,7 +12,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import dt_tools
@@ -20,6 +20,7 @@ from dt_tools import blob
 from dt_tools.blob import read, read_with_fdt, same_content, write
 from dt_tools.errors import DtbError, DtError, Refusal, UserError
 from dt_tools.tree import Node, Tree
+from tests.counts import sliced
 
 BEGIN, END_NODE, PROP, NOP, END = (struct.pack(">I", n) for n in (1, 2, 3, 4, 9))
 HEAD = 40
@@ -162,7 +163,7 @@ def trees(draw: st.DrawFn) -> Tree:
     return tree
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@sliced(150)
 @given(trees())
 def test_round_trip_of_any_tree(tree: Tree) -> None:
     assert content(read(write(tree))) == content(tree)
@@ -171,7 +172,7 @@ def test_round_trip_of_any_tree(tree: Tree) -> None:
 # The reader and its slow twin, the fdt package.
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@sliced(150)
 @given(trees())
 def test_the_fdt_package_reads_the_same_of_any_tree(tree: Tree) -> None:
     data = write(tree)
@@ -656,7 +657,7 @@ def test_mutants_of_a_board(corpus: Path) -> None:
     assert 0 < sum(survives(mutant) for mutant in mutants(data, 400, 2)) < 400
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@sliced(200)
 @given(st.binary(max_size=200))
 def test_random_structure_blocks(structure: bytes) -> None:
     survives(raw_blob(structure))

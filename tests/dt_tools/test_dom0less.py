@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dt_tools import blob
@@ -28,6 +28,7 @@ from dt_tools.errors import DtError, Refusal, UserError
 from dt_tools.guest import build_guest
 from dt_tools.platform import Platform
 from dt_tools.tree import Tree
+from tests.counts import sliced
 from xl_configs import load
 
 if TYPE_CHECKING:
@@ -820,7 +821,7 @@ def test_a_device_that_is_marked_already(tree):
     ]
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@sliced(60)
 @given(words=st.text(st.characters(min_codepoint=1, max_codepoint=0x2FF), max_size=40))
 def test_a_shell_reads_what_was_written(words):
     import shlex
@@ -846,7 +847,7 @@ def test_what_imagebuilder_has_no_variable_for(board):
 # Hostile trees.
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@sliced(150)
 @given(data=st.data())
 def test_mutated_partial_trees(samples, data):
     board = Platform.from_tree(blob.read((samples / "board.dtb").read_bytes(), "b"), "b")

@@ -29,7 +29,7 @@ from dt_tools.platform import Platform
 from dt_tools.report.jsonreport import inspect_report
 from dt_tools.tree import Node, Tree
 
-SLICE = 1_500
+SLICE = 900
 SOAK = 100_000
 SECONDS = 10  # of CPU for one mutant; the slowest seen takes a fraction of one
 PEAK = 32 << 20  # bytes for reading one blob

@@ -6,7 +6,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dt_tools import blob
@@ -15,6 +15,7 @@ from dt_tools.libxl import VERSIONS, LibxlGuest, build_libxl
 from dt_tools.libxl.partial import read_partial
 from dt_tools.platform import Platform
 from dt_tools.tree import Node, Tree
+from tests.counts import sliced
 from xl_configs import load
 
 BASE = 'name = "g"\nkernel = "k"\nmemory = 64\n'
@@ -256,7 +257,7 @@ def test_what_the_vendors_libxl_makes_and_this_does_not(key: str) -> None:
     assert build("tpm = 0", "xen-xlnx4.17")
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@sliced(300)
 @given(seed=st.integers(0, 1 << 32))
 def test_mutated_partial_trees_are_read_or_refused(seed: int) -> None:
     rng = random.Random(seed)

@@ -10,7 +10,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dt_tools.blob import read
@@ -36,6 +36,7 @@ from dt_tools.report.wording import (
     unused,
 )
 from dt_tools.tree import Node, Tree
+from tests.counts import sliced
 
 GIC, V3, V2 = 1, 2, 3
 
@@ -107,7 +108,7 @@ def test_a_map_has_requester_ids_and_marks_what_is_shared_or_repeated() -> None:
     )
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@sliced(60)
 @given(st.integers(0, 0x7FFF), st.integers(0, 0x7FFF))
 def test_a_mask_stands_for_all_ids_it_lets_through(base: int, mask: int) -> None:
     tree = board()
@@ -415,7 +416,7 @@ def test_ids_that_the_mask_leaves_out_and_rows_it_refuses() -> None:
     ]
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@sliced(150)
 @given(
     st.lists(st.tuples(st.integers(0, 60), st.integers(0, 3000), st.integers(0, 40)), max_size=6),
     st.sampled_from((0x3F, 0x1F, 0x3C, 0x2B, 0, 0x30, 0xFFFFFFFF)),
@@ -615,7 +616,7 @@ def test_all_boards_are_inspected() -> None:
 # Hostile trees.
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@sliced(80)
 @given(st.data())
 def test_no_tree_breaks_the_report(samples: Path, data: st.DataObject) -> None:
     """Properties of a sound board replaced by cells, text or noise; only DtbError may come."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dt_tools.binding import allocate
@@ -14,6 +14,7 @@ from dt_tools.partial import Partial, build_partial
 from dt_tools.platform import Platform
 from dt_tools.profiles import GuestProfile
 from dt_tools.tree import Node, Tree
+from tests.counts import sliced
 
 GUEST = GuestProfile()
 SMMU, OSC, HALF, GATE, VDD, VAR, RESET = 2, 10, 11, 12, 13, 14, 15
@@ -255,7 +256,7 @@ CELLS = st.lists(
 NAMES = ("clocks", "assigned-clocks", "assigned-clock-rates", "vdd-supply", "resets", "x-supply")
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@sliced(300)
 @given(st.lists(st.tuples(st.sampled_from(NAMES), CELLS), max_size=6), st.integers(0, 2))
 def test_any_list_gives_a_tree_without_dangling_references(
     drawn: list[tuple[str, list[int]]], bits: int

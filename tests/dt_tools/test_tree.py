@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dt_tools.tree import (
@@ -16,6 +16,7 @@ from dt_tools.tree import (
     reg_entries,
     split_cells,
 )
+from tests.counts import sliced
 
 
 def test_cells_of_a_bus_have_defaults_and_are_not_inherited() -> None:
@@ -65,7 +66,7 @@ def test_range_entries() -> None:
     assert range_entries(tree.root) is None
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@sliced(100)
 @given(st.integers(0, 2**128 - 1))
 def test_cells_join_and_split(value: int) -> None:
     assert join_cells(split_cells(value, 4)) == value
@@ -111,7 +112,7 @@ def test_nearest_path(path: str, nearest: str | None) -> None:
     assert nearest_path(board(), path) == nearest
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@sliced(200)
 @given(st.text(max_size=60))
 def test_nearest_path_takes_any_text(path: str) -> None:
     nearest_path(board(), path)

@@ -10,9 +10,10 @@ from __future__ import annotations
 from itertools import chain, combinations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.counts import sliced
 from vsmmu.arch.stream_table import Eats, S1Dss, ShCfg, Ste, SteConfig
 from vsmmu.ste_update import is_hitless, phases, safe, used
 
@@ -136,7 +137,7 @@ def views(before: list[int], phase: list[tuple[int, int]]) -> list[tuple[int, ..
     return out
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@sliced(400)
 @given(stes(), stes())
 def test_no_state_in_between_is_a_third_thing(old, new):
     words = list(old.words)

@@ -7,9 +7,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.counts import sliced
 from xl_configs.specs.devices import (
     P9,
     Channel,
@@ -534,7 +535,7 @@ PIECES = st.sampled_from(
 SOUP = st.lists(PIECES | st.text(max_size=3), max_size=12).map("".join)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@sliced(300)
 @given(SOUP)
 def test_any_text_is_read_or_refused(text: str) -> None:
     signals = set()

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from itertools import product
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.counts import sliced
 from vsmmu.arch.context import Cd
 from vsmmu.arch.legality_cd import cd_reasons
 from vsmmu.arch.legality_ste import ste_reasons, world_of
@@ -150,7 +151,7 @@ def test_a_cd_decodes_unless_there_is_a_reason() -> None:
     assert min(verdicts.values()) > 50, verdicts
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@sliced(300)
 @given(st.lists(st.integers(0, (1 << 64) - 1), min_size=8, max_size=8), st.booleans())
 def test_arbitrary_words(words: list[int], everything: bool) -> None:
     features = FULL if everything else PLAIN

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.counts import sliced
 from vsmmu.arch.registers import BY_NAME
 from vsmmu.smmu import Features
 from vsmmu.smmu.regfile import RegisterFile, register_at
@@ -185,7 +186,7 @@ def test_names_at_offsets() -> None:
     assert register_at(0x04C) == "0x4c"
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@sliced(200)
 @given(
     st.lists(
         st.tuples(
