@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from vsmmu.arch.events import Event
-from vsmmu.arch.registers import EventqCons, EventqProd, Gerror, QueueBase
+from vsmmu.arch.events import CBadStreamid, Event, FTranslForbidden
+from vsmmu.arch.registers import Cr2, EventqCons, EventqProd, Gerror, QueueBase
 from vsmmu.hypervisor.policy import Policy
 from vsmmu.hypervisor.rate import Rate
 from vsmmu.queue import Ring
@@ -41,6 +41,15 @@ class EventWriter:
         # Records taken and records written or dropped, since reset: a CMD_SYNC compares them.
         self.accepted = 0
         self.retired = 0
+
+    def wants(self, event: Event) -> bool:
+        """Whether the guest's registers have such a record at all (§7.3.3, §7.3.8)."""
+        regs = self._vsmmu.regs
+        if isinstance(event, CBadStreamid):
+            return bool(Cr2(regs["CR2"]).recinvsid)
+        # The physical check is always on: without ATSCHK the guest's SMMU would not have looked.
+        forbidden = isinstance(event, FTranslForbidden)
+        return not (forbidden and regs.cr0.smmuen > regs.cr0.atschk)
 
     def add(self, event: Event) -> None:
         """Queue a record, or count it as lost: the guest's queue is disabled, or overflows."""
@@ -116,7 +125,7 @@ class EventWriter:
             done += 1
         done += self._vsmmu.stalls.step(budget - done)
         if done:
-            self._vsmmu.update_irq()
+            self._vsmmu.interrupts.update()
             # A CMD_SYNC may wait for these.
             self._vsmmu.bell.ring()
         return done

@@ -14,12 +14,11 @@ from collections.abc import Callable, Mapping
 
 from vsmmu.arch import commands as arch_commands
 from vsmmu.arch.commands import CmdCfgiSte, CmdSync, Command, Cs
-from vsmmu.arch.events import CBadStreamid, Event, FTranslForbidden
+from vsmmu.arch.events import Event
 from vsmmu.arch.registers import (
     Cerror,
     CmdqCons,
     Cr0,
-    Cr2,
     Gerror,
     Idr0,
     Idr1,
@@ -389,16 +388,8 @@ class VSmmu:
 
     def raise_event(self, event: Event) -> None:
         """An event for the guest; some only as its registers say (§7.3.3, §7.3.8)."""
-        if isinstance(event, CBadStreamid) and not Cr2(self.regs["CR2"]).recinvsid:
-            return
-        if isinstance(event, FTranslForbidden) and self.regs.cr0.smmuen > self.regs.cr0.atschk:
-            # The physical check is always on: the guest's SMMU would not have looked.
-            return
-        self.event_writer.add(event)
-
-    def update_irq(self) -> None:
-        """Set the wired causes."""
-        self.interrupts.update()
+        if self.event_writer.wants(event):
+            self.event_writer.add(event)
 
     @property
     def levels(self) -> dict[str, bool]:
