@@ -15,7 +15,7 @@ from vsmmu.smmu.port import DevicePort, Request
 from vsmmu.smmu.transaction import Outcome
 from vsmmu.toolstack import Guest, Machine
 
-# Verdicts that are kept; all are counted.
+# Verdicts on a guest that are kept; the others are counted.
 _KEPT = 20
 
 # A device of a guest, by name and path.
@@ -32,6 +32,7 @@ class Judge:
         followed: devices whose every page is checked against `pages`.
         by_hand: guests that went behind their driver's back, of whose pages nothing is known.
         verdicts: by guest, what must not have happened.
+        dropped: by guest, how many verdicts more there were than are kept.
     """
 
     def __init__(self, machine: Machine) -> None:
@@ -41,7 +42,7 @@ class Judge:
         self.followed: set[Place] = set()
         self.by_hand: set[str] = set()
         self.verdicts: dict[str, list[str]] = {}
-        self.violations = 0
+        self.dropped = Counter[str]()
         for guest in machine.guests.values():
             self.dma[guest.name] = Counter()
             for device, ports in guest.ports.items():
@@ -62,10 +63,11 @@ class Judge:
             reason = self._mapped(guest, device, iova, outcome.pa)
         if reason is None:
             return
-        self.violations += 1
         kept = self.verdicts.setdefault(guest.name, [])
         if len(kept) < _KEPT:
             kept.append(f"{device}: iova {iova:#x} reached PA {outcome.pa:#x}, {reason}")
+        else:
+            self.dropped[guest.name] += 1
 
     def _isolated(self, guest: Guest, port: DevicePort, pa: int, size: int) -> str | None:
         owner = self._machine.hypervisor.owner(port.smmu.name, port.sid)

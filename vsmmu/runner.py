@@ -219,6 +219,9 @@ class Runner:
         for spec, guest in zip(self._scenario.guests, self._guests, strict=True):
             for verdict in self._judge.verdicts.get(guest.name, ()):
                 self._add(report, verdict, spec.line, guest=guest.name)
+            if self._judge.dropped[guest.name]:
+                more = f"and {self._judge.dropped[guest.name]} more accesses like these"
+                self._add(report, more, spec.line, guest=guest.name)
             if guest.name not in self._judge.by_hand:
                 self._check_events(report, guest, spec.line)
             self._check_strays(report, guest, spec.line)

@@ -337,27 +337,32 @@ def test_a_driver_that_gives_up_is_an_error_outcome(scenario, capsys):
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        (HEAD + GUEST + GUEST + BOOT, "MC204: /: two guests are called crypto; rename one"),
+        (
+            HEAD + GUEST + GUEST + BOOT,
+            ":5: guest 2: MC204: /: two guests are called crypto; rename one",
+        ),
         (
             HEAD + '[machine]\nram = ["0x80000000+0x1000000"]\n' + GUEST + BOOT,
-            "MC201: /: crypto wants 256 MiB, 15 MiB of machine RAM are left; lower its memory or "
-            "give machine.ram",
+            ":5: guest 1: MC201: /: crypto wants 256 MiB, 15 MiB of machine RAM are left; lower "
+            "its memory or give machine.ram",
         ),
     ],
 )
 def test_refusals_are_exit_4(text, line, scenario, capsys):
-    assert main(["run", scenario(text)]) == 4
-    assert capsys.readouterr().err.splitlines()[-1] == f"vsmmu: {line}"
+    name = scenario(text)
+    assert main(["run", name]) == 4
+    assert capsys.readouterr().err.splitlines()[-1] == f"vsmmu: {name}{line}"
 
 
 def test_a_stream_in_two_guests_is_refused(scenario, tmp_path, capsys):
     other = (tmp_path / "crypto.cfg").read_text().replace('"crypto"', '"other"')
     (tmp_path / "other.cfg").write_text(other)
     text = HEAD + GUEST + '[[guest]]\nconfig = "other.cfg"\n' + BOOT
-    assert main(["run", scenario(text)]) == 4
+    name = scenario(text)
+    assert main(["run", name]) == 4
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "vsmmu: MC203: /soc/crypto@60000000: (/soc/iommu@50000000, 0x600) is already assigned to "
-        "crypto; assign another device"
+        f"vsmmu: {name}:5: guest 2: MC203: /soc/crypto@60000000: (/soc/iommu@50000000, 0x600) is "
+        "already assigned to crypto; assign another device"
     )
 
 

@@ -25,17 +25,21 @@ _UP_TO, _AT_LEAST = "<=", ">="
 
 
 class ScenarioError(Exception):
-    """A scenario that cannot be used: one line with the file, the line, the place and the fix."""
+    """A scenario that cannot be used: one line with the file, the line, the place and the fix.
 
-    exit_code = 2
+    `exit_code` is 2, or what the reason has: 4 for what the toolstack refuses.
+    """
 
-    def __init__(self, source: str, where: str, reason: str, line: int | None = None) -> None:
+    def __init__(
+        self, source: str, where: str, reason: str, line: int | None = None, exit_code: int = 2
+    ) -> None:
         place = source if line is None else f"{source}:{line}"
         super().__init__(f"{place}: {where}: {reason}" if where else f"{place}: {reason}")
         self.source, self.where, self.reason, self.line = source, where, reason, line
+        self.exit_code = exit_code
 
-    def __reduce__(self) -> tuple[type[ScenarioError], tuple[str, str, str, int | None]]:
-        return ScenarioError, (self.source, self.where, self.reason, self.line)
+    def __reduce__(self) -> tuple[type[ScenarioError], tuple[str, str, str, int | None, int]]:
+        return ScenarioError, (self.source, self.where, self.reason, self.line, self.exit_code)
 
 
 class Document:

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dt_tools.errors import Refusal
 from dt_tools.profiles import PROFILES
 from vsmmu.costs import CostSink
 from vsmmu.hypervisor.settings import SettingError
@@ -147,15 +149,26 @@ def _machine(scenario: Scenario, folder: Path) -> Machine:
     except SettingError as error:
         line = spec.features_line(str(error))
         raise ScenarioError(scenario.source, "machine.features", str(error), line) from None
-    return build_machine(
-        platform,
-        seed=scenario.seed,
-        ram=spec.ram,
-        caching=spec.caching,
-        policy=scenario.policy,
-        profile=PROFILES[scenario.profile],
-        features=made,
-    )
+    with _placed(scenario, "machine", None):
+        return build_machine(
+            platform,
+            seed=scenario.seed,
+            ram=spec.ram,
+            caching=spec.caching,
+            policy=scenario.policy,
+            profile=PROFILES[scenario.profile],
+            features=made,
+        )
+
+
+@contextmanager
+def _placed(scenario: Scenario, where: str, line: int | None) -> Iterator[None]:
+    """A refusal within says which part of which scenario it is about."""
+    try:
+        yield
+    except Refusal as error:
+        code = error.exit_code
+        raise ScenarioError(scenario.source, where, str(error), line, code) from None
 
 
 def _guests(machine: Machine, scenario: Scenario, folder: Path, notices: list[str]) -> list[Guest]:
@@ -164,15 +177,17 @@ def _guests(machine: Machine, scenario: Scenario, folder: Path, notices: list[st
     for index, spec in enumerate(scenario.guests):
         config = _config(scenario, spec, folder, notices)
         if config is not None:
-            made[index] = create_guest(
-                machine,
-                config,
-                load_partial(config),
-                one_vsmmu_per_psmmu=spec.one_vsmmu_per_psmmu,
-            )
+            with _placed(scenario, f"guest {index + 1}", spec.line):
+                made[index] = create_guest(
+                    machine,
+                    config,
+                    load_partial(config),
+                    one_vsmmu_per_psmmu=spec.one_vsmmu_per_psmmu,
+                )
     for index, spec in enumerate(scenario.guests):
         if index not in made:
-            made[index] = create_dom0(machine, spec.memory)
+            with _placed(scenario, f"guest {index + 1}", spec.line):
+                made[index] = create_dom0(machine, spec.memory)
     for guest in made.values():
         notices += [f"notice: {guest.name}: {notice}" for notice in guest.notices]
     return [made[index] for index in range(len(scenario.guests))]
