@@ -16,6 +16,7 @@ from vsmmu.judge import Judge
 from vsmmu.scenario import ScenarioError
 from vsmmu.scenario.machine import platform_in_place
 from vsmmu.scenario.run import load_scenario, run_scenario
+from vsmmu.smmu.port import DevicePort
 from vsmmu.smmu.smmu import Smmu
 from vsmmu.toolstack import build_machine, create_dom0
 
@@ -328,3 +329,18 @@ def test_a_text_and_what_was_loaded_run_alike():
     run = partial(run_scenario, source="s.toml")
     assert run(scenario).to_json() == run(text, 4).to_json()
     assert run(scenario, 5).seed == 5
+
+
+@pytest.mark.parametrize("kind", ["driver", "netdev-storm"])
+def test_data_that_is_not_what_was_moved_is_found(monkeypatch, kind):
+    transfer = DevicePort._transfer
+
+    def spoilt(self, request, pa, size):
+        done = transfer(self, request, pa, size)
+        if request.write:
+            self.smmu.memory.write(pa, bytes(size))
+        return done
+
+    monkeypatch.setattr(DevicePort, "_transfer", spoilt)
+    result = run_scenario(HEAD + actor("red", kind, "operations = 30"), 1)
+    assert "is not what the DMA moved" in result.problems[0].text
