@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from vsmmu.arch.commands import CmdPriResp, CmdStallTerm, CmdTlbiNhAll, CmdTlbiS12Vmall
-from vsmmu.hypervisor import flush, grants, hypervisor, withdrawal
+from vsmmu.hypervisor import flush, grants, withdrawal
 from vsmmu.hypervisor.event_writer import EventWriter
 from vsmmu.hypervisor.flush import Flush
 from vsmmu.hypervisor.frames import Frames
@@ -170,9 +170,9 @@ def own_grant_mapped(patch):
 
 
 def _without(patch, kind):
-    made = hypervisor.last_commands
+    made = withdrawal.last_commands
     patch.setattr(
-        hypervisor, "last_commands", lambda *a: [c for c in made(*a) if not isinstance(c, kind)]
+        withdrawal, "last_commands", lambda *a: [c for c in made(*a) if not isinstance(c, kind)]
     )
 
 

@@ -14,7 +14,7 @@ from vsmmu.queue import Ring
 from . import fuzz_faults, fuzz_faults_pages
 from .fuzz_isolation import World
 
-SEEDS, STEPS = 40, 300
+SEEDS, STEPS = 80, 300
 
 
 def record_as_it_is(patch: pytest.MonkeyPatch) -> None:
