@@ -203,14 +203,6 @@ def ats_that_is_not_offered(patch):
 # Shadow STEs.
 
 
-def stalls_that_are_not_offered(patch):
-    made = Domain.nested_ste
-    patch.setattr(
-        Domain, "nested_ste",
-        lambda self, guest, **fields: made(self, guest, **fields | {"stall_disabled": False}),
-    )  # fmt: skip
-
-
 def pasids_that_are_not_offered(patch):
     made = shadow.shadow
 
@@ -260,9 +252,9 @@ FAULTS: tuple[Fault, ...] = (
     cache_of_a_former_owner,
 )
 # Of what machines have that the policy does not allow.
+# S1STALLD that is not set where stalls are not offered is met too seldom: test_stalls.py finds it.
 UNOFFERED: tuple[Fault, ...] = (
     ats_that_is_not_offered,
-    stalls_that_are_not_offered,
     pasids_that_are_not_offered,
     ppar_that_is_not_offered,
 )

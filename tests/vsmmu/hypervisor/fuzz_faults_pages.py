@@ -50,16 +50,6 @@ def one_smmu_is_enough(patch):
     patch.setattr(Flush, "_hosts", lambda self, domain: made(self, domain)[:1])
 
 
-def range_without_its_end(patch):
-    made = flush._ranges
-
-    def _ranges(vmid, change):
-        commands = made(vmid, change)
-        return commands[:-1] if len(commands) > 1 else commands
-
-    patch.setattr(flush, "_ranges", _ranges)
-
-
 # Pages.
 
 
@@ -257,12 +247,13 @@ def reader_that_thinks_all_is_quiet(patch):
 
 
 # Found where everything is offered.
+# A CMD_TLBI_S2_IPA that lacks the end of its range is met too seldom here, where few ranges take more
+# than one command: test_stage2_changes.py finds it.
 FAULTS: tuple[Fault, ...] = (
     combined_entries_stay,
     stage_2_entries_stay,
     pages_are_not_waited_for,
     one_smmu_is_enough,
-    range_without_its_end,
     page_with_another_mapping,
     mapping_without_a_reference,
     page_as_it_was,
