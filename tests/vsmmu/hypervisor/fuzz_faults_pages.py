@@ -247,8 +247,8 @@ def reader_that_thinks_all_is_quiet(patch):
 
 
 # Found where everything is offered.
-# A CMD_TLBI_S2_IPA that lacks the end of its range is met too seldom here, where few ranges take more
-# than one command: test_stage2_changes.py finds it.
+# A CMD_TLBI_S2_IPA that lacks the end of its range is met too seldom here, where few ranges take
+# more than one command: test_stage2_changes.py finds it.
 FAULTS: tuple[Fault, ...] = (
     combined_entries_stay,
     stage_2_entries_stay,
