@@ -8,7 +8,6 @@ is the physical model with the guest's identification registers, in RAM at the g
 from __future__ import annotations
 
 import random
-from typing import Any
 
 import pytest
 
@@ -178,13 +177,7 @@ def play(pair: Pair, count: int) -> None:
         pair.configure()
         for _ in range(4):
             what, (virtual, alone) = pair.access()
-            assert virtual == alone or documented(virtual, alone), what
-
-
-def documented(virtual: Any, alone: Any) -> bool:
-    """The limit that docs/vsmmu-features.md has: a CD table beyond an OAS that hardware shares."""
-    kinds = [[event["name"] for event in seen[1]] for seen in (virtual, alone)]
-    return virtual[0] == alone[0] and kinds == [["F_CD_FETCH"], ["C_BAD_SUBSTREAMID"]]
+            assert virtual == alone, what
 
 
 @pytest.mark.parametrize("hardware", HARDWARE)
