@@ -161,6 +161,14 @@ def _prefetch_addr(unit: Unit, command: CmdPrefetchAddr) -> int:
     return DONE
 
 
+def ste_span(command: CmdCfgiSteRange) -> tuple[int, int]:
+    """First and last StreamID of a CMD_CFGI_STE_RANGE: 2^(Range+1), aligned, or all (§4.3.2)."""
+    if command.range == CFGI_ALL_RANGE:
+        return 0, _MAX_SID
+    block = (1 << (command.range + 1)) - 1
+    return command.sid & ~block, command.sid | block
+
+
 # Configuration (§4.3). A StreamID or SubstreamID out of range matches nothing.
 
 
@@ -172,10 +180,7 @@ def _cfgi_ste(unit: Unit, command: CmdCfgiSte) -> int:
 
 @_effect(CmdCfgiSteRange)
 def _cfgi_ste_range(unit: Unit, command: CmdCfgiSteRange) -> int:
-    first, last = 0, _MAX_SID
-    if command.range != CFGI_ALL_RANGE:
-        block = (1 << (command.range + 1)) - 1
-        first, last = command.sid & ~block, command.sid | block
+    first, last = ste_span(command)
     return _maintain(unit, command, unit.config.invalidate_range, first, last, l1=True)
 
 

@@ -19,6 +19,7 @@ from vsmmu.arch.commands import (
     CmdTlbiS12Vmall,
     Command,
 )
+from vsmmu.smmu.commands import ste_span
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -39,7 +40,7 @@ def command(trace: Trace, smmu: str, cmd: Command) -> None:
         case CmdCfgiSte():
             trace("smmuv3_cmdq_cfgi_ste", smmu, cmd.sid)
         case CmdCfgiSteRange():
-            first, last = span(cmd)
+            first, last = ste_span(cmd)
             trace("smmuv3_cmdq_cfgi_ste_range", smmu, first, last)
         case CmdCfgiCd() | CmdCfgiCdAll():
             trace("smmuv3_cmdq_cfgi_cd", smmu, cmd.sid)
@@ -57,12 +58,6 @@ def command(trace: Trace, smmu: str, cmd: Command) -> None:
             stage = 2 if isinstance(cmd, CmdTlbiS2Ipa) else 1
             where = (cmd.addr, int(cmd.tg), pages, cmd.ttl, cmd.leaf, stage)
             trace("smmuv3_range_inval", smmu, cmd.vmid, asid, *where)
-
-
-def span(cmd: CmdCfgiSteRange) -> tuple[int, int]:
-    """First and last StreamID of a CMD_CFGI_STE_RANGE: 2^(Range+1) of them, aligned (§4.3.2)."""
-    low = (2 << cmd.range) - 1
-    return cmd.sid & ~low, cmd.sid | low
 
 
 def reads(counters: Counter[str]) -> tuple[int, ...]:
