@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from vsmmu.arch.context import L1Cd
 from vsmmu.arch.events import (
     TRANSLATION_FAULTS,
     CBadCd,
@@ -27,7 +28,7 @@ from vsmmu.arch.events import (
     FUut,
     FWalkEabt,
 )
-from vsmmu.hypervisor.domain import Domain, Stream
+from vsmmu.hypervisor.domain import Domain, GuestMemory, Stream
 
 # CDs and level 1 CDs are this long; a second-level table of the smaller kind is a page.
 _CD, _L1CD, _PAGE = 64, 8, 0x1000
@@ -115,6 +116,22 @@ def _cd_address(event: Any, stream: Stream) -> int:
         return level1
     page: int = event.ipa
     return page | _CD * index % _PAGE
+
+
+def missing_cd(record: FCdFetch, stream: Stream, memory: GuestMemory) -> Event:
+    """C_BAD_SUBSTREAMID in place of F_CD_FETCH where L1CD.L2Ptr lies beyond the guest's OAS (§5.3).
+
+    Hardware takes it for an IPA, of which its record has no bits from OAS on (§7.3.13). So the
+    guest's L1CD is read again: if it still leads to the recorded page, those bits say which it was.
+    """
+    index = _cd_index(record, stream)
+    word = memory.read64(stream.s1ctxptr + _L1CD * (index >> stream.cd_split))
+    table = L1Cd(word or 0).l2ptr & -(_CD << stream.cd_split)
+    address = table + _CD * (index & (1 << stream.cd_split) - 1)
+    page = (address & (1 << stream.oas) - 1) // _PAGE
+    if not table >> stream.oas or page != record.fetchaddr // _PAGE:
+        return record
+    return CBadSubstreamid.build(sid=record.sid, ssid=index)
 
 
 def _cd_index(event: Any, stream: Stream) -> int:

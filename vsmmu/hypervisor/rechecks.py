@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Records of invalid STEs, held until the guest's STE has been read again (`shadow.settles`).
+"""Records that depend on what the guest's memory says, held until that has been read.
 
+Those of invalid STEs (`shadow.settles`) and of CDs that stage 2 has not got (`events.missing_cd`).
 The engine that takes physical events has no business in a guest's memory, so the vSMMU's drain
 looks: before it takes another command, and so before a CMD_SYNC that the record belongs to ends.
 """
@@ -10,8 +11,9 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from vsmmu.arch.events import Event
+from vsmmu.arch.events import Event, FCdFetch
 from vsmmu.hypervisor.domain import Stream
+from vsmmu.hypervisor.events import missing_cd
 from vsmmu.hypervisor.shadow import settles
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ class Rechecks:
         return bool(self._waiting)
 
     def deliver(self, record: Event, stream: Stream | None = None) -> None:
-        """A record for the guest; with a stream, unless its STE aborts by now.
+        """A record for the guest; with a stream, as its STE or its L1CD decides.
 
         Nothing overtakes a record that waits.
         """
@@ -47,7 +49,9 @@ class Rechecks:
     def take(self) -> None:
         """The next record: to the guest, or nowhere."""
         stream, record = self._waiting.popleft()
-        if stream is None or not settles(self._vsmmu, stream):
+        if stream is not None and isinstance(record, FCdFetch):
+            self._vsmmu.raise_event(missing_cd(record, stream, self._vsmmu.domain.memory))
+        elif stream is None or not settles(self._vsmmu, stream):
             self._vsmmu.raise_event(record)
         else:
             self._vsmmu.counters["event of a valid STE"] += 1

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from vsmmu.arch.events import CBadSte, Event, FBadAtsTreq, FTranslForbidden, FUut
+from vsmmu.arch.events import CBadSte, Event, FBadAtsTreq, FCdFetch, FTranslForbidden, FUut
 from vsmmu.arch.pri import PriEntry
 from vsmmu.hypervisor.domain import Stream
 from vsmmu.hypervisor.events import Kept, to_guest
@@ -58,8 +58,9 @@ class Reports:
         if isinstance(record, Kept):
             self._keep(host, event, record.reason)
         elif not stalled:
-            invalid = isinstance(event, CBadSte)
-            vsmmu.rechecks.deliver(record, stream if invalid else None)
+            missing_cd = isinstance(record, FCdFetch) and stream.cd_split
+            asks = isinstance(event, CBadSte) or missing_cd
+            vsmmu.rechecks.deliver(record, stream if asks else None)
         elif vsmmu.streams.get(stream.vmaster_id) is stream:
             vsmmu.stalls.take(stream, record, event.fields["stag"].of(event.words))
         else:

@@ -66,7 +66,6 @@ class Pair:
         world = World({"g": [("a", 0x600)]}, features=features, policy=Policy(substreams=True))
         guest = world["g"]
         self.oas = OAS_BITS[Idr5(guest.read("IDR5")).oas]
-        self.hardware_oas = features.oas
         self.both = [(guest, world.scheduler), (own := Alone(guest), own.scheduler)]
         self.prod = self.asid = 0
         for name, value in (
@@ -131,9 +130,9 @@ class Pair:
         )  # fmt: skip
 
     def level1(self) -> int:
-        # Beyond an OAS that hardware has too, the record does not say where.
-        beyond = [1 << self.oas] if self.hardware_oas > self.oas else []
-        pointers = [table + 0x1000 for table in CDS] * 2 + [NOWHERE, CDS[0] + 0x800, *beyond]
+        beyond = 1 << self.oas
+        pointers = [table + 0x1000 for table in CDS] * 2
+        pointers += [NOWHERE, CDS[0] + 0x800, beyond, beyond << 1 | NOWHERE, beyond | CDS[1]]
         return self.rng.choice(pointers) | int(self.rng.random() < 0.9)
 
     def access(self) -> tuple[str, list[object]]:

@@ -8,9 +8,17 @@ from types import SimpleNamespace
 import pytest
 
 from vsmmu.arch.commands import CmdCfgiSte, CmdSync, CmdTlbiNhAsid, CmdTlbiNhVa
-from vsmmu.arch.events import Event, EventClass, FAddrSize, FTlbConflict, FTranslation
+from vsmmu.arch.events import (
+    CBadSubstreamid,
+    Event,
+    EventClass,
+    FAddrSize,
+    FCdFetch,
+    FTlbConflict,
+    FTranslation,
+)
 from vsmmu.arch.stream_table import S1Dss, S1Fmt, Ste, SteConfig
-from vsmmu.hypervisor.events import Kept, to_guest
+from vsmmu.hypervisor.events import Kept, missing_cd, to_guest
 from vsmmu.hypervisor.policy import Policy
 from vsmmu.smmu.features import Features
 from vsmmu.testing.machine import Machine
@@ -19,17 +27,32 @@ from .attack import sent
 from .world import BUFFER, NOWHERE, Guest, World
 
 CFGI, SYNC = CmdCfgiSte.build(sid=0, leaf=1), CmdSync.build()
+# By its OAS, an SMMU that has substreams.
+WITH = {
+    48: Features.default(sidsize=16).replace(ssidsize=8, cd2l=1),
+    52: Features.everything().replace(sidsize=16),
+}
 NARROW = Features.default(sidsize=16).replace(asid16=0)
 
 
 @pytest.fixture
 def guest() -> Guest:
     """With substreams, and 48 bits of address behind an SMMU of 52."""
-    hardware = Features.everything().replace(sidsize=16)
+    return with_substreams(WITH[52])
+
+
+def with_substreams(hardware: Features) -> Guest:
+    """Attached."""
     g = World({"g": [("a", 0x600)]}, features=hardware, policy=Policy(substreams=True))["g"].boot()
-    assert (g.vsmmu.features.oas, hardware.oas) == (48, 52)
+    assert g.vsmmu.features.oas == 48
     g.attach(0)
     return g
+
+
+def two_level(guest: Guest) -> None:
+    """Two levels of CDs from BUFFER on."""
+    fields = {"config": SteConfig.S1, "s1ctxptr": BUFFER, "s1fmt": S1Fmt.TWO_LEVEL_4K}
+    configure(guest, **fields, s1cdmax=6, s1dss=S1Dss.SSID0)
 
 
 def configure(guest: Guest, **fields: int) -> None:
@@ -79,15 +102,34 @@ def test_an_access_that_stage_1_translates_is_not_measured(guest: Guest) -> None
     assert isinstance(told, FAddrSize)
 
 
+@pytest.mark.parametrize("oas", [48, 52])
 @pytest.mark.parametrize("bit", [48, 51])
-def test_a_level_1_cd_that_points_beyond_the_guests_oas(guest: Guest, bit: int) -> None:
+def test_a_level_1_cd_that_points_beyond_the_guests_oas(oas: int, bit: int) -> None:
     """§5.5: C_BAD_SUBSTREAMID with the index of the CD, where hardware has a stage 2 fault."""
-    guest.memory.write64(BUFFER, 1 << bit | 1)
-    fields = {"config": SteConfig.S1, "s1ctxptr": BUFFER, "s1fmt": S1Fmt.TWO_LEVEL_4K}
-    configure(guest, **fields, s1cdmax=6, s1dss=S1Dss.SSID0)
-    for ssid, index in ((None, 0), (5, 5)):
-        (event,) = access(guest, 0x10000, ssid)
-        assert (event.name, event.ssid, event.sid) == ("C_BAD_SUBSTREAMID", index, 0)
+    guest = with_substreams(WITH[oas])
+    for page in (0, NOWHERE, BUFFER):
+        guest.memory.write64(BUFFER, 1 << bit | page | 1)
+        two_level(guest)
+        for ssid, index in ((None, 0), (5, 5)):
+            (event,) = access(guest, 0x10000, ssid)
+            assert (event.name, event.ssid, event.sid) == ("C_BAD_SUBSTREAMID", index, 0)
+
+
+def test_a_level_1_cd_that_has_changed_since_is_the_cd_that_was_recorded() -> None:
+    guest = with_substreams(WITH[48])
+    guest.memory.write64(BUFFER, NOWHERE | 1)
+    two_level(guest)
+    stream = guest.vsmmu.streams[0]
+    record = FCdFetch.build(sid=0, ssv=1, ssid=5, fetchaddr=NOWHERE | 5 * 64)
+    for word, same in (
+        (NOWHERE | 1, True), (0, True), (1 << 48 | NOWHERE + 0x1000 | 1, True),
+        (1 << 48 | NOWHERE | 1, False),
+    ):  # fmt: skip
+        guest.memory.write64(BUFFER, word)
+        told = missing_cd(record, stream, guest.domain.memory)
+        assert told == (record if same else CBadSubstreamid.build(sid=0, ssid=5)), hex(word)
+    guest.vsmmu.streams[0].s1ctxptr = NOWHERE
+    assert missing_cd(record, stream, guest.domain.memory) == record
 
 
 def test_a_table_of_cds_that_is_not_aligned(guest: Guest) -> None:
