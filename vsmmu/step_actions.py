@@ -12,6 +12,7 @@ from vsmmu.guest.vcpu import GuestError, Program
 from vsmmu.hypervisor.hypervisor import HypercallError
 from vsmmu.hypervisor.jobs import Job
 from vsmmu.judge import Judge
+from vsmmu.memory import PAGE
 from vsmmu.report import StepResult
 from vsmmu.scenario import Scenario, ScenarioError, Step
 from vsmmu.smmu.port import DevicePort, Request
@@ -165,8 +166,8 @@ class StepActions:
         pages = self._judge.pages.get((guest.name, self._device(step)))
         if pages is None:
             return iova
-        page = pages.get(iova & ~0xFFF)
-        return None if page is None else page + (iova & 0xFFF)
+        page = pages.get(iova & -PAGE)
+        return None if page is None else page + iova % PAGE
 
     def _pages(self, guest: Guest, step: Step) -> dict[int, int]:
         pages = self._judge.pages.get((guest.name, self._device(step)))

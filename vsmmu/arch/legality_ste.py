@@ -36,6 +36,7 @@ from vsmmu.arch.stream_table import (
     Ste,
     SteConfig,
     World,
+    sl0_code,
 )
 
 _CLAUSE = "IHI 0070 §5.2.2"
@@ -176,7 +177,7 @@ def _start(ste: Ste, granule: Granule, ds: bool, ids: Identification) -> Found:
     starts = S2_START_DS.get(granule.name) if ds else None
     code = ste.s2sl0
     if starts is not None and granule.name == "4K":
-        code |= ste.s2sl0_2 << 2
+        code = sl0_code(ste)
     start = (starts or S2_START[granule.name]).get(code)
     if start is None:
         yield "s2sl0", f"S2SL0={code} is reserved with the {granule.name} granule"

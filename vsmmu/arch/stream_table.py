@@ -191,6 +191,20 @@ SPAN_MAX = 11
 SPLITS = (6, 8, 10)
 
 
+# S2SL0_2 goes above the bits of S2SL0.
+_SL0_BITS = 2
+
+
+def sl0_code(ste: Ste) -> int:
+    """S2SL0_2:S2SL0, which say the first level of 4K tables with S2DS=1 (§5.2)."""
+    return ste.s2sl0_2 << _SL0_BITS | ste.s2sl0
+
+
+def sl0_fields(code: int) -> dict[str, int]:
+    """The fields of `sl0_code`; it is S2SL0 alone where it has two bits."""
+    return {"s2sl0": code & (1 << _SL0_BITS) - 1, "s2sl0_2": code >> _SL0_BITS}
+
+
 def effective_split(split: int) -> int:
     """STRTAB_BASE_CFG.SPLIT as used: a reserved value behaves as 6 (§6.3.25)."""
     return split if split in SPLITS else 6

@@ -17,6 +17,7 @@ from vsmmu.arch.stream_table import Ste, SteConfig
 from vsmmu.guest.driver import SmmuDriver
 from vsmmu.guest.vcpu import GuestError, Program
 from vsmmu.guest.workloads import Bench
+from vsmmu.memory import PAGE
 from vsmmu.queue import Ring
 
 _WINDOW = 0x2_0000
@@ -193,8 +194,9 @@ class Hostile:
         opcode = r.choice([*OPCODES, r.randrange(256)])
         if kind == 2:
             # Few bits set: more of these are legal.
-            return Command((opcode | sid << 32, r.getrandbits(1) | self._place() & -4096))
-        return Command((self._number() & ~0xFF | opcode, self._number()))
+            named = CmdCfgiSte.build(sid=sid).replace(op=opcode).words[0]
+            return Command((named, r.getrandbits(1) | self._place() & -PAGE))
+        return Command((self._number(), self._number())).replace(op=opcode)
 
     def _commands(self) -> None:
         """Some commands, or a flood of them, and the error before them taken away."""

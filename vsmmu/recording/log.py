@@ -6,7 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from vsmmu.arch.events import Event
 from vsmmu.arch.registers import BY_NAME, Idr0, Idr5
+from vsmmu.memory import PAGE
 from vsmmu.recording.changes import Changes
 from vsmmu.recording.event_queue import Words, new_records
 from vsmmu.recording.format import Access as Kind
@@ -35,7 +37,7 @@ _LINES = ("eventq", "priq", "cmdq-sync", "gerror")
 _CMDQ_PROD = BY_NAME["CMDQ_PROD"].offset
 _SIZES = (1, 2, 4, 8)
 _REGISTERS_END = 0x2_0000
-_PAGE_MASK, _ALL = 0xFFF, (1 << 64) - 1
+_PAGE_MASK, _ALL = PAGE - 1, (1 << 64) - 1
 
 # By line, a number that grows by one with each interrupt.
 Pulses = Mapping[str, int]
@@ -178,7 +180,7 @@ class Log:
             return
         end = judge()
         judged = end.judged and not self._is_stale(access, sid, end)
-        event = events[0][0] & 0xFF if events else 0
+        event = Event(events[0]).type if events else 0
         perms = end.perms & (READ | WRITE) if end.status == Status.OK else 0
         known = {Status.OK: _PAGE_MASK, Status.BYPASS: _ALL, Status.DISABLED: _ALL}
         self._add(

@@ -33,6 +33,7 @@ from vsmmu.arch.stream_table import (
     Ste,
     SteConfig,
     Strw,
+    sl0_code,
 )
 from vsmmu.smmu.regime import Stage2, Table
 from vsmmu.smmu.tlb import WORLD_E2H, WORLD_EL2
@@ -48,8 +49,6 @@ HTTU_NONE, HTTU_ACCESS, HTTU_DIRTY = 0, 1, 2
 _STRW_RESERVED = 1
 _ALIGNED_52 = 64
 LARGE, SMALL_BITS, _SMALLEST = "64K", 48, "4K"
-# STE.S2SL0_2 stands above S2SL0.
-_SL0_2 = 4
 # The level of the 4K granule that needs small translation tables (IDR3.STT).
 _STT_START = (_SMALLEST, 3)
 # log2 of the CDs in a second-level table; 0 for a linear one.
@@ -280,8 +279,8 @@ def _start_level(ste: Ste, granule: Granule, *, ds: bool) -> int | None:
     """The first level of stage 2; None is ILLEGAL. S2SL0_2 counts for 4K with DS alone (§5.2)."""
     if not ds:
         return S2_START[granule.name].get(ste.s2sl0)
-    high = _SL0_2 if ste.s2sl0_2 and granule.name == _SMALLEST else 0
-    return S2_START_DS[granule.name].get(ste.s2sl0 | high)
+    code = sl0_code(ste) if granule.name == _SMALLEST else ste.s2sl0
+    return S2_START_DS[granule.name].get(code)
 
 
 def _t0sz_fits(ste: Ste, features: Features, granule: Granule) -> bool:

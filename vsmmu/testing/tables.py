@@ -37,6 +37,7 @@ from vsmmu.arch.pagetable import (
     TableDescLpa,
     TableDescLpa2,
 )
+from vsmmu.arch.stream_table import sl0_fields
 from vsmmu.testing.space import Space, load, store
 
 _FIRST_TABLE_ALIGN = 64
@@ -345,8 +346,7 @@ class Stage2Tables(_Tables):
             "s2ttb": self.root,
             "s2tg": _code(TG0, self.granule),
             "s2t0sz": 64 - self.input_bits,
-            "s2sl0": code & 3,
-            "s2sl0_2": code >> 2,
+            **sl0_fields(code),
             "s2ds": int(self.wide and self.granule.name != _LPA_GRANULE),
             "s2aa64": 1,
         }

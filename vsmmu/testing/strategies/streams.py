@@ -27,6 +27,7 @@ from vsmmu.arch.stream_table import (
     Ste,
     SteConfig,
     Strw,
+    sl0_fields,
 )
 from vsmmu.smmu.features import Features
 from vsmmu.testing.strategies.features import everything
@@ -179,7 +180,7 @@ def _stage2_sizes(ids: Ids) -> dict[tuple[int, int], tuple[tuple[int, int, Field
             for bits in _INPUT_BITS:
                 for level, code in start_codes(granule, bits, ds=bool(ds)).items():
                     fields = {
-                        "s2tg": tg, "s2t0sz": 64 - bits, "s2sl0": code & 3, "s2sl0_2": code >> 2,
+                        "s2tg": tg, "s2t0sz": 64 - bits, **sl0_fields(code),
                         "s2ds": ds, "s2aa64": 1,
                     }  # fmt: skip
                     if not ste_reasons(Ste.build(v=1, config=SteConfig.S2, **fields), ids):
