@@ -8,6 +8,7 @@ is the physical model with the guest's identification registers, in RAM at the g
 from __future__ import annotations
 
 import random
+from collections.abc import Set
 
 import pytest
 
@@ -30,9 +31,10 @@ STRTAB, CMDQ, EVENTQ, TABLE, BLOCKS = (RAM + 0x10_0000 + 0x1_0000 * i for i in r
 CDS = tuple(RAM + 0x20_0000 + 0x1_0000 * i for i in range(3))
 SSIDS = (None, None, 0, 1, 2, 3, 64, 65, 255, 256, 1024)
 IOVAS = (BUFFER, BUFFER + 0x20_0000, 0x1000, 0x8000_0000, 0xC000_0000, 1 << 40, 1 << 49, 1 << 52)
-# Not flipped: what hardware alone acts on and may have, CD.HD, HA, A and DS
-# (docs/vsmmu-features.md), and ASID, since CDs that share one may be taken for each other.
-KEPT = {42, 43, 46, 186, *range(48, 64)}
+# Not flipped in a CD: what hardware alone acts on and may have (docs/vsmmu-features.md), and ASID,
+# since CDs that share one may be taken for each other.
+OF_HARDWARE = ("hd", "ha", "a", "ds", "e0pd0", "e0pd1", "asid")
+KEPT = {bit for name in OF_HARDWARE for bit in range(Cd.fields[name].lsb, Cd.fields[name].msb + 1)}
 
 
 class Alone:
@@ -90,9 +92,11 @@ class Pair:
             return (RAM & -(1 << 30)) + i * 0x20_0000 | 0x401 | attributes
         return self.rng.choice([0, 0x801, 1 << 41 | 0xF41, 1 << 46 | 0xF41])
 
-    def flipped(self, words: tuple[int, ...], bits: int, chance: float) -> list[int]:
+    def flipped(
+        self, words: tuple[int, ...], bits: int, chance: float, kept: Set[int] = frozenset()
+    ) -> list[int]:
         out, bit = list(words), self.rng.randrange(bits)
-        if self.rng.random() < chance and bit not in KEPT:
+        if self.rng.random() < chance and bit not in kept:
             out[bit // 64] ^= 1 << bit % 64
         return out
 
@@ -103,7 +107,7 @@ class Pair:
             for address in (table, table + 0x1000):
                 for i in range(4):
                     self.asid += 1
-                    self.store(address + 64 * i, self.flipped(self.cd().words, 192, 0.2))
+                    self.store(address + 64 * i, self.flipped(self.cd().words, 192, 0.2, KEPT))
         fmt = rng.randrange(4)
         if fmt in (1, 2):
             for table in CDS:
