@@ -14,6 +14,7 @@ from typing import Protocol
 
 from vsmmu.arch.registers import BY_NAME, Idr0, Idr1, Idr3, Idr5, StallModel, TtEndian, Ttf
 from vsmmu.hypervisor.policy import Policy
+from vsmmu.hypervisor.stage2 import OAS_MAX
 
 _EMULATED = {
     "IDR0": ("s1p", "ttf", "ttendian", "stall_model", "term_model", "st_level"),
@@ -85,6 +86,8 @@ def advertise(
             mine = fields.setdefault(register, {})
             for name in names:
                 mine[name] = min(mine.get(name, 0), have[register][name])
+    # No access reaches beyond what the hypervisor's stage 2 translates.
+    fields["IDR5"]["oas"] = min(fields["IDR5"].get("oas", 0), OAS_MAX)
     _settle(fields, hosts)
     values = {n: BY_NAME[n].layout.build(**f).raw for n, f in fields.items()}
     granules = Idr5(values["IDR5"])

@@ -25,7 +25,7 @@ from vsmmu.hypervisor.pages import OutOfMemoryError, PageAllocator
 from vsmmu.hypervisor.policy import Policy
 from vsmmu.hypervisor.rate import Rate
 from vsmmu.hypervisor.reports import Reports
-from vsmmu.hypervisor.stage2 import Stage2
+from vsmmu.hypervisor.stage2 import OAS_MAX, Stage2
 from vsmmu.hypervisor.vsmmu import VSmmu
 from vsmmu.hypervisor.waiting import HypercallError, wait_until
 from vsmmu.hypervisor.withdrawal import empty_atc, stop
@@ -130,7 +130,7 @@ class Hypervisor:
         domid = next_free(self.domains, self._last_domid, HYPERVISOR + 1, _DOMIDS)
         if domid is None:
             raise HypercallError("no domain id is left")
-        oas = min((5, *(host.idr5.oas for host in self.hosts.values())))
+        oas = min((OAS_MAX, *(host.idr5.oas for host in self.hosts.values())))
         ipa_bits = min(ipa_bits, OAS_BITS[oas])
         for base, size in banks:
             if (base + size - 1) >> ipa_bits:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Records that depend on what the guest's memory says, held until that has been read.
 
-Those of invalid STEs (`shadow.settles`) and of CDs that stage 2 has not got (`events.missing_cd`).
+Those of invalid STEs (`shadow.settle`) and of CDs that stage 2 has not got (`events.missing_cd`).
 The engine that takes physical events has no business in a guest's memory, so the vSMMU's drain
 looks: before it takes another command, and so before a CMD_SYNC that the record belongs to ends.
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from vsmmu.arch.events import Event, FCdFetch
 from vsmmu.hypervisor.domain import Stream
 from vsmmu.hypervisor.events import missing_cd
-from vsmmu.hypervisor.shadow import settles
+from vsmmu.hypervisor.shadow import settle
 
 if TYPE_CHECKING:
     from vsmmu.hypervisor.vsmmu import VSmmu
@@ -49,9 +49,12 @@ class Rechecks:
     def take(self) -> None:
         """The next record: to the guest, or nowhere."""
         stream, record = self._waiting.popleft()
-        if stream is not None and isinstance(record, FCdFetch):
-            self._vsmmu.raise_event(missing_cd(record, stream, self._vsmmu.domain.memory))
-        elif stream is None or not settles(self._vsmmu, stream):
-            self._vsmmu.raise_event(record)
+        told: Event | None = record
+        if isinstance(record, FCdFetch) and stream is not None:
+            told = missing_cd(record, stream, self._vsmmu.domain.memory)
+        elif stream is not None:
+            told = settle(self._vsmmu, stream, record)
+        if told is not None:
+            self._vsmmu.raise_event(told)
         else:
             self._vsmmu.counters["event of a valid STE"] += 1

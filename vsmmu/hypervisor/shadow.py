@@ -61,18 +61,19 @@ def shadow(vsmmu: VSmmu, stream: Stream, *, refuse: bool = True) -> tuple[Ste, E
     ), None
 
 
-def settles(vsmmu: VSmmu, stream: Stream) -> bool:
-    """Whether an access that met an invalid shadow STE was to end silently.
+def settle(vsmmu: VSmmu, stream: Stream, record: Event) -> Event | None:
+    """The record of an access that met an invalid shadow STE, or None if it ends silently.
 
-    A driver that links a level 2 table of STEs that abort sends no command for it, as Linux, and
-    a fetch that failed is cached nowhere. So the guest's STE is read again once something meets
-    what it was: if it is valid by now, the shadow is made anew. Not of a stream that is being taken
-    back: its STE is the hypervisor's already.
+    A driver that links a level 2 table of STEs sends no command for it, as Linux, and a fetch that
+    failed is cached nowhere. So the guest's STE is read again once something meets what it was: if
+    it is another by now, the shadow is made anew. An STE that lets accesses through comes too late
+    for this one. Not of a stream that is being taken back: its STE is the hypervisor's already.
     """
     if vsmmu.streams.get(stream.vmaster_id) is not stream:
-        return False
+        return record
     target, raises = shadow(vsmmu, stream, refuse=False)
-    if raises is not None:
-        return False
-    vsmmu.mark(stream)
-    return target == _ABORT
+    if raises is None or raises.number != record.number:
+        vsmmu.mark(stream)
+    if raises is None:
+        return None if target == _ABORT else record
+    return raises.replace(sid=record.sid, ssv=record.ssv, ssid=record.ssid)

@@ -27,6 +27,9 @@ _READABLE, _WRITABLE = S2Leaf.mask("valid", "s2ap_r")[0], S2Leaf.mask("valid", "
 _MEMATTR_WB = 0xF
 _MEMATTR_DEVICE = 0x1
 _MAX_CONCATENATED_BITS = 4
+# The most that its tables translate, with 4K pages and without IDR5.DS, and its IDR5.OAS code.
+IPA_BITS_MAX = 48
+OAS_MAX = OAS_BITS.index(IPA_BITS_MAX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ class Stage2:
     Args:
         memory: the machine's memory, where the tables are built.
         pages: where the tables' pages come from.
-        ipa_bits: size of the guest's address space, 32 to 48.
+        ipa_bits: size of the guest's address space, 32 to `IPA_BITS_MAX`.
         oas: IDR5.OAS code that the output must fit.
 
     Attributes:

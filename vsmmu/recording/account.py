@@ -21,7 +21,7 @@ from vsmmu.recording.explain import (
     writer,
 )
 from vsmmu.recording.format import Access as Acc
-from vsmmu.recording.format import Dma, Read, Status
+from vsmmu.recording.format import Dma, EventRecord, Read, Status
 from vsmmu.recording.looks import Look, look
 from vsmmu.smmu.config import context_index
 from vsmmu.smmu.tlb import Entry, Key
@@ -42,9 +42,11 @@ _QUEUE = ("CR0", "CMDQ_BASE", "CMDQ_PROD")
 
 
 def account(physical: Physical, difference: Difference, record: object) -> Sides:
-    """Both sides of a difference at a Read, a Write or a Dma."""
+    """Both sides of a difference at a Read, a Write or a Dma, or at an event without one."""
     if isinstance(record, Dma):
         return _access(physical, difference, record)
+    if isinstance(record, EventRecord):
+        return Sides((f"event: {difference.recorded}",), ("no access is before it",), ())
     if isinstance(record, Read):
         recorded = register_lines(record.offset, record.size, record.value)
         model = register_lines(record.offset, record.size, int(difference.model, 16))

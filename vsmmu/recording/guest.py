@@ -22,7 +22,7 @@ from vsmmu.recording.event_queue import new_records
 from vsmmu.recording.explain import Sides, fields
 from vsmmu.recording.format import Access as Kind
 from vsmmu.recording.format import Dma, Mem, Progress, Read, Status
-from vsmmu.recording.guest_machine import STAGE1_ALONE, WINDOW, Choice, GuestMachine, RefusedError
+from vsmmu.recording.guest_machine import WINDOW, Choice, GuestMachine, RefusedError
 from vsmmu.recording.identification import is_identification
 from vsmmu.recording.physical import Physical
 from vsmmu.smmu.regfile import RegisterFile
@@ -54,8 +54,8 @@ def ending(vsmmu: VSmmu, stream: Stream, outcome: Outcome) -> int:
         return _ENDED[outcome.status]
     if not vsmmu.regs.cr0.smmuen:
         return Status.DISABLED
-    nested = stream.host.read_ste(stream.pmaster_id).config == SteConfig.NESTED
-    return Status.OK if nested else Status.BYPASS
+    # Without a SubstreamID, as all accesses of a recording (STE.S1DSS).
+    return Status.BYPASS if stream.bypass else Status.OK
 
 
 class _Lines:
@@ -89,6 +89,8 @@ class Guest:
         self._lines = _Lines()
         self._recorded: Mapping[str, int] = {}
         self._clean = True
+        # Commands by their address in the queue.
+        self._left_out: dict[int, tuple[int, ...]] = {}
         # What the guest's structures say, and which records wrote them, for explanations alone.
         self._mirror = Physical()
         self._written: dict[int, int] = {}
@@ -169,10 +171,12 @@ class Guest:
         """A trapped write, and all that it sets in motion."""
         self._clean = False
         self._written[offset] = number
-        taken = leave_out(self.vsmmu, self._recorded, value) if offset == _CMDQ_PROD else ()
+        if offset == _CMDQ_PROD:
+            self._left_out |= leave_out(self.vsmmu, self._recorded, value)
         self._trap(offset, size, value)
         self._run(number)
-        put_back(self.vsmmu, taken)
+        if self._left_out:
+            put_back(self.vsmmu, self._left_out)
 
     def read(self, offset: int, size: int) -> int:
         """A trapped read."""
@@ -237,11 +241,12 @@ class Guest:
         """Both sides: the shadow behind the access, and what the guest's structures say.
 
         Raises:
-            RefusedError: the driver uses stage 2, so it could not have run on a vSMMU.
+            RefusedError: the driver could not have run on a vSMMU.
         """
-        reason = refusal(self.vsmmu, self._recorded)
+        pa = record.pa if isinstance(record, Dma) and record.status in Status.WITH_PA else 0
+        reason = refusal(self.vsmmu, self._recorded, pa)
         if reason is not None:
-            raise RefusedError(f"{reason}; {STAGE1_ALONE}")
+            raise RefusedError(reason)
         self._mirror.adopt_registers(self.vsmmu.regs.values, self._written)
         sides = self._mirror.explain(difference, record)
         if not isinstance(record, Dma):

@@ -6,15 +6,17 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from vsmmu.arch.registers import BY_NAME, OAS_BITS, Idr0, Idr1, Idr5, TtEndian, Ttf
+from vsmmu.arch.registers import BY_NAME, OAS_BITS, Idr0, Idr1, Idr5
 from vsmmu.hypervisor.domain import Domain, GuestMemory, Stream
 from vsmmu.hypervisor.features import UnfitError
 from vsmmu.hypervisor.hypervisor import HypercallError, Hypervisor
 from vsmmu.hypervisor.interrupts import Irq
 from vsmmu.hypervisor.pages import OutOfMemoryError, PageAllocator
 from vsmmu.hypervisor.policy import Policy
+from vsmmu.hypervisor.stage2 import IPA_BITS_MAX
 from vsmmu.hypervisor.vsmmu import VSmmu
 from vsmmu.memory import Memory
+from vsmmu.recording.entitled import STAGE1_ALONE
 from vsmmu.recording.layout import Layout
 from vsmmu.scheduler import Scheduler
 from vsmmu.smmu.features import Features
@@ -24,17 +26,10 @@ from vsmmu.smmu.smmu import Smmu
 WINDOW = (0x0404_0000, 0x4_0000)
 SMMUS_MAX = 64
 STREAMS_MAX = 1024
-# The widest addresses, in and out, that a stage 2 of the hypervisor has, bits.
-_BITS_MAX = 48
 _OFFERED = ("IDR0", "IDR1", "IDR3", "IDR5", "IIDR", "AIDR")
 # pMasterIDs start here on every physical SMMU, so that they repeat.
 _PMASTER_BASE = 0x400
 _SID_BITS = 12
-
-
-STAGE1_ALONE = (
-    "a vSMMU offers stage 1 alone, since stage 2 is the hypervisor's: replay it without --vsmmu"
-)
 
 
 class RefusedError(Exception):
@@ -91,18 +86,14 @@ def policy_for(ids: Mapping[str, int]) -> Policy:
 def wanted(ids: Mapping[str, int]) -> dict[str, dict[str, int]]:
     """The recorded identification as the profile of a vSMMU: the most that it may offer.
 
-    Of tables that can be of either kind, the kind that the model has.
+    Raises:
+        ValueError: what nothing modelled comes near.
     """
-    fields = {
-        name: {field: at.of((value,)) for field, at in BY_NAME[name].layout.fields.items()}
-        for name, value in ids.items()
-        if name in _OFFERED
+    near, _ = Features.nearest(**{name.lower(): ids[name] for name in _OFFERED})
+    return {
+        name: {field: at.of((near.ids[name],)) for field, at in BY_NAME[name].layout.fields.items()}
+        for name in _OFFERED
     }
-    idr0 = fields["IDR0"]
-    idr0["ttf"] = min(idr0["ttf"], Ttf.AARCH64) if idr0["ttf"] & Ttf.AARCH64 else idr0["ttf"]
-    if idr0["ttendian"] == TtEndian.MIXED:
-        idr0["ttendian"] = TtEndian.LITTLE
-    return fields
 
 
 class SilentMemory(GuestMemory):
@@ -142,7 +133,7 @@ class GuestMachine:
     ) -> None:
         _refuse_stage2_alone(Idr0(ids["IDR0"]))
         features = physical_features(choice.features)
-        self.layout = Layout(ram, min(features.oas, _BITS_MAX), direct=choice.guest == "dom0")
+        self.layout = Layout(ram, min(features.oas, IPA_BITS_MAX), direct=choice.guest == "dom0")
         self.memory = Memory(self.layout.regions)
         self.scheduler = Scheduler(choice.seed)
         self.smmus = {
@@ -170,8 +161,8 @@ class GuestMachine:
     def _domain(self, choice: Choice, ids: Mapping[str, int]) -> Domain:
         end = sum(self.layout.ram)
         code = Idr5(ids["IDR5"]).oas
-        recorded = OAS_BITS[code] if code < len(OAS_BITS) else _BITS_MAX
-        bits = min(max(recorded, (end - 1).bit_length()), _BITS_MAX)
+        recorded = OAS_BITS[code] if code < len(OAS_BITS) else IPA_BITS_MAX
+        bits = min(max(recorded, (end - 1).bit_length()), IPA_BITS_MAX)
         domain = self.hypervisor.create_domain(choice.guest, [], ipa_bits=bits)
         if (end - 1) >> domain.stage2.ipa_bits:
             raise ValueError(f"RAM up to {end - 1:#x}: stage 2 has {domain.stage2.ipa_bits} bits")

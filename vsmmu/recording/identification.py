@@ -21,6 +21,8 @@ AHEAD_BYTES = 64 << 20
 DEFAULTS = {"IDR0": 0, "IDR1": 0, "IDR2": 0, "IDR3": 0, "IDR4": 0, "IDR5": 0, "IIDR": 0, "AIDR": 1}
 # A driver reads all of these while it probes, or not IIDR.
 PROBED = {"IDR0", "IDR1", "IDR3", "IDR5", "IIDR"}
+# Bytes of a register.
+_WORD = 4
 _NAMES = {BY_NAME[name].offset: name for name in DEFAULTS}
 
 
@@ -60,7 +62,7 @@ class Ahead:
         """Take the registers of a read: two, if it has 64 bits."""
         for offset in range(read.offset, read.offset + read.size, 4):
             name = _NAMES.get(offset)
-            if name is not None and name not in self.seen and not read.offset % 4:
+            if name is not None and name not in self.seen and _whole(read):
                 self.seen.add(name)
                 self.ids[name] = read.value >> 8 * (offset - read.offset) & 0xFFFF_FFFF
 
@@ -77,6 +79,11 @@ class Ahead:
         for record in self._records:
             self.number, self.place = reader.number, reader.place
             yield record
+
+
+def _whole(read: Read) -> bool:
+    """Whether it reads registers at all: smaller accesses read as 0 (§6.2)."""
+    return read.size >= _WORD and not read.offset % _WORD
 
 
 def is_identification(offset: int) -> bool:

@@ -52,10 +52,10 @@ class Layout:
             raise ValueError(f"RAM of {size >> 40} TiB, more than {BLOCKS_MAX >> 10} TiB")
         self._other = 0 if direct else 1 << bits - 1
         if direct:
-            # Behind RAM: what a board has before it, devices may be told to reach.
-            place, self._base = -(-self._end // _BLOCK) * _BLOCK, base
-            if (place + OWN - 1) >> bits and base > OWN:
-                place = base - OWN
+            # Where all addresses end: what a board has near its RAM, devices may be told to reach.
+            place, self._base = (1 << bits) - OWN, base
+            if place < self._end <= 1 << bits:
+                place = base // _BLOCK * _BLOCK - OWN
             self.regions = [(place, OWN), ram]
         else:
             place = OWN
@@ -63,7 +63,7 @@ class Layout:
             self.regions = [(place, OWN), (self._base, self._count * self._block)]
         self.own = (place, OWN)
         top = max(start + length for start, length in self.regions)
-        if top > (1 << bits - (not direct)):
+        if top > (1 << bits - (not direct)) or place < 0:
             raise ValueError(f"RAM up to {self._end - 1:#x} needs more than {bits} address bits")
 
     def to_pa(self, ipa: int) -> int:
@@ -102,15 +102,14 @@ class Layout:
             ipa += size
 
     def map_around(self, stage2: Stage2, ipa: int) -> None:
-        """Map the GiB around an address that is no RAM, but for RAM; nothing if it is mapped.
+        """Map the GiB around an address that is no RAM, but for RAM.
 
-        Raises:
-            ValueError: beyond the guest's addresses.
+        Nothing if it is mapped, or lies beyond the guest's addresses.
         """
         if self.ram[0] <= ipa < self._end or stage2.to_pa(ipa) is not None:
             return
         if ipa >> stage2.ipa_bits:
-            raise ValueError(f"an access ends at {ipa:#x}, beyond {stage2.ipa_bits} bits")
+            return
         low = ipa & -_LARGE
         for start, end in self._but_for(low, low + _LARGE):
             stage2.map(start, start ^ self._other, end - start, device=True)

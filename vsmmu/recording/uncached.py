@@ -3,7 +3,8 @@
 
 The slow twin is `Physical("none")`. Here the configuration is kept until memory changes in a page
 that it was read from, or a register changes on which it depends; and what an access to a page
-found is kept until memory changes at all.
+found is kept until memory changes at all. With HTTU the SMMU itself changes it (§3.13), so nothing
+that an access found is kept.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Uncached(Physical):
         self.memory.noted = None
         if self._looked and not self._nested:
             self._nested = self._is_nested(sid)
-        if result.pa is not None and not result.events:
+        if result.pa is not None and not result.events and not self.features.idr0.httu:
             page = result.pa & -PAGE
             self._known[sid, iova >> PAGE_SHIFT, dma.access] = result.status, page, result.perm
         return result

@@ -6,8 +6,9 @@ from __future__ import annotations
 import pytest
 
 from vsmmu.arch.commands import CmdCfgiSte, CmdSync
+from vsmmu.arch.events import CBadSte
 from vsmmu.arch.stream_table import Ste, SteConfig
-from vsmmu.hypervisor.shadow import settles
+from vsmmu.hypervisor.shadow import settle
 
 from .world import Guest, World
 
@@ -55,9 +56,9 @@ def test_reading_it_again_counts_no_refusal(guest: Guest) -> None:
 
 
 def test_a_stream_that_is_taken_back_is_not_shadowed_again(guest: Guest) -> None:
-    stream = guest.vsmmu.streams[0]
+    stream, record = guest.vsmmu.streams[0], CBadSte.build(sid=0)
     guest.vsmmu.withdraw(stream)
     guest.ste(0, BYPASS)
     assert stream.raises is not None
-    assert not settles(guest.vsmmu, stream)
+    assert settle(guest.vsmmu, stream, record) == record
     assert not stream.stale

@@ -356,7 +356,7 @@ def gbpa_ignored(patch: pytest.MonkeyPatch) -> None:
 
 
 def invalid_for_ever(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("vsmmu.hypervisor.rechecks.settles", lambda vsmmu, stream: False)
+    patch.setattr("vsmmu.hypervisor.rechecks.settle", lambda vsmmu, stream, record: record)
 
 
 def bypass_stays(patch: pytest.MonkeyPatch) -> None:
