@@ -22,6 +22,8 @@ from vsmmu.arch.commands import (
     CmdResume,
     CmdStallTerm,
     CmdSync,
+    CmdTlbiNhAsid,
+    CmdTlbiNhVa,
     CmdTlbiNsnhAll,
     Command,
 )
@@ -43,8 +45,10 @@ _HINTS = frozenset((CmdPrefetchConfig.opcode, CmdPrefetchAddr.opcode))
 # What no CMD_SYNC has to end.
 _ALONE = _HINTS | {CmdPriResp.opcode, CmdResume.opcode, CmdStallTerm.opcode}
 
-_NAMING = frozenset((CmdCfgiSte.opcode, CmdCfgiCd.opcode))
-_SID = CmdCfgiSte.sid
+_CD = CmdCfgiCd.opcode
+_NAMING = frozenset((CmdCfgiSte.opcode, _CD))
+_SID, _SSID = CmdCfgiCd.sid, CmdCfgiCd.ssid
+_BY_ASID, _ASID = frozenset((CmdTlbiNhAsid.opcode, CmdTlbiNhVa.opcode)), CmdTlbiNhVa.asid
 _RANGE, _LENGTH = CmdCfgiSteRange.opcode, CmdCfgiSteRange.range
 # What forgets all that was cached before a reset, which leaves caches as they are (§3.21.3, §4.4).
 _WHOLE = {_RANGE: "CMD_CFGI_ALL", CmdTlbiNsnhAll.opcode: "CMD_TLBI_NSNH_ALL"}
@@ -67,20 +71,23 @@ class Batches:
 
     Args:
         memory: where the queue is.
+        named: takes the ASIDs that commands name.
 
     Attributes:
         firsts: by what is odd about it, the record of the first write that is.
-        streams: the StreamIDs whose STE or CD the latest write is about to invalidate.
+        streams: StreamID and SubstreamID of STEs and CDs that the latest write is about to
+            invalidate.
         stale: what no command since the reset has invalidated whole; it may hold anything.
     """
 
-    def __init__(self, memory: RecordedMemory) -> None:
+    def __init__(self, memory: RecordedMemory, named: set[int]) -> None:
         self._memory = memory
+        self._named = named
         self._slots: dict[int, _Sent] = {}
         self._counts = dict.fromkeys((UNENDED, NOTHING, LONE, UNWRITTEN), 0)
         self._ended = self._told_again = 0
         self.firsts: dict[str, int] = {}
-        self.streams: list[int] = []
+        self.streams: list[tuple[int, int]] = []
         self.stale = dict(_WHOLE)
 
     def reset(self) -> None:
@@ -100,12 +107,8 @@ class Batches:
             words = self._memory.read_words(address, Command.dwords)
             if words is None:
                 return []
-            op = words[0] & _OP
-            ops.append(op)
-            if op in _NAMING:
-                self.streams.append(_SID.of(words))
-            elif op in self.stale and (op != _RANGE or _LENGTH.of(words) == CFGI_ALL_RANGE):
-                del self.stale[op]
+            ops.append(words[0] & _OP)
+            self._note(words[0] & _OP, words)
             last = self._slots.get(address)
             if last is not None:
                 if self._memory.writer(address, Command.size) < last.record:
@@ -124,6 +127,15 @@ class Batches:
                 self.firsts[what] = number
                 new.append(what)
         return new
+
+    def _note(self, op: int, words: tuple[int, ...]) -> None:
+        """What one command is for."""
+        if op in _NAMING:
+            self.streams.append((_SID.of(words), _SSID.of(words) if op == _CD else 0))
+        elif op in _BY_ASID:
+            self._named.add(_ASID.of(words))
+        elif op in self.stale and (op != _RANGE or _LENGTH.of(words) == CFGI_ALL_RANGE):
+            del self.stale[op]
 
     def _shape(self, ops: list[int]) -> str:
         if _SYNC not in ops:

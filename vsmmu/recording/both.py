@@ -49,9 +49,10 @@ class Both:
         notes = self._plain.start(ids, ram)
         self._keeping.start(ids, ram, self._plain.memory)
         self._unlike = Unlike(ram)
-        self._batches = Batches(self._plain.memory)
+        self._batches = Batches(self._plain.memory, self._unlike.named)
         # What was odd about writes of CMDQ_PROD, as it was then.
         self._shown: dict[str, Sides] = {}
+        self._ring = -1, self._keeping.command_ring()
         self._follow()
         return notes
 
@@ -59,7 +60,7 @@ class Both:
         tlb = self._keeping.smmu.tlb
         smmu, memory = self._plain.smmu, self._plain.memory
         self._unflushed = Unflushed(smmu, memory, tlb, self._unlike)
-        self._streams = Streams(smmu.regs, memory, self._unlike)
+        self._streams = Streams(smmu, memory, self._unlike)
 
     def _notice(self) -> None:
         """Raises NoticedError where a mapping moved without an invalidation."""
@@ -127,11 +128,14 @@ class Both:
     def _send(self, number: int, value: int) -> None:
         """CMDQ_PROD is about to be written."""
         self._unflushed.batches += 1
-        ring, before = self._keeping.command_ring(), self._keeping.smmu.regs["CMDQ_PROD"]
+        regs = self._keeping.smmu.regs.values
+        if regs["CMDQ_BASE"] != self._ring[0]:
+            self._ring = regs["CMDQ_BASE"], self._keeping.command_ring()
+        ring, before = self._ring[1], regs["CMDQ_PROD"]
         for what in self._batches.sent(number, ring, before, value):
             self._shown[what] = batch_sides(self._keeping, number, before, value)
-        for sid in self._batches.streams:
-            self._streams.one(sid)
+        for sid, ssid in self._batches.streams:
+            self._streams.one(sid, ssid)
             if self._streams.translates:
                 self._plain.noting(self._unflushed.installed, sid)
 

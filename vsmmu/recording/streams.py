@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from vsmmu.arch.context import Cd
-from vsmmu.arch.stream_table import LIVE, STAGE1, STAGE2, L1Std, S1Fmt, Ste
+from vsmmu.arch.context import Cd, L1Cd
+from vsmmu.arch.stream_table import L1Std, Ste
 from vsmmu.memory import PAGE, PAGE_SHIFT
 from vsmmu.recording.memory import RecordedMemory
 from vsmmu.recording.unlike import Unlike
-from vsmmu.smmu.regfile import RegisterFile
+from vsmmu.smmu.smmu import Smmu
+from vsmmu.smmu.ste import decode_ste
 from vsmmu.smmu.strtab import StreamTable
 
 # Bounds on what is read when the recording ends: pages of STEs, and level 1 descriptors.
@@ -19,24 +20,24 @@ class Streams:
     """Reads stream tables.
 
     Args:
-        regs: STRTAB_BASE and STRTAB_BASE_CFG.
-        memory: where the tables are.
+        smmu: whose tables.
+        memory: where they are.
         unlike: takes what is read.
 
     Attributes:
         translates: whether the STE read last leads to tables.
     """
 
-    def __init__(self, regs: RegisterFile, memory: RecordedMemory, unlike: Unlike) -> None:
-        self._regs = regs
+    def __init__(self, smmu: Smmu, memory: RecordedMemory, unlike: Unlike) -> None:
+        self._smmu = smmu
         self._memory = memory
         self._unlike = unlike
         self.translates = False
 
-    def one(self, sid: int) -> None:
-        """The STE of a StreamID and its CD, the first one where there are several."""
+    def one(self, sid: int, ssid: int) -> None:
+        """The STE of a StreamID, and a CD of it."""
         self.translates = False
-        table = StreamTable.of(self._regs)
+        table = StreamTable.of(self._smmu.regs)
         if not table.covers(sid):
             return
         address: int | None = table.linear(sid)
@@ -44,11 +45,11 @@ class Streams:
             words = self._memory.read_words(table.level1(sid), L1Std.dwords)
             address = None if words is None else table.level2(sid, L1Std(words))
         if address is not None:
-            self._ste(address)
+            self._ste(address, ssid)
 
     def all(self) -> None:
         """Every STE that was written."""
-        table = StreamTable.of(self._regs)
+        table = StreamTable.of(self._smmu.regs)
         starts = [(table.base, Ste.size << table.log2size)]
         if table.two_level:
             count = min(LEVEL1, 1 << max(0, table.log2size - table.split))
@@ -72,20 +73,27 @@ class Streams:
             for address in range(page, page + PAGE, Ste.size):
                 self._ste(address)
 
-    def _ste(self, address: int) -> None:
+    def _ste(self, address: int, ssid: int = 0) -> None:
         found = self._read(address, Ste.dwords)
         if found is None:
             return
         self._unlike.ste(address, *found)
-        ste = Ste(found[0])
-        self.translates = bool(ste.v and ste.config & LIVE and ste.config & (STAGE1 | STAGE2))
-        if not ste.v or not ste.config & LIVE or not ste.config & STAGE1 or ste.config & STAGE2:
+        stream = decode_ste(Ste(found[0]), self._smmu.features)
+        self.translates = stream is not None and (stream.stage1 or stream.stage2 is not None)
+        if stream is None or not stream.stage1 or stream.stage2 is not None:
             return
-        if ste.s1cdmax and ste.s1fmt != S1Fmt.LINEAR:
+        where = stream.ctxptr + ssid * Cd.size
+        if ssid >> stream.cd_bits:
             return
-        cd = self._read(ste.s1ctxptr, Cd.dwords)
+        if stream.cd_split:
+            split = stream.cd_split
+            words = self._memory.read_words(stream.ctxptr + (ssid >> split) * L1Cd.size, 1)
+            if words is None or not L1Cd(words).v:
+                return
+            where = (L1Cd(words).l2ptr & -(Cd.size << split)) + (ssid % (1 << split)) * Cd.size
+        cd = self._read(where, Cd.dwords)
         if cd is not None:
-            self._unlike.cd(ste.s1ctxptr, *cd)
+            self._unlike.cd(where, *cd)
 
     def _read(self, address: int, count: int) -> tuple[tuple[int, ...], list[int]] | None:
         words = self._memory.read_words(address, count)

@@ -25,7 +25,7 @@ from vsmmu.recording.format import Access as Kind
 from vsmmu.recording.format import Dma, Mem
 from vsmmu.recording.looks import look
 from vsmmu.recording.memory import RecordedMemory
-from vsmmu.recording.unlike import Unlike
+from vsmmu.recording.unlike import Unlike, Words
 from vsmmu.smmu.intent import TlbScope
 from vsmmu.smmu.regime import Table
 from vsmmu.smmu.smmu import Smmu
@@ -179,8 +179,13 @@ class Unflushed:
                 self._follow(leaves)
         new, self._new = self._new, []
         for record, slot, leaves in new:
-            if not self._reaches(slot, leaves):
-                self._unlike.forget(_stage(leaves), leaves.level == _LAST_LEVEL, record, slot)
+            # As above: the page may be a table of something else by now.
+            now = self._frames.get(slot >> PAGE_SHIFT, leaves)
+            kind = self._kind(leaves)
+            if not any(
+                self._kind(one) is kind and self._reaches(slot, one) for one in (leaves, now)
+            ):
+                kind.forget(record, slot)
         suspects, self._suspects = self._suspects, []
         return next((one for one in suspects if self._holds(one)), None)
 
@@ -235,9 +240,13 @@ class Unflushed:
                 ]
 
     def _seen(self, record: int, slot: int, word: int, leaves: _Leaves) -> None:
-        last, new = leaves.level == _LAST_LEVEL, self._new
-        if self._unlike.descriptor(_stage(leaves), last, record, slot, word) and len(new) < CHANGES:
-            new.append((record, slot, leaves))
+        first = self._unlike.descriptor(self._kind(leaves), record, slot, word)
+        if first and len(self._new) < CHANGES:
+            self._new.append((record, slot, leaves))
+
+    def _kind(self, leaves: _Leaves) -> Words:
+        stage = 2 if leaves.space.asid is None else 1
+        return self._unlike.descriptors[stage, leaves.level == _LAST_LEVEL]
 
     def _reaches(self, slot: int, leaves: _Leaves) -> bool:
         """Whether a descriptor is what translates its address."""
@@ -305,10 +314,6 @@ class Unflushed:
         return now == moved.new and all(
             self._memory.writer(one.address, one.size) < moved.written for one in looks[:-1]
         )
-
-
-def _stage(leaves: _Leaves) -> int:
-    return 2 if leaves.space.asid is None else 1
 
 
 def _moved(record: int, slot: int, change: _Change, new: int | None) -> Moved:

@@ -2,59 +2,54 @@
 """Words of structures that are unlike all others of a recording in one bit.
 
 A driver makes its descriptors, STEs and CDs from a few templates. A word that differs from a
-template in one bit, where many words are the template and no other has that bit so, shows a
-recording that was damaged, or a fault of the driver; whether a device used it or not. Bits in
-which one structure may rightly differ (rights, features of one device) do not count.
+template in one bit, where other words are the template and none has that bit so, shows a recording
+that was damaged, or a fault of the driver; whether a device used it or not. Bits in which one
+structure may rightly differ (rights, what one device has) do not count.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from vsmmu.arch.context import Cd
 from vsmmu.arch.layout import Layout
-from vsmmu.arch.pagetable import ADDR_MASK, TABLE, VALID, S1Leaf, S2Leaf
+from vsmmu.arch.pagetable import ADDR_MASK, TABLE, VALID, S1Leaf, S2Leaf, TableDesc
 from vsmmu.arch.stream_table import LIVE, STAGE1, L1Std, Ste
 from vsmmu.recording.divergence import Difference, Kind
 
 # Words that have to be alike: for what a single one may rightly be, for all else, CDs.
 MANY, FEW, PAIR = 64, 3, 2
-# Bound: different words that are remembered. Beyond, nothing is told.
-PATTERNS = 1 << 12
+# Bounds: different words of a kind that are remembered; beyond, nothing is told of it. ASIDs.
+PATTERNS, ASIDS = 1 << 10, 1 << 16
 
+# Of what devices and domains differ in.
 _S1_FREE = S1Leaf.mask("ap2")[0]
 _S2_FREE = S2Leaf.mask("s2ap_r", "s2ap_w")[0]
-# Of what devices and domains differ in. Where few STEs are alike, and where many are: an STE may be
-# made to bypass before the driver looks at its device.
 _STE_FREE = Ste.mask(
     "v", "config", "s1fmt", "s1ctxptr", "s1cdmax", "s1dss", "mev", "s1stalld", "eats", "s2vmid",
     "s2t0sz", "s2sl0", "s2ps", "s2s", "s2r", "s2ha", "s2hd", "s2ttb",
 )  # fmt: skip
+_CD_FREE = Cd.mask("v", "t0sz", "tg0", "epd0", "epd1", "hd", "ha", "s", "a", "asid", "ips")
+# Where many STEs abort: a driver may make one bypass before it looks at its device.
 _STE_IDLE = Ste.config.encode(LIVE)
-_CD_FREE = Cd.mask("v", "t0sz", "tg0", "epd0", "epd1", "hd", "ha", "s", "a", "asid", "ttb0", "ips")
 _CTXPTR = Ste.mask("s1ctxptr")[0]
-_TTB = tuple(m & ADDR_MASK if n else m for n, m in enumerate(Cd.mask("asid", "ttb0")))
+# Addresses, and what is another in each.
+_ASID, _TTB = Cd.mask("asid")[0], Cd.mask("ttb0")[1] & ADDR_MASK
 _TABLE = VALID | TABLE
-
-
-class _Kind(NamedTuple):
-    """What a word is; words of a kind are compared.
-
-    `few` are the bits that may differ where few are alike, `many` where many are.
-    """
-
-    what: str
-    few: int
-    many: int
-    enough: int
-    config: int = 0
+_WORD = (1 << 64) - 1
 
 
 class _Seen(NamedTuple):
-    """The first such word, and where such words are: record and address, `MANY` at most."""
+    """The first such word, and where such words are: record and address, a bit over `MANY`."""
 
     word: int
     places: set[tuple[int, int]]
+
+    @property
+    def number(self) -> str:
+        """How many they are."""
+        return f"{MANY} or more" if len(self.places) >= MANY else str(len(self.places))
 
 
 class Odd(NamedTuple):
@@ -66,163 +61,188 @@ class Odd(NamedTuple):
     difference: Difference
 
 
-_PAGE, _UPPER = "page", "table or block"
-_DESCRIPTORS = {
-    (stage, what): _Kind(f"stage {stage} {what}", 0, 0, FEW)
-    for stage in (1, 2) for what in (_PAGE, _UPPER)
-}  # fmt: skip
-# By Config: the other words of a live STE are not those of one that aborts.
-_STES = [
-    [
-        _Kind(f"STE word {n}", free, free if n else _STE_IDLE, FEW, config if n else 0)
-        for n, free in enumerate(_STE_FREE)
-    ]
-    for config in range(Ste.config.mask + 1)
-]  # fmt: skip
-_CDS = [_Kind(f"CD word {n}", _CD_FREE[n], _CD_FREE[n], PAIR) for n in range(Cd.dwords)]
-# Words with an address of a table, which is in RAM.
-_POINTERS = {_STES[0][0], _CDS[1], *(_DESCRIPTORS[stage, _UPPER] for stage in (1, 2))}
-
-
-class Unlike:
-    """Counts words.
+class Words:
+    """Words of one kind.
 
     Args:
-        ram: (base, size) in bytes.
+        what: the kind.
+        layout, index: the structure that has them, and which word of it.
+        free: bits in which one may rightly differ; `idle` where `MANY` are alike.
+        enough: how many have to be alike.
+        leaf: bits that count of a valid descriptor; 0 where a word is no descriptor.
+        pointer: whether an address in them is one of a table, which is in RAM.
     """
 
-    def __init__(self, ram: tuple[int, int]) -> None:
-        self._ram = range(ram[0], ram[0] + ram[1])
-        self._seen: dict[tuple[_Kind, int], _Seen] = {}
-        self._outside: dict[tuple[_Kind, int], _Seen] = {}
-        self._reserved: Odd | None = None
-
-    def descriptor(self, stage: int, last: bool, record: int, address: int, word: int) -> bool:
-        """A descriptor of the last level or another; whether it is the first like this."""
-        kind = _DESCRIPTORS[stage, _PAGE if last else _UPPER]
-        pattern = word
-        # What is not valid is 0 in most drivers, whole.
-        if word & VALID:
-            pattern &= ~ADDR_MASK & ~(_S1_FREE if stage == 1 else _S2_FREE)
-        if word & _TABLE == _TABLE:
-            self._output((kind, pattern), record, address, word)
-        return self._count(self._seen, (kind, pattern), record, address, word)
-
-    def ste(self, address: int, words: tuple[int, ...], records: list[int]) -> None:
-        """An STE, and the record that wrote each word."""
-        config = Ste(words).config
-        pointer = _CTXPTR if config & LIVE and config & STAGE1 else 0
-        self._structure(_STES[config], address, words, records, (pointer, *(0,) * (Ste.dwords - 1)))
-        if pointer and records[0]:
-            key = _STES[0][0], words[0] & ~pointer
-            self._output(key, records[0], address, words[0])
-
-    def cd(self, address: int, words: tuple[int, ...], records: list[int]) -> None:
-        """A CD, and the record that wrote each word."""
-        self._structure(_CDS, address, words, records, _TTB)
-        if records[1]:
-            self._output((_CDS[1], words[1] & ~_TTB[1]), records[1], address + 8, words[1])
-
-    def level1(self, address: int, word: int, record: int) -> None:
-        """A level 1 descriptor of the stream table, and the record that wrote it."""
-        reserved = L1Std((word,)).reserved()[0]
-        if reserved and self._reserved is None:
-            difference = Difference(
-                Kind.UNLIKE, f"L1STD at {address:#x}", f"{word:#x}", f"{reserved:#x} is reserved"
-            )
-            self._reserved = Odd(record, address, word, difference)
-
-    def forget(self, stage: int, last: bool, record: int, address: int) -> None:
-        """What `descriptor` was told was none."""
-        kind = _DESCRIPTORS[stage, _PAGE if last else _UPPER]
-        for table in (self._seen, self._outside):
-            for key in [key for key in table if key[0] is kind]:
-                table[key].places.discard((record, address))
-                if not table[key].places:
-                    del table[key]
-
-    def odd(self) -> Odd | None:
-        """The one word that is unlike all others, if there is one."""
-        if len(self._seen) >= PATTERNS:
-            return None
-        found = [one for one in (self._bit(*item) for item in self._seen.items()) if one]
-        if not found:
-            found = [one for one in (self._far(*item) for item in self._outside.items()) if one]
-        if not found and self._reserved is not None:
-            return self._reserved
-        return found[0] if len(found) == 1 else None
-
-    def _structure(
-        self, kinds: list[_Kind], address: int, words: tuple[int, ...], records: list[int],
-        free: tuple[int, ...],
+    def __init__(
+        self, what: str, layout: type[Layout], index: int, free: int, enough: int, *,
+        idle: int | None = None, leaf: int = 0, pointer: bool = True,
     ) -> None:  # fmt: skip
-        for index, record in enumerate(records):
-            if record:
-                key = kinds[index], words[index] & ~free[index]
-                self._count(self._seen, key, record, address + 8 * index, words[index])
+        self.what, self._layout, self._index = what, layout, index
+        self._free, self._idle, self._enough = free, free if idle is None else idle, enough
+        self.leaf, self._pointer = leaf, pointer
+        self.seen: dict[int, _Seen] = {}
+        self.outside: dict[int, _Seen] = {}
 
-    def _output(self, key: tuple[_Kind, int], record: int, address: int, word: int) -> None:
-        if (word & ADDR_MASK) not in self._ram:
-            self._count(self._outside, key, record, address, word)
-
-    @staticmethod
-    def _count(
-        table: dict[tuple[_Kind, int], _Seen], key: tuple[_Kind, int], record: int, address: int,
-        word: int,
-    ) -> bool:  # fmt: skip
-        seen = table.get(key)
+    def count(self, pattern: int, record: int, address: int, word: int) -> bool:
+        """A word whose bits that count are `pattern`; whether it is the first like this."""
+        seen = self.seen.get(pattern)
         if seen is None:
-            if len(table) < PATTERNS:
-                table[key] = _Seen(word, {(record, address)})
+            if len(self.seen) < PATTERNS:
+                self.seen[pattern] = _Seen(word, {(record, address)})
             return True
         if len(seen.places) <= MANY:
             seen.places.add((record, address))
         return False
 
-    def _bit(self, key: tuple[_Kind, int], seen: _Seen) -> Odd | None:
-        kind, pattern = key
-        if len(seen.places) > 1:
-            return None
+    def far(self, pattern: int, record: int, address: int, word: int) -> None:
+        """The same, where the address in the word is not in RAM."""
+        seen = self.outside.setdefault(pattern, _Seen(word, set()))
+        if len(seen.places) <= MANY:
+            seen.places.add((record, address))
+
+    def forget(self, record: int, address: int) -> None:
+        """What was told was no word of this kind."""
+        for table in (self.seen, self.outside):
+            for pattern in list(table):
+                table[pattern].places.discard((record, address))
+                if not table[pattern].places:
+                    del table[pattern]
+
+    def odd(self) -> Iterator[Odd]:
+        """Words that are unlike all others."""
+        if len(self.seen) >= PATTERNS:
+            return
+        for pattern, seen in self.seen.items():
+            told = self._bit(pattern) if len(seen.places) == 1 else ""
+            if told:
+                yield self._odd(seen, told)
+        enough = self._enough if self._pointer else MANY
+        for pattern, seen in self.outside.items():
+            others = self.seen.get(pattern)
+            if others is not None and len(seen.places) == 1 and len(others.places) > enough:
+                yield self._odd(seen, f"the address is in RAM in {others.number} like it")
+
+    def _bit(self, pattern: int) -> str:
         for place in range(64):
             bit = 1 << place
             like = pattern ^ bit
-            if bit == VALID and like & VALID and kind in _DESCRIPTORS.values():
-                like &= ~ADDR_MASK & ~(_S2_FREE if kind.what.startswith("stage 2") else _S1_FREE)
-            same = self._seen.get((kind, like))
-            if same is None or len(same.places) < kind.enough:
+            if bit == VALID and like & VALID and self.leaf:
+                like &= self.leaf
+            same = self.seen.get(like)
+            if same is None or len(same.places) < self._enough:
                 continue
-            free = kind.many if len(same.places) >= MANY else kind.few
-            if not free & bit:
-                told = f"bit {place}{_field(kind.what, place)} is {int(not pattern & bit)}"
-                return _odd(kind, seen, f"{told} in {_number(same)} like it")
-        return None
+            if not bit & (self._idle if len(same.places) >= MANY else self._free):
+                told = f"bit {place}{self._field(place)} is {int(not pattern & bit)}"
+                return f"{told} in {same.number} like it"
+        return ""
 
-    def _far(self, key: tuple[_Kind, int], seen: _Seen) -> Odd | None:
-        kind, others = key[0], self._seen.get(key)
-        if others is None or len(seen.places) > 1:
+    def _field(self, place: int) -> str:
+        for name in self._layout.fields:
+            if self._layout.mask(name)[self._index] >> place & 1:
+                return f" ({name})"
+        return ""
+
+    def _odd(self, seen: _Seen, told: str) -> Odd:
+        record, address = next(iter(seen.places))
+        what = f"{self.what} at {address:#x}"
+        return Odd(record, address, seen.word, _difference(what, seen.word, told))
+
+
+class Unlike:
+    """Counts words of all kinds.
+
+    Args:
+        ram: (base, size) in bytes.
+
+    Attributes:
+        descriptors: kinds by stage, and whether they are of the last level.
+        named: ASIDs that commands named.
+    """
+
+    def __init__(self, ram: tuple[int, int]) -> None:
+        self._ram = range(ram[0], ram[0] + ram[1])
+        self.descriptors = {
+            (stage, last): Words(
+                f"stage {stage} {'page' if last else 'table or block'}",
+                layout if last else TableDesc, 0, 0, FEW,
+                leaf=_WORD & ~ADDR_MASK & ~free, pointer=not last,
+            )
+            for stage, layout, free in ((1, S1Leaf, _S1_FREE), (2, S2Leaf, _S2_FREE))
+            for last in (False, True)
+        }  # fmt: skip
+        self._ste = Words("STE word 0", Ste, 0, _STE_FREE[0], FEW, idle=_STE_IDLE)
+        # By Config: the other words of a live STE are not those of one that aborts.
+        self._stes = [
+            [Words(f"STE word {n}", Ste, n, _STE_FREE[n], FEW) for n in range(Ste.dwords)]
+            for _ in range(Ste.config.mask + 1)
+        ]
+        self._cds = [Words(f"CD word {n}", Cd, n, _CD_FREE[n], PAIR) for n in range(Cd.dwords)]
+        self._reserved: Odd | None = None
+        self._asids: dict[int, tuple[int, int, int]] = {}
+        self.named: set[int] = set()
+
+    def descriptor(self, kind: Words, record: int, address: int, word: int) -> bool:
+        """A descriptor of one of `descriptors`; whether it is the first like this."""
+        # What is not valid is 0 in most drivers, whole.
+        pattern = word & kind.leaf if word & VALID else word
+        if word & _TABLE == _TABLE and (word & ADDR_MASK) not in self._ram:
+            kind.far(pattern, record, address, word)
+        return kind.count(pattern, record, address, word)
+
+    def ste(self, address: int, words: tuple[int, ...], records: list[int]) -> None:
+        """An STE, and the record that wrote each word."""
+        config = Ste(words).config
+        kinds = [self._ste, *self._stes[config][1:]]
+        free = _CTXPTR if config & LIVE and config & STAGE1 else 0
+        for n, record in enumerate(records):
+            if record:
+                pattern = words[n] if n else words[n] & ~free
+                kinds[n].count(pattern, record, address + 8 * n, words[n])
+        if free and records[0] and (words[0] & free) not in self._ram:
+            self._ste.far(words[0] & ~free, records[0], address, words[0])
+
+    def cd(self, address: int, words: tuple[int, ...], records: list[int]) -> None:
+        """A CD, and the record that wrote each word."""
+        free = _ASID, _TTB
+        for n, record in enumerate(records):
+            if record:
+                pattern = words[n] & ~free[n] if n < len(free) else words[n]
+                self._cds[n].count(pattern, record, address + 8 * n, words[n])
+        cd = Cd(words)
+        if records[1] and cd.v and (words[1] & _TTB) not in self._ram:
+            self._cds[1].far(words[1] & ~_TTB, records[1], address + 8, words[1])
+        if records[0] and cd.v and len(self._asids) < ASIDS:
+            self._asids.setdefault(cd.asid, (records[0], address, words[0]))
+
+    def level1(self, address: int, word: int, record: int) -> None:
+        """A level 1 descriptor of the stream table, and the record that wrote it."""
+        reserved = L1Std((word,)).reserved()[0]
+        if reserved and self._reserved is None:
+            told = f"{reserved:#x} is reserved"
+            difference = _difference(f"L1STD at {address:#x}", word, told)
+            self._reserved = Odd(record, address, word, difference)
+
+    def odd(self) -> Odd | None:
+        """The one word that is unlike all others, if there is one."""
+        kinds = [self._ste, *self._cds, *self.descriptors.values()]
+        kinds += [kind for row in self._stes for kind in row]
+        found = {one[:2]: one for kind in kinds for one in kind.odd()}
+        if not found:
+            return self._reserved or self._stray()
+        return next(iter(found.values())) if len(found) == 1 else None
+
+    def _stray(self) -> Odd | None:
+        """A CD with an ASID that no command names, where one names what no CD has."""
+        stray = [asid for asid in self._asids if asid not in self.named]
+        if len(stray) != 1:
             return None
-        enough = min(kind.enough, FEW) if kind in _POINTERS else MANY
-        if len(others.places) - 1 < enough:
+        meant = [a for a in self.named if a not in self._asids and (a ^ stray[0]).bit_count() == 1]
+        if len(meant) != 1:
             return None
-        return _odd(kind, seen, f"the address is in RAM in {_number(others)} like it")
+        record, address, word = self._asids[stray[0]]
+        told = f"no command names this ASID, and no CD has {meant[0]:#x}, which is named"
+        return Odd(record, address, word, _difference(f"CD word 0 at {address:#x}", word, told))
 
 
-def _odd(kind: _Kind, seen: _Seen, told: str) -> Odd:
-    ((record, address),) = seen.places
-    what = f"{kind.what} at {address:#x}"
-    return Odd(record, address, seen.word, Difference(Kind.UNLIKE, what, f"{seen.word:#x}", told))
-
-
-def _number(seen: _Seen) -> str:
-    return f"{MANY} or more" if len(seen.places) >= MANY else str(len(seen.places))
-
-
-def _field(what: str, place: int) -> str:
-    layout: type[Layout] = S2Leaf if what.startswith("stage 2") else S1Leaf
-    word = 0
-    if not what.startswith("stage"):
-        layout, word = (Ste if what.startswith("STE") else Cd), int(what.rpartition(" ")[2])
-    for name in layout.fields:
-        if layout.mask(name)[word] >> place & 1:
-            return f" ({name})"
-    return ""
+def _difference(what: str, word: int, told: str) -> Difference:
+    return Difference(Kind.UNLIKE, what, f"{word:#x}", told)

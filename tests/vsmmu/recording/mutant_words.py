@@ -63,6 +63,7 @@ class _Words:
         self._seen: set[tuple[int, int, int]] = set()
         for number, record in enumerate(records, 1):
             self._record(number, record)
+        self.stes_of_all()
         self.cds()
 
     def queued(self, pa: int) -> bool:
@@ -130,12 +131,21 @@ class _Words:
         for at in range(start, start + size, 8):
             self.places.setdefault(at, ("STE", at % Ste.size // 8))
 
-    def cds(self) -> None:
-        """CDs that STEs led to, and STEs of a linear table."""
-        regs = self._machine.smmu.regs
-        table = StreamTable.of(regs)
+    def stes_of_all(self) -> None:
+        """STEs of a linear table, and of level 2 tables that are linked at the end."""
+        table = StreamTable.of(self._machine.smmu.regs)
         if not table.two_level:
             self.stes(table.base, Ste.size << table.log2size)
+            return
+        count = 1 << max(0, table.log2size - table.split)
+        for word in self._machine.memory.read_words(table.base, count) or ():
+            one = L1Std((word,))
+            if table.span_valid(one):
+                size = Ste.size << one.span - 1
+                self.stes(one.l2ptr & -size, size)
+
+    def cds(self) -> None:
+        """CDs that STEs led to."""
         for record in self._records:
             if not isinstance(record, Mem) or self.places.get(record.pa) != ("STE", 0):
                 continue

@@ -210,7 +210,7 @@ def resent(records: list[Record], sent: Sent) -> list[Record]:
             if isinstance(record, Mem) and start <= record.pa < start + Command.size * size:
                 at = (record.pa - start) // Command.size
                 record = record._replace(pa=start + (at - 1) % size * Command.size)
-            elif isinstance(record, Write | Read) and record.offset in moved and record.value:
+            elif isinstance(record, Write | Read) and record.offset in moved:
                 record = record._replace(value=(record.value - 1) % (2 * size))
             elif isinstance(record, Progress):
                 record = record._replace(cmdq_cons=(record.cmdq_cons - 1) % (2 * size))
