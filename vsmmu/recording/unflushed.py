@@ -240,7 +240,8 @@ class Unflushed:
                 ]
 
     def _seen(self, record: int, slot: int, word: int, leaves: _Leaves) -> None:
-        first = self._unlike.descriptor(self._kind(leaves), record, slot, word)
+        size = leaves.space.granule.page_size
+        first = self._unlike.descriptor(self._kind(leaves), record, slot, word, size)
         if first and len(self._new) < CHANGES:
             self._new.append((record, slot, leaves))
 

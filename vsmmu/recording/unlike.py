@@ -26,15 +26,19 @@ PATTERNS, ASIDS = 1 << 10, 1 << 16
 # Of what devices and domains differ in.
 _S1_FREE = S1Leaf.mask("ap2")[0]
 _S2_FREE = S2Leaf.mask("s2ap_r", "s2ap_w")[0]
-_STE_FREE = Ste.mask(
+STE_FREE = Ste.mask(
     "v", "config", "s1fmt", "s1ctxptr", "s1cdmax", "s1dss", "mev", "s1stalld", "eats", "s2vmid",
-    "s2t0sz", "s2sl0", "s2ps", "s2s", "s2r", "s2ha", "s2hd", "s2ttb",
+    "s2t0sz", "s2sl0", "s2ps", "s2s", "s2r", "s2ha", "s2hd",
 )  # fmt: skip
-_CD_FREE = Cd.mask("v", "t0sz", "tg0", "epd0", "epd1", "hd", "ha", "s", "a", "asid", "ips")
+CD_FREE = Cd.mask("v", "t0sz", "tg0", "epd0", "epd1", "hd", "ha", "s", "a", "asid", "ips")
 # Where many STEs abort: a driver may make one bypass before it looks at its device.
 _STE_IDLE = Ste.config.encode(LIVE)
 _CTXPTR = Ste.mask("s1ctxptr")[0]
 # Addresses, and what is another in each.
+_STE_OWN = tuple(
+    mask & (ADDR_MASK if n == Ste.s2ttb.word else mask)
+    for n, mask in enumerate(Ste.mask("s2vmid", "s2ttb"))
+)
 _ASID, _TTB = Cd.mask("asid")[0], Cd.mask("ttb0")[1] & ADDR_MASK
 _TABLE = VALID | TABLE
 _WORD = (1 << 64) - 1
@@ -170,21 +174,23 @@ class Unlike:
             for stage, layout, free in ((1, S1Leaf, _S1_FREE), (2, S2Leaf, _S2_FREE))
             for last in (False, True)
         }  # fmt: skip
-        self._ste = Words("STE word 0", Ste, 0, _STE_FREE[0], FEW, idle=_STE_IDLE)
+        self._ste = Words("STE word 0", Ste, 0, STE_FREE[0], FEW, idle=_STE_IDLE)
         # By Config: the other words of a live STE are not those of one that aborts.
         self._stes = [
-            [Words(f"STE word {n}", Ste, n, _STE_FREE[n], FEW) for n in range(Ste.dwords)]
+            [Words(f"STE word {n}", Ste, n, STE_FREE[n], FEW) for n in range(Ste.dwords)]
             for _ in range(Ste.config.mask + 1)
         ]
-        self._cds = [Words(f"CD word {n}", Cd, n, _CD_FREE[n], PAIR) for n in range(Cd.dwords)]
+        self._cds = [Words(f"CD word {n}", Cd, n, CD_FREE[n], PAIR) for n in range(Cd.dwords)]
         self._reserved: Odd | None = None
         self._asids: dict[int, tuple[int, int, int]] = {}
         self.named: set[int] = set()
 
-    def descriptor(self, kind: Words, record: int, address: int, word: int) -> bool:
+    def descriptor(self, kind: Words, record: int, address: int, word: int, page_size: int) -> bool:
         """A descriptor of one of `descriptors`; whether it is the first like this."""
         # What is not valid is 0 in most drivers, whole.
-        pattern = word & kind.leaf if word & VALID else word
+        pattern = word
+        if word & VALID:
+            pattern &= kind.leaf | page_size - 1 & ADDR_MASK
         if word & _TABLE == _TABLE and (word & ADDR_MASK) not in self._ram:
             kind.far(pattern, record, address, word)
         return kind.count(pattern, record, address, word)
@@ -196,7 +202,7 @@ class Unlike:
         free = _CTXPTR if config & LIVE and config & STAGE1 else 0
         for n, record in enumerate(records):
             if record:
-                pattern = words[n] if n else words[n] & ~free
+                pattern = words[n] & ~(_STE_OWN[n] if n else free)
                 kinds[n].count(pattern, record, address + 8 * n, words[n])
         if free and records[0] and (words[0] & free) not in self._ram:
             self._ste.far(words[0] & ~free, records[0], address, words[0])

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import or_
 from random import Random
 from typing import Any, NamedTuple
 
@@ -15,13 +16,20 @@ from vsmmu.arch.pagetable import ADDR_MASK, TABLE, VALID, S1Leaf, S2Leaf, TableD
 from vsmmu.arch.registers import BY_NAME, QueueBase
 from vsmmu.arch.stream_table import L1Std, Ste, SteConfig
 from vsmmu.memory import PAGE_SHIFT
-from vsmmu.recording.format import Dma, Mem, Record, Write
+from vsmmu.recording.format import Dma, Mem, Record, Status, Write
 from vsmmu.recording.looks import Look, look
+from vsmmu.recording.unlike import CD_FREE, STE_FREE
 from vsmmu.smmu.smmu import Access
 from vsmmu.smmu.strtab import StreamTable
 
 _KIND = VALID | TABLE
 _LAST = 3
+_OWN = {"leaf": ("ap2", "s2ap_r", "s2ap_w", "oa"), "table": ("oa",)}
+# The same in STEs and CDs, by word.
+_FREE = {
+    "STE": tuple(map(or_, STE_FREE, Ste.mask("s1ctxptr", "s2ttb"))),
+    "CD": tuple(map(or_, CD_FREE, Cd.mask("ttb0"))),
+}
 
 
 class Flip(NamedTuple):
@@ -36,6 +44,23 @@ class Flip(NamedTuple):
     what: str
     field: str
     used: bool
+    index: int = 0
+
+
+def silent(one: Flip) -> bool:
+    """Whether a changed bit need not be told, by docs/replay.md.
+
+    Rights and addresses that no access had; tables that nothing led to while they were written;
+    what one device or domain may have for itself.
+    """
+    structure = one.what.removesuffix(" idle")
+    if structure in _FREE:
+        return bool(_FREE[structure][one.index] >> one.bit & 1)
+    if one.what == "L1STD":
+        return one.field != "reserved"
+    if one.what == "unknown":
+        return True
+    return not one.used and one.field in _OWN.get(one.what, ())
 
 
 def flip(records: list[Record], record: int, offset: int, bit: int) -> list[Record]:
@@ -87,14 +112,15 @@ class _Words:
             if key not in self._seen:
                 self._seen.add(key)
                 access = Access(record.sid, record.iova, record.access == 2)
+                ended = record.status in (Status.OK, Status.BYPASS)
                 for one in look(machine.smmu, access)[1]:
-                    self._looked(one)
+                    self._looked(one, ended and not record.flags)
 
-    def _looked(self, one: Look) -> None:
+    def _looked(self, one: Look, counts: bool) -> None:
         for word in range(one.size // 8):
             address = one.address + 8 * word
             number = self._machine.memory.writer(address)
-            if number:
+            if number and counts:
                 self.used.add((number, address))
         if one.what.startswith("stage"):
             level = int(one.what.rpartition(" ")[2])
@@ -173,7 +199,7 @@ def words_of(records: list[Record], header: Mapping[str, Any], random: Random) -
         if what in ("STE", "CD"):
             live = "" if used or what == "CD" else " idle"
             bit = random.randrange(64)
-            found.append(Flip(number, offset, bit, f"{what}{live}", f"word {index}", used))
+            found.append(Flip(number, offset, bit, f"{what}{live}", f"word {index}", used, index))
             continue
         layout: type[Layout] = L1Std if what == "L1STD" else L1Cd
         if not what:

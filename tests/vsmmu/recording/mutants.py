@@ -72,12 +72,18 @@ def used_words(records: list[Record], header: Mapping[str, Any] = HEADER) -> lis
     """Each word of STEs, CDs and descriptors that a recorded access used, by its M record."""
     found: dict[tuple[int, int], Used] = {}
     machine = started(records, header)
+    seen: set[tuple[int, int, int]] = set()
     for number, record in enumerate(records, 1):
         if isinstance(record, Mem):
             machine.store(number, record)
+            seen.clear()
         elif isinstance(record, Write):
             machine.write(number, *record)
         elif isinstance(record, Dma) and record.status in (Status.OK, Status.BYPASS):
+            page = record.sid, record.iova >> 12, record.access
+            if page in seen:
+                continue
+            seen.add(page)
             access = Access(record.sid, record.iova, record.access == 2)
             looks = look(machine.smmu, access)[1]
             for one in looks:
