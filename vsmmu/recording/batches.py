@@ -22,8 +22,6 @@ from vsmmu.arch.commands import (
     CmdResume,
     CmdStallTerm,
     CmdSync,
-    CmdTlbiNhAsid,
-    CmdTlbiNhVa,
     CmdTlbiNsnhAll,
     Command,
 )
@@ -48,7 +46,6 @@ _ALONE = _HINTS | {CmdPriResp.opcode, CmdResume.opcode, CmdStallTerm.opcode}
 _CD = CmdCfgiCd.opcode
 _NAMING = frozenset((CmdCfgiSte.opcode, _CD))
 _SID, _SSID = CmdCfgiCd.sid, CmdCfgiCd.ssid
-_BY_ASID, _ASID = frozenset((CmdTlbiNhAsid.opcode, CmdTlbiNhVa.opcode)), CmdTlbiNhVa.asid
 _RANGE, _LENGTH = CmdCfgiSteRange.opcode, CmdCfgiSteRange.range
 # What forgets all that was cached before a reset, which leaves caches as they are (§3.21.3, §4.4).
 _WHOLE = {_RANGE: "CMD_CFGI_ALL", CmdTlbiNsnhAll.opcode: "CMD_TLBI_NSNH_ALL"}
@@ -71,7 +68,6 @@ class Batches:
 
     Args:
         memory: where the queue is.
-        named: takes the ASIDs that commands name.
 
     Attributes:
         firsts: by what is odd about it, the record of the first write that is.
@@ -80,9 +76,8 @@ class Batches:
         stale: what no command since the reset has invalidated whole; it may hold anything.
     """
 
-    def __init__(self, memory: RecordedMemory, named: set[int]) -> None:
+    def __init__(self, memory: RecordedMemory) -> None:
         self._memory = memory
-        self._named = named
         self._slots: dict[int, _Sent] = {}
         self._counts = dict.fromkeys((UNENDED, NOTHING, LONE, UNWRITTEN), 0)
         self._ended = self._told_again = 0
@@ -132,8 +127,6 @@ class Batches:
         """What one command is for."""
         if op in _NAMING:
             self.streams.append((_SID.of(words), _SSID.of(words) if op == _CD else 0))
-        elif op in _BY_ASID:
-            self._named.add(_ASID.of(words))
         elif op in self.stale and (op != _RANGE or _LENGTH.of(words) == CFGI_ALL_RANGE):
             del self.stale[op]
 

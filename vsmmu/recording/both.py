@@ -48,8 +48,8 @@ class Both:
         """Make both. Returns and raises ValueError as `Physical.start`."""
         notes = self._plain.start(ids, ram)
         self._keeping.start(ids, ram, self._plain.memory)
-        self._unlike = Unlike(ram)
-        self._batches = Batches(self._plain.memory, self._unlike.named)
+        self._unlike = Unlike(ram, self._plain.memory)
+        self._batches = Batches(self._plain.memory)
         # What was odd about writes of CMDQ_PROD, as it was then.
         self._shown: dict[str, Sides] = {}
         self._ring = -1, self._keeping.command_ring()

@@ -16,12 +16,13 @@ from vsmmu.arch.context import Cd
 from vsmmu.arch.layout import Layout
 from vsmmu.arch.pagetable import ADDR_MASK, TABLE, VALID, S1Leaf, S2Leaf, TableDesc
 from vsmmu.arch.stream_table import LIVE, STAGE1, L1Std, Ste
+from vsmmu.memory import Memory
 from vsmmu.recording.divergence import Difference, Kind
 
 # Words that have to be alike: for what a single one may rightly be, for all else, CDs.
 MANY, FEW, PAIR = 64, 3, 2
-# Bounds: different words of a kind that are remembered; beyond, nothing is told of it. ASIDs.
-PATTERNS, ASIDS = 1 << 10, 1 << 16
+# Bound: different words of a kind that are remembered; beyond, nothing is told of it.
+PATTERNS = 1 << 10
 
 # Of what devices and domains differ in.
 _S1_FREE = S1Leaf.mask("ap2")[0]
@@ -157,14 +158,15 @@ class Unlike:
 
     Args:
         ram: (base, size) in bytes.
+        memory: where the words are.
 
     Attributes:
         descriptors: kinds by stage, and whether they are of the last level.
-        named: ASIDs that commands named.
     """
 
-    def __init__(self, ram: tuple[int, int]) -> None:
+    def __init__(self, ram: tuple[int, int], memory: Memory) -> None:
         self._ram = range(ram[0], ram[0] + ram[1])
+        self._memory = memory
         self.descriptors = {
             (stage, last): Words(
                 f"stage {stage} {'page' if last else 'table or block'}",
@@ -182,8 +184,6 @@ class Unlike:
         ]
         self._cds = [Words(f"CD word {n}", Cd, n, CD_FREE[n], PAIR) for n in range(Cd.dwords)]
         self._reserved: Odd | None = None
-        self._asids: dict[int, tuple[int, int, int]] = {}
-        self.named: set[int] = set()
 
     def descriptor(self, kind: Words, record: int, address: int, word: int, page_size: int) -> bool:
         """A descriptor of one of `descriptors`; whether it is the first like this."""
@@ -217,8 +217,6 @@ class Unlike:
         cd = Cd(words)
         if records[1] and cd.v and (words[1] & _TTB) not in self._ram:
             self._cds[1].far(words[1] & ~_TTB, records[1], address + 8, words[1])
-        if records[0] and cd.v and len(self._asids) < ASIDS:
-            self._asids.setdefault(cd.asid, (records[0], address, words[0]))
 
     def level1(self, address: int, word: int, record: int) -> None:
         """A level 1 descriptor of the stream table, and the record that wrote it."""
@@ -232,22 +230,25 @@ class Unlike:
         """The one word that is unlike all others, if there is one."""
         kinds = [self._ste, *self._cds, *self.descriptors.values()]
         kinds += [kind for row in self._stes for kind in row]
-        found = {one[:2]: one for kind in kinds for one in kind.odd()}
+        tables = [kind for (_, last), kind in self.descriptors.items() if not last]
+        found = {
+            one[:2]: one
+            for kind in kinds
+            for one in kind.odd()
+            if kind not in tables or not self._step(one)
+        }
         if not found:
-            return self._reserved or self._stray()
+            return self._reserved
         return next(iter(found.values())) if len(found) == 1 else None
 
-    def _stray(self) -> Odd | None:
-        """A CD with an ASID that no command names, where one names what no CD has."""
-        stray = [asid for asid in self._asids if asid not in self.named]
-        if len(stray) != 1:
-            return None
-        meant = [a for a in self.named if a not in self._asids and (a ^ stray[0]).bit_count() == 1]
-        if len(meant) != 1:
-            return None
-        record, address, word = self._asids[stray[0]]
-        told = f"no command names this ASID, and no CD has {meant[0]:#x}, which is named"
-        return Odd(record, address, word, _difference(f"CD word 0 at {address:#x}", word, told))
+    def _step(self, odd: Odd) -> bool:
+        """Whether a table was linked in two steps.
+
+        Linux sets a bit of its own once it has cleaned the caches of a table that an SMMU reads
+        past them.
+        """
+        now = self._memory.read64(odd.address)
+        return now is not None and bool(odd.word & VALID) and (now ^ odd.word).bit_count() == 1
 
 
 def _difference(what: str, word: int, told: str) -> Difference:

@@ -115,6 +115,17 @@ def test_a_table():
         assert found.record == links[2]
 
 
+def test_a_table_that_is_linked_in_two_steps():
+    tape, driver, _ = mapped()
+    for n in range(4):
+        number = len(tape.records) + 1
+        driver.map(1, 0x4000_0000 + n * 0x20_0000, 0x4080_0000)
+    tape.dma(10, 0)
+    mutant = flip(tape.records, number, 55)
+    assert unlike(mutant) is not None
+    assert unlike([*mutant, tape.records[number - 1]]) is None
+
+
 def place(tape: Tape, pa: int) -> int:
     """The first record that wrote an address."""
     return next(
