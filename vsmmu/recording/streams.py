@@ -57,7 +57,7 @@ class Streams:
             for n, word in enumerate(words):
                 if word:
                     address = table.base + n * L1Std.size
-                    self._unlike.level1(address, word, self._memory.writer(address))
+                    self._level1(L1Std, address, word)
             spans = [L1Std((word,)) for word in words if word]
             starts = [
                 (one.l2ptr & -(Ste.size << one.span - 1), Ste.size << one.span - 1)
@@ -87,13 +87,18 @@ class Streams:
             return
         if stream.cd_split:
             split = stream.cd_split
-            words = self._memory.read_words(stream.ctxptr + (ssid >> split) * L1Cd.size, 1)
+            descriptor = stream.ctxptr + (ssid >> split) * L1Cd.size
+            words = self._memory.read_words(descriptor, L1Cd.dwords)
             if words is None or not L1Cd(words).v:
                 return
+            self._level1(L1Cd, descriptor, words[0])
             where = (L1Cd(words).l2ptr & -(Cd.size << split)) + (ssid % (1 << split)) * Cd.size
         cd = self._read(where, Cd.dwords)
         if cd is not None:
             self._unlike.cd(where, *cd)
+
+    def _level1(self, layout: type[L1Std | L1Cd], address: int, word: int) -> None:
+        self._unlike.level1(layout, address, word, self._memory.writer(address))
 
     def _read(self, address: int, count: int) -> tuple[tuple[int, ...], list[int]] | None:
         words = self._memory.read_words(address, count)

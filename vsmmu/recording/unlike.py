@@ -12,14 +12,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from vsmmu.arch.context import Cd
+from vsmmu.arch.context import Cd, L1Cd
 from vsmmu.arch.layout import Layout
 from vsmmu.arch.pagetable import ADDR_MASK, TABLE, VALID, S1Leaf, S2Leaf, TableDesc
 from vsmmu.arch.stream_table import LIVE, STAGE1, L1Std, Ste
 from vsmmu.memory import Memory
 from vsmmu.recording.divergence import Difference, Kind
 
-# Words that have to be alike: for what a single one may rightly be, for all else, CDs.
+# Words that have to be alike: for what a single one may rightly be, for all else, for
+# CDs and level 1 descriptors.
 MANY, FEW, PAIR = 64, 3, 2
 # Bound: different words of a kind that are remembered; beyond, nothing is told of it.
 PATTERNS = 1 << 10
@@ -176,6 +177,7 @@ class Unlike:
             for stage, layout, free in ((1, S1Leaf, _S1_FREE), (2, S2Leaf, _S2_FREE))
             for last in (False, True)
         }  # fmt: skip
+        self._l1std = Words("L1STD", L1Std, 0, 0, PAIR)
         self._ste = Words("STE word 0", Ste, 0, STE_FREE[0], FEW, idle=_STE_IDLE)
         # By Config: the other words of a live STE are not those of one that aborts.
         self._stes = [
@@ -218,17 +220,23 @@ class Unlike:
         if records[1] and cd.v and (words[1] & _TTB) not in self._ram:
             self._cds[1].far(words[1] & ~_TTB, records[1], address + 8, words[1])
 
-    def level1(self, address: int, word: int, record: int) -> None:
-        """A level 1 descriptor of the stream table, and the record that wrote it."""
-        reserved = L1Std((word,)).reserved()[0]
+    def level1(self, layout: type[L1Std | L1Cd], address: int, word: int, record: int) -> None:
+        """A level 1 descriptor, and the record that wrote it."""
+        if not record:
+            return
+        what = layout.__name__.upper()
+        if layout is L1Std:
+            self._l1std.count(word & ~ADDR_MASK, record, address, word)
+            if (word & ADDR_MASK) not in self._ram:
+                self._l1std.far(word & ~ADDR_MASK, record, address, word)
+        reserved = layout((word,)).reserved()[0]
         if reserved and self._reserved is None:
-            told = f"{reserved:#x} is reserved"
-            difference = _difference(f"L1STD at {address:#x}", word, told)
+            difference = _difference(f"{what} at {address:#x}", word, f"{reserved:#x} is reserved")
             self._reserved = Odd(record, address, word, difference)
 
     def odd(self) -> Odd | None:
         """The one word that is unlike all others, if there is one."""
-        kinds = [self._ste, *self._cds, *self.descriptors.values()]
+        kinds = [self._l1std, self._ste, *self._cds, *self.descriptors.values()]
         kinds += [kind for row in self._stes for kind in row]
         tables = [kind for (_, last), kind in self.descriptors.items() if not last]
         found = {

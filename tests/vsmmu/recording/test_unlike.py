@@ -175,3 +175,21 @@ def test_a_cd_that_nobody_uses():
     for name in ("asid", "s", "ha"):
         field = Cd.fields[name]
         assert unlike(flip(tape.records, number, field.low, field.word)) is None
+
+
+def test_a_reserved_bit_of_a_level_1_descriptor():
+    tape, _, _ = mapped()
+    number = place(tape, STRTAB)
+    found = unlike(flip(tape.records, number, 60))
+    assert found is not None
+    assert (found.record, found.model) == (number, f"{1 << 60:#x} is reserved")
+
+
+@pytest.mark.parametrize("bit", [1, 6, 50])
+def test_one_level_1_descriptor_of_several(bit):
+    tape, _, _ = mapped()
+    numbers = [tape.mem(STRTAB + 8 * n, 9 | LEVEL2 + n * 0x4000) for n in (1, 2, 3)]
+    tape.dma(10, 0)
+    found = unlike(flip(tape.records, numbers[1], bit))
+    assert found is not None
+    assert found.record == numbers[1]
