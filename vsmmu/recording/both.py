@@ -30,7 +30,9 @@ from vsmmu.recording.uncached import Uncached
 from vsmmu.recording.unflushed import Moved, Unflushed
 from vsmmu.recording.unlike import Unlike
 
-_CMDQ_PROD, _CR0 = (BY_NAME[name].offset for name in ("CMDQ_PROD", "CR0"))
+_CMDQ_PROD, _CR0, _STRTAB_BASE = (
+    BY_NAME[name].offset for name in ("CMDQ_PROD", "CR0", "STRTAB_BASE")
+)
 _SMMUEN = Cr0.mask("smmuen")[0]
 
 
@@ -116,6 +118,9 @@ class Both:
         """A register write. Commands are for the second alone: the first has no caches."""
         if self._unflushed.waiting:
             self._notice()
+        if offset == _STRTAB_BASE:
+            # Another stream table: the one before is looked at now.
+            self._streams.all()
         if offset == _CMDQ_PROD:
             self._send(number, value)
         else:

@@ -50,15 +50,16 @@ class Flip(NamedTuple):
 def silent(one: Flip) -> bool:
     """Whether a changed bit need not be told, by docs/replay.md.
 
-    Rights and addresses that no access had; tables that nothing led to while they were written;
-    what one device or domain may have for itself.
+    Rights and addresses that no access had; what nothing led to while it was written; what one
+    device or domain may have for itself.
     """
     structure = one.what.removesuffix(" idle")
     if structure in _FREE:
         return bool(_FREE[structure][one.index] >> one.bit & 1)
     if one.what == "L1STD":
         return one.field != "reserved"
-    if one.what == "unknown":
+    if one.what in ("unknown", "invalid"):
+        # Tables that nothing led to yet, CDs of substreams.
         return True
     return not one.used and one.field in _OWN.get(one.what, ())
 

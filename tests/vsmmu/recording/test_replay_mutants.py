@@ -220,8 +220,8 @@ def test_mutants_of_recordings_of_linux(corpus, name):
     path = corpus / "traces" / f"{name}.xz"
     if not path.is_file():
         pytest.skip(f"no recording at {path}")
-    mutate_a_sample(path, 8)
-    mutate_all_words(path, 3)
+    mutate_a_sample(path, 4)
+    mutate_all_words(path, 2)
 
 
 def test_a_dropped_configuration_command_is_reported_at_its_place():
