@@ -30,6 +30,7 @@ from vsmmu.smmu.transaction import VA_MASK, Access, Fault, Outcome
 if TYPE_CHECKING:
     from vsmmu.recording.physical import Physical
     from vsmmu.recording.unflushed import Moved
+    from vsmmu.recording.unlike import Odd
 
 _SMMUEN = Cr0.mask("smmuen")[0]
 # Commands that are shown around the one where the queue stands.
@@ -240,6 +241,32 @@ def moved_sides(physical: Physical, moved: Moved) -> tuple[Difference, Sides]:
     found = [Source(number, slot) for number in (moved.record, moved.changed, moved.written)]
     _sent_next(physical, moved.changed, lines, found)
     return difference, Sides((now,), tuple(lines), tuple(one for one in found if one.record))
+
+
+def batch_sides(physical: Physical, number: int, before: int, prod: int) -> Sides:
+    """The commands that a write of CMDQ_PROD is about to send."""
+    ring = physical.command_ring()
+    count = min(ring.pending(prod, before), _SENT)
+    lines, found = _commands(physical, range(before, before + count), ring.clip(prod))
+    wrote = f"CMDQ_PROD {ring.clip(before):#x} to {ring.clip(prod):#x} (record {number})"
+    return Sides((wrote,), tuple(lines), (Source(number, "CMDQ_PROD"), *found))
+
+
+def sent_sides(physical: Physical, number: int) -> Sides:
+    """The commands that were sent before SMMUEN was set."""
+    lines, found = [], [Source(number, "CR0")]
+    for record, before, prod in list(physical.sent)[-_SENT:]:
+        sides = batch_sides(physical, record, before, prod)
+        lines += [*sides.recorded, *(f"  {line}" for line in sides.model)]
+        found += sides.provenance
+    return Sides((f"CR0 sets SMMUEN (record {number})",), tuple(lines), tuple(found))
+
+
+def word_sides(odd: Odd) -> Sides:
+    """A word that is unlike all others."""
+    what = odd.difference.what
+    wrote = f"{what}: {odd.word:#x} ({writer(odd.record)})"
+    return Sides((wrote,), (odd.difference.model,), (Source(odd.record, what),))
 
 
 def _keys(physical: Physical, entry: Entry) -> Iterator[Key]:

@@ -9,12 +9,15 @@ all it has to gets the same from both.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
-from vsmmu.arch.registers import BY_NAME
-from vsmmu.recording.account import moved_sides
+from vsmmu.arch.registers import BY_NAME, Cr0
+from vsmmu.recording.account import batch_sides, moved_sides, sent_sides, word_sides
+from vsmmu.recording.batches import Batches
 from vsmmu.recording.divergence import (
     Difference,
+    Kind,
     NoticedError,
     Result,
     Sides,
@@ -22,10 +25,15 @@ from vsmmu.recording.divergence import (
 )
 from vsmmu.recording.format import Dma, Mem, Progress, Read
 from vsmmu.recording.physical import Physical
+from vsmmu.recording.streams import Streams
 from vsmmu.recording.uncached import Uncached
 from vsmmu.recording.unflushed import Moved, Unflushed
+from vsmmu.recording.unlike import Unlike
 
-_CMDQ_PROD = BY_NAME["CMDQ_PROD"].offset
+_CMDQ_PROD, _CR0, _STRTAB_BASE = (
+    BY_NAME[name].offset for name in ("CMDQ_PROD", "CR0", "STRTAB_BASE")
+)
+_SMMUEN = Cr0.mask("smmuen")[0]
 
 
 class Both:
@@ -35,17 +43,26 @@ class Both:
         self._plain = Uncached()
         self._keeping = Physical("hostile")
         self._culprit: Physical = self._plain
+        # Told when the recording ends: SMMUEN was set over caches that nothing invalidated.
+        self._enabled_stale: NoticedError | None = None
 
     def start(self, ids: dict[str, int], ram: tuple[int, int]) -> tuple[str, ...]:
         """Make both. Returns and raises ValueError as `Physical.start`."""
         notes = self._plain.start(ids, ram)
         self._keeping.start(ids, ram, self._plain.memory)
+        self._unlike = Unlike(ram, self._plain.memory)
+        self._batches = Batches(self._plain.memory)
+        # What was odd about writes of CMDQ_PROD, as it was then.
+        self._shown: dict[str, Sides] = {}
+        self._ring = -1, self._keeping.command_ring()
         self._follow()
         return notes
 
     def _follow(self) -> None:
         tlb = self._keeping.smmu.tlb
-        self._unflushed = Unflushed(self._plain.smmu, self._plain.memory, tlb)
+        smmu, memory = self._plain.smmu, self._plain.memory
+        self._unflushed = Unflushed(smmu, memory, tlb, self._unlike)
+        self._streams = Streams(smmu, memory, self._unlike)
 
     def _notice(self) -> None:
         """Raises NoticedError where a mapping moved without an invalidation."""
@@ -53,17 +70,43 @@ class Both:
 
     def _complain(self, moved: Moved | None) -> None:
         if moved is not None:
-            raise NoticedError(moved.record, *moved_sides(self._keeping, moved))
+            difference, sides = moved_sides(self._keeping, moved)
+            raise NoticedError(moved.record, difference, self._and_odd(sides))
 
     def end(self) -> None:
         """The recording ends. Raises NoticedError as `write` and `access` do."""
         self._notice()
         self._complain(self._unflushed.unreached())
+        if self._enabled_stale is not None:
+            raise self._enabled_stale
+        self._streams.all()
+        for one in self._odd():
+            raise one
+
+    def _odd(self) -> Iterator[NoticedError]:
+        """What is unlike all others so far."""
+        batch = self._batches.odd()
+        if batch is not None:
+            what, difference = batch
+            yield NoticedError(self._batches.firsts[what], difference, self._shown[what])
+        word = self._unlike.odd()
+        if word is not None:
+            yield NoticedError(word.record, word.difference, word_sides(word))
+
+    def _and_odd(self, sides: Sides) -> Sides:
+        """What is unlike all others may be the cause of something else."""
+        recorded, lines, found = sides
+        for one in self._odd():
+            kind, what, value, told = one.difference
+            lines = (*lines, f"{kind} (record {one.record}): {what}: {value}: {told}")
+            found = (*found, *one.sides.provenance)
+        return Sides(recorded, lines, found)
 
     def reset(self) -> None:
         """Both are reset."""
         self._plain.reset()
         self._keeping.reset()
+        self._batches.reset()
         self._follow()
 
     def store(self, number: int, record: Mem) -> None:
@@ -75,11 +118,40 @@ class Both:
         """A register write. Commands are for the second alone: the first has no caches."""
         if self._unflushed.waiting:
             self._notice()
+        if offset == _STRTAB_BASE:
+            # Another stream table: the one before is looked at now.
+            self._streams.all()
         if offset == _CMDQ_PROD:
-            self._unflushed.batches += 1
+            self._send(number, value)
         else:
             self._plain.write(number, offset, size, value)
+        enabled = self._keeping.smmu.regs["CR0ACK"] & _SMMUEN if offset == _CR0 else 1
         self._keeping.write(number, offset, size, value)
+        if not enabled and self._keeping.smmu.regs["CR0ACK"] & _SMMUEN:
+            self._enabled(number)
+
+    def _send(self, number: int, value: int) -> None:
+        """CMDQ_PROD is about to be written."""
+        self._unflushed.batches += 1
+        regs = self._keeping.smmu.regs.values
+        if regs["CMDQ_BASE"] != self._ring[0]:
+            self._ring = regs["CMDQ_BASE"], self._keeping.command_ring()
+        ring, before = self._ring[1], regs["CMDQ_PROD"]
+        for what in self._batches.sent(number, ring, before, value):
+            self._shown[what] = batch_sides(self._keeping, number, before, value)
+        for sid, ssid in self._batches.streams:
+            self._streams.one(sid, ssid)
+            if self._streams.translates:
+                self._plain.noting(self._unflushed.installed, sid)
+
+    def _enabled(self, number: int) -> None:
+        """SMMUEN is set; a reset leaves in the caches what they held."""
+        stale = self._batches.stale
+        if stale and self._enabled_stale is None:
+            told = f"what was cached before the reset: no {' and no '.join(stale.values())}"
+            difference = Difference(Kind.FLUSH, "SMMUEN", "1", told)
+            sides = sent_sides(self._keeping, number)
+            self._enabled_stale = NoticedError(number, difference, sides)
 
     def read(self, offset: int, size: int) -> int:
         """What the driver reads: from the one that carries out commands."""
@@ -120,4 +192,4 @@ class Both:
 
     def explain(self, difference: Difference, record: Any) -> Sides:
         """Both sides, by the one that differs."""
-        return self._culprit.explain(difference, record)
+        return self._and_odd(self._culprit.explain(difference, record))

@@ -28,6 +28,8 @@ class Kind:
     EVENT = "event"
     INTERRUPT = "interrupt"
     FLUSH = "missing invalidation"
+    COMMAND = "missing command"
+    UNLIKE = "unlike all others"
 
 
 class Source(NamedTuple):

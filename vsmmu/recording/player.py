@@ -42,7 +42,7 @@ from vsmmu.recording.identification import PROBED, Ahead
 Words = tuple[int, ...]
 # Bits of a record's number that are 0 when progress is told.
 EACH = 0x3FFF
-_PLACES = 1 << 12
+_PLACES = 1 << 17
 # Names of wired interrupts, by the number that a recording has.
 LINES = ("eventq", "priq", "cmdq-sync", "gerror")
 
@@ -193,7 +193,7 @@ class Player:
         self._dma_due = _Due()
         self._open = False
         self._accesses = 0
-        # Byte places and phases of the latest M records.
+        # Byte places and phases of the latest memory records and writes.
         self._places: dict[int, tuple[int, str]] = {}
         self._irqs = Counter[str]()
 
@@ -248,16 +248,20 @@ class Player:
     def _mem(self, record: Mem) -> None:
         if self._open:
             self._settle()
+        self._target.store(self._place(), record)
+
+    def _place(self) -> int:
+        """Remember where this record is; its number."""
         places, number = self._places, self._records.number
         if len(places) >= _PLACES:
             places.clear()
         places[number] = self._records.place, self._phase
-        self._target.store(number, record)
+        return number
 
     def _write(self, record: Write) -> None:
         self._settle()
         self._played.writes += 1
-        number = self._records.number
+        number = self._place()
         due = self._write_due
         due.number, due.place, due.record = number, self._records.place, record
         self._open = True

@@ -10,6 +10,7 @@ that an access found is kept.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 from vsmmu.arch.registers import BY_NAME
 from vsmmu.memory import PAGE, PAGE_SHIFT
@@ -22,6 +23,7 @@ from vsmmu.smmu.transaction import Fault
 _IN_PAGE = PAGE - 1
 _ALL_SIDS = 0, 0xFFFF_FFFF
 _new = tuple.__new__
+_Asked = TypeVar("_Asked")
 # Writes on which no translation depends, where nothing is cached.
 _QUEUES = frozenset(BY_NAME[name].offset for name in ("CMDQ_PROD", "EVENTQ_CONS"))
 
@@ -83,10 +85,10 @@ class Uncached(Physical):
             self._known[sid, iova >> PAGE_SHIFT, dma.access] = result.status, page, result.perm
         return result
 
-    def noting(self, ask: Callable[[Dma], object], dma: Dma) -> None:
+    def noting(self, ask: Callable[[_Asked], object], about: _Asked) -> None:
         """Let something ask for the configuration, so that it is not kept too long."""
         self.memory.noted = self._frames
-        ask(dma)
+        ask(about)
         self.memory.noted = None
 
     def _missed(self, sid: int) -> None:

@@ -21,9 +21,11 @@ from typing import NamedTuple
 
 from vsmmu.arch.pagetable import ADDR_MASK, TABLE, TTB_SELECT, VALID, Granule
 from vsmmu.memory import PAGE_SHIFT
+from vsmmu.recording.format import Access as Kind
 from vsmmu.recording.format import Dma, Mem
 from vsmmu.recording.looks import look
 from vsmmu.recording.memory import RecordedMemory
+from vsmmu.recording.unlike import Unlike, Words
 from vsmmu.smmu.intent import TlbScope
 from vsmmu.smmu.regime import Table
 from vsmmu.smmu.smmu import Smmu
@@ -110,9 +112,10 @@ class Unflushed:
         smmu: one whose configuration is asked; it caches nothing else.
         memory: its memory.
         tlb: what commands invalidate.
+        unlike: takes the descriptors that are seen.
     """
 
-    def __init__(self, smmu: Smmu, memory: RecordedMemory, tlb: Tlb) -> None:
+    def __init__(self, smmu: Smmu, memory: RecordedMemory, tlb: Tlb, unlike: Unlike) -> None:
         self._smmu = smmu
         self._tlb = tlb
         tlb.scoped = self.invalidated
@@ -122,6 +125,8 @@ class Unflushed:
         self._changes: dict[int, _Change] = {}
         self._suspects: list[Moved] = []
         self._linked: list[_Leaves] = []
+        self._unlike = unlike
+        self._new: list[tuple[int, int, _Leaves]] = []
         self._habit = self._slowest = self.batches = 0
 
     # What happens.
@@ -129,7 +134,7 @@ class Unflushed:
     @property
     def waiting(self) -> bool:
         """Whether there is something to look at."""
-        return bool(self._suspects or self._linked)
+        return bool(self._suspects or self._linked or self._new)
 
     def follows(self, sid: int, iova: int) -> bool:
         """Whether the table of an address was looked for already."""
@@ -142,6 +147,10 @@ class Unflushed:
             self._frames.clear()
         self._regions.add((dma.sid, dma.iova >> _REGION))
         self._learn(dma)
+
+    def installed(self, sid: int) -> None:
+        """A stream's configuration is another: its tables are followed, used or not."""
+        self._learn(Dma(sid, Kind.READ, 0, 0, 0, 0, 0, 0, 0))
 
     def store(self, number: int, record: Mem) -> None:
         """Memory is about to change."""
@@ -165,7 +174,18 @@ class Unflushed:
         """A mapping that moved without an invalidation, now that memory is up to date."""
         linked, self._linked = self._linked, []
         for leaves in linked:
-            self._follow(leaves)
+            # A page that was a table of something else before may lead elsewhere.
+            if self._reaches(leaves.base, leaves):
+                self._follow(leaves)
+        new, self._new = self._new, []
+        for record, slot, leaves in new:
+            # As above: the page may be a table of something else by now.
+            now = self._frames.get(slot >> PAGE_SHIFT, leaves)
+            kind = self._kind(leaves)
+            if not any(
+                self._kind(one) is kind and self._reaches(slot, one) for one in (leaves, now)
+            ):
+                kind.forget(record, slot)
         suspects, self._suspects = self._suspects, []
         return next((one for one in suspects if self._holds(one)), None)
 
@@ -207,13 +227,33 @@ class Unflushed:
                 continue
             for frame in range(one.base >> PAGE_SHIFT, (one.base + size) >> PAGE_SHIFT):
                 self._frames[frame] = one
+            words = self._memory.read_words(one.base, size >> 3) or ()
+            for slot, word in zip(range(one.base, one.base + size, 8), words, strict=False):
+                written = self._memory.writer(slot) if word else 0
+                if written:
+                    self._seen(written, slot, word, one)
             if one.level < _LAST_LEVEL:
-                words = self._memory.read_words(one.base, size >> 3) or ()
                 queue += [
                     self._below(one, one.base + 8 * i, word)
                     for i, word in enumerate(words)
                     if word & _KIND == _KIND
                 ]
+
+    def _seen(self, record: int, slot: int, word: int, leaves: _Leaves) -> None:
+        size = leaves.space.granule.page_size
+        first = self._unlike.descriptor(self._kind(leaves), record, slot, word, size)
+        if first and len(self._new) < CHANGES:
+            self._new.append((record, slot, leaves))
+
+    def _kind(self, leaves: _Leaves) -> Words:
+        stage = 2 if leaves.space.asid is None else 1
+        return self._unlike.descriptors[stage, leaves.level == _LAST_LEVEL]
+
+    def _reaches(self, slot: int, leaves: _Leaves) -> bool:
+        """Whether a descriptor is what translates its address."""
+        address = leaves.address + ((slot - leaves.base) >> 3 << leaves.shift)
+        looks = look(self._smmu, Access(leaves.space.sid, address, False))[1]
+        return any(one.address == slot for one in looks)
 
     @staticmethod
     def _below(leaves: _Leaves, slot: int, word: int) -> _Leaves:
@@ -245,6 +285,7 @@ class Unflushed:
             old = self._memory.read64(slot) or 0
             new = int.from_bytes(data[offset : offset + 8], "little")
             if old != new:
+                self._seen(number, slot, new, leaves)
                 self._leaf(number, slot, old, new, leaves)
                 if leaves.level < _LAST_LEVEL and new & _KIND == _KIND:
                     self._linked.append(self._below(leaves, slot, new))

@@ -35,7 +35,7 @@ from vsmmu.arch.layout import Layout
 from vsmmu.arch.pagetable import ADDR_MASK
 from vsmmu.arch.registers import BY_NAME, QueueBase
 from vsmmu.arch.stream_table import Ste
-from vsmmu.recording.format import Dma, Mem, Reader, Record, Status, Write
+from vsmmu.recording.format import Dma, Mem, Progress, Read, Reader, Record, Status, Write
 from vsmmu.recording.identification import Ahead
 from vsmmu.recording.looks import Look, look
 from vsmmu.recording.physical import Physical
@@ -71,13 +71,19 @@ class Used(NamedTuple):
 def used_words(records: list[Record], header: Mapping[str, Any] = HEADER) -> list[Used]:
     """Each word of STEs, CDs and descriptors that a recorded access used, by its M record."""
     found: dict[tuple[int, int], Used] = {}
-    machine = _started(records, header)
+    machine = started(records, header)
+    seen: set[tuple[int, int, int]] = set()
     for number, record in enumerate(records, 1):
         if isinstance(record, Mem):
             machine.store(number, record)
+            seen.clear()
         elif isinstance(record, Write):
             machine.write(number, *record)
         elif isinstance(record, Dma) and record.status in (Status.OK, Status.BYPASS):
+            page = record.sid, record.iova >> 12, record.access
+            if page in seen:
+                continue
+            seen.add(page)
             access = Access(record.sid, record.iova, record.access == 2)
             looks = look(machine.smmu, access)[1]
             for one in looks:
@@ -186,6 +192,38 @@ def replaced(records: list[Record], sent: Sent, command: Command | None = None) 
     return [*records[: sent.record - 1], Mem(written.pa, bytes(data)), *records[sent.record :]]
 
 
+def deleted(records: list[Record], sent: Sent) -> list[Record]:
+    """The recording without the M record of one command."""
+    return [*records[: sent.record - 1], *records[sent.record :]]
+
+
+def resent(records: list[Record], sent: Sent) -> list[Record]:
+    """The recording as if a command was never sent: the queue is numbered anew behind it."""
+    ring, mutant, step = None, [], 0
+    moved = {BY_NAME[name].offset for name in ("CMDQ_PROD", "CMDQ_CONS")}
+    for number, record in enumerate(records, 1):
+        if isinstance(record, Write) and record.offset == BY_NAME["CMDQ_BASE"].offset:
+            base = QueueBase(record.value)
+            start = base.addr & -max(32, Command.size << base.log2size)
+            ring = start, 1 << base.log2size
+            if step:
+                step = 0
+        if number == sent.record:
+            step = 1
+            continue
+        if step and ring is not None:
+            start, size = ring
+            if isinstance(record, Mem) and start <= record.pa < start + Command.size * size:
+                at = (record.pa - start) // Command.size
+                record = record._replace(pa=start + (at - 1) % size * Command.size)
+            elif isinstance(record, Write | Read) and record.offset in moved:
+                record = record._replace(value=(record.value - 1) % (2 * size))
+            elif isinstance(record, Progress):
+                record = record._replace(cmdq_cons=(record.cmdq_cons - 1) % (2 * size))
+        mutant.append(record)
+    return mutant
+
+
 def stale_access(
     records: list[Record], dropped: Sent, header: Mapping[str, Any] = HEADER
 ) -> int | None:
@@ -196,7 +234,7 @@ def stale_access(
     """
     contexts: dict[int, int] = {}
     cache: dict[tuple[int, int], tuple[int, int]] = {}
-    machine = _started(records, header)
+    machine = started(records, header)
     sent = {one.record: one.command for one in commands(records) if one != dropped}
     for number, record in enumerate(records, 1):
         if isinstance(record, Mem):
@@ -244,7 +282,8 @@ def _asid(machine: Physical, record: Dma) -> int | None:
     return cds[0].asid if cds else None
 
 
-def _started(records: list[Record], header: Mapping[str, Any]) -> Physical:
+def started(records: list[Record], header: Mapping[str, Any]) -> Physical:
+    """A machine with the identification of a recording."""
     reader = Reader([data(records, header)], "ours")
     machine = Physical("none")
     machine.start(Ahead(reader).ids, reader.header.ram)

@@ -5,29 +5,37 @@ from __future__ import annotations
 
 import lzma
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
 import pytest
 
+from tests.vsmmu.recording.mutant_words import Flip, flip, silent, words_of
 from tests.vsmmu.recording.mutants import (
     DECIDES,
     Sent,
     Used,
     commands,
     deciding_bits,
+    deleted,
     flipped,
     replaced,
+    resent,
     stale_access,
     used_words,
 )
 from tests.vsmmu.recording.tape import everyday, play
-from vsmmu.arch.commands import CmdSync
+from vsmmu.arch.commands import CmdPrefetchConfig, CmdSync
 from vsmmu.arch.registers import BY_NAME
 from vsmmu.recording.both import Both
 from vsmmu.recording.divergence import Divergence
 from vsmmu.recording.format import Mem, Reader, Record, Write
 
+SAMPLES = (
+    "boot61", "boot612", "boot612-16k", "boot612-stage2", "crash612", "lazy612", "linear612",
+    "live-cd2l", "live-msi", "passthrough612", "rebind612", "rogue612", "smallq612", "vfio612",
+)  # fmt: skip
 # Records of the probing, at the start.
 PROBED = 7
 PROD = BY_NAME["CMDQ_PROD"].offset
@@ -173,10 +181,47 @@ def test_mutants_of_a_short_recording_of_linux(corpus):
     mutate_a_sample(path, 8)
 
 
+def mutate_all_words(path: Path, count: int) -> None:
+    """Any bit of any word, and any command in any way: told, or `silent` says why not."""
+    reader = Reader([lzma.decompress(path.read_bytes())], path.name)
+    records, header = list(reader), reader.header.fields
+    random = Random(path.stem)
+    kinds: dict[str, list[Flip]] = {}
+    for one in words_of(records, header, random):
+        if not silent(one):
+            kinds.setdefault(one.what, []).append(one)
+    for name in sorted(kinds):
+        for one in random.sample(kinds[name], min(len(kinds[name]), count)):
+            mutant = flip(records, one.record, one.offset, one.bit)
+            found = play(mutant, Both(), header).divergence
+            assert found is not None, (path.name, one)
+            assert named(found, one.record), (path.name, one, found)
+    sent = commands(records)
+    alone = sum(
+        isinstance(one.command, CmdSync) and isinstance(before.command, CmdSync)
+        for before, one in pairwise(sent)
+    )
+    hint = CmdPrefetchConfig.build(sid=0xEE)
+    for one in random.sample(sent, min(len(sent), count)):
+        hinted = one.command.name == "CMD_PREFETCH_CONFIG"
+        found = play(deleted(records, one), Both(), header).divergence
+        assert found is not None, (path.name, one)
+        if not hinted:
+            found = play(replaced(records, one, hint), Both(), header).divergence
+            assert found is not None, (path.name, one)
+            assert named(found, one.record), (path.name, one, found)
+        if not hinted and not alone:
+            assert play(resent(records, one), Both(), header).divergence is not None, one
+
+
 @pytest.mark.soak
-def test_mutants_of_recordings_of_linux(corpus):
-    for path in sorted((corpus / "traces").glob("*.xz")):
-        mutate_a_sample(path, 12)
+@pytest.mark.parametrize("name", SAMPLES)
+def test_mutants_of_recordings_of_linux(corpus, name):
+    path = corpus / "traces" / f"{name}.xz"
+    if not path.is_file():
+        pytest.skip(f"no recording at {path}")
+    mutate_a_sample(path, 4)
+    mutate_all_words(path, 2)
 
 
 def test_a_dropped_configuration_command_is_reported_at_its_place():
