@@ -4,11 +4,13 @@
 A command that is missing often changes no outcome: another one does the same later, or nothing was
 cached. What it leaves is a write of CMDQ_PROD unlike all others of the recording. One such write,
 where `HABIT` were otherwise, is told when the recording ends; where there are two, the driver does
-so. None of them is a fault by itself.
+so. None of them is a fault by itself. A CMD_SYNC alone counts only behind a mapping that was
+removed: Linux 6.1 sends one for each new CD that no stream has yet.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from vsmmu.arch.commands import (
@@ -90,8 +92,14 @@ class Batches:
         self._slots.clear()
         self.stale = dict(_WHOLE)
 
-    def sent(self, number: int, ring: Ring, before: int, prod: int) -> list[str]:
-        """CMDQ_PROD is about to be `prod`; what is odd about it for the first time."""
+    def sent(
+        self, number: int, ring: Ring, before: int, prod: int, removed: Callable[[], bool]
+    ) -> list[str]:
+        """CMDQ_PROD is about to be `prod`; what is odd about it for the first time.
+
+        Args:
+            removed: says whether a mapping was removed since the write before.
+        """
         count = ring.pending(prod, before)
         self.streams.clear()
         if not count or ring.size > SLOTS:
@@ -113,6 +121,9 @@ class Batches:
             self._slots[address] = _Sent(number, words)
         odd = [UNWRITTEN] if unwritten else []
         shape = self._shape(ops)
+        if shape == LONE and not removed():
+            # Usual from the first one on.
+            self._counts[LONE] += 1
         if shape:
             odd.append(shape)
         new = []
@@ -150,6 +161,8 @@ class Batches:
         if self._ended < HABIT:
             return None
         for what, record in sorted(self.firsts.items(), key=lambda pair: pair[1]):
+            if what == NOTHING and self._counts[LONE]:
+                continue
             others = self._told_again if what == UNWRITTEN else self._ended
             if self._counts[what] == 1 and others >= HABIT:
                 return what, Difference(

@@ -132,13 +132,13 @@ class Both:
 
     def _send(self, number: int, value: int) -> None:
         """CMDQ_PROD is about to be written."""
-        self._unflushed.batches += 1
         regs = self._keeping.smmu.regs.values
         if regs["CMDQ_BASE"] != self._ring[0]:
             self._ring = regs["CMDQ_BASE"], self._keeping.command_ring()
         ring, before = self._ring[1], regs["CMDQ_PROD"]
-        for what in self._batches.sent(number, ring, before, value):
+        for what in self._batches.sent(number, ring, before, value, self._unflushed.removed):
             self._shown[what] = batch_sides(self._keeping, number, before, value)
+        self._unflushed.batches += 1
         for sid, ssid in self._batches.streams:
             self._streams.one(sid, ssid)
             if self._streams.translates:

@@ -131,6 +131,10 @@ class Unflushed:
 
     # What happens.
 
+    def removed(self) -> bool:
+        """Whether a mapping was removed since the last write of CMDQ_PROD."""
+        return any(change.batches == self.batches for change in self._changes.values())
+
     @property
     def waiting(self) -> bool:
         """Whether there is something to look at."""

@@ -32,7 +32,7 @@ STE_FREE = Ste.mask(
     "v", "config", "s1fmt", "s1ctxptr", "s1cdmax", "s1dss", "mev", "s1stalld", "eats", "s2vmid",
     "s2t0sz", "s2sl0", "s2ps", "s2s", "s2r", "s2ha", "s2hd",
 )  # fmt: skip
-CD_FREE = Cd.mask("v", "t0sz", "tg0", "epd0", "epd1", "hd", "ha", "s", "a", "asid", "ips")
+CD_FREE = Cd.mask("v", "t0sz", "tg0", "epd0", "epd1", "hd", "ha", "s", "a", "aset", "asid", "ips")
 # Where many STEs abort: a driver may make one bypass before it looks at its device.
 _STE_IDLE = Ste.config.encode(LIVE)
 _CTXPTR = Ste.mask("s1ctxptr")[0]
