@@ -132,6 +132,8 @@ HEAD = header_line(HEADER)
 MALFORMED = [
     (b'{"magic": "other"}\n', 'header: magic: expected "vsmmu-trace", not \'other\''),
     (b'{"magic": "vsmmu-trace", "version": 2}\n', "header: version: expected 1, not 2"),
+    (b'{"magic": "vsmmu-trace", "x": ' + b"9" * 5000 + b"}\n",
+     "header: a number of too many digits"),
     (HEAD + b"\x1b", "record 1 (byte 0x77): tag 0x1b is none of M W R P D E I N Z"),
     (HEAD, "identification: IDR0.TTF=0: not modelled (AArch32 tables); the driver never reads "
            "IDR0, IDR1, IDR3, IDR5"),

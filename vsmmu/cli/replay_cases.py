@@ -62,9 +62,10 @@ def play_cases(name: str, blocks: Iterable[bytes], arguments: argparse.Namespace
     for number, line in _lines(name, blocks):
         try:
             played += _one(line, arguments, families)
-        except (CaseError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (CaseError, RecursionError) as error:
             counted(seen, "cases", end=True)
-            raise ReplayError(f"{name}: line {number}: {_reason(error)}") from None
+            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+            raise ReplayError(f"{name}: line {number}: {reason}") from None
         seen += 1
         if seen % _EVERY == 0:
             counted(seen, "cases")
@@ -85,7 +86,7 @@ def _one(line: bytes, arguments: argparse.Namespace, families: dict[str, _Family
     else:
         from vsmmu.smmu.replay import check, check_outcome, compare, play
 
-    entry = json.loads(line.decode())
+    entry = _parsed(line)
     whole = isinstance(entry, dict) and "case" in entry
     case = entry["case"] if whole else entry
     expected = entry.get("arch") if whole else None
@@ -111,12 +112,20 @@ def _one(line: bytes, arguments: argparse.Namespace, families: dict[str, _Family
     return True
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"not JSON: {error.msg} at column {error.colno}"
-    if isinstance(error, UnicodeDecodeError):
-        return "not UTF-8"
-    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+def _parsed(line: bytes) -> Any:
+    """What a line holds. Raises CaseError, RecursionError."""
+    from vsmmu.smmu.cases import CaseError
+
+    try:
+        return json.loads(line.decode())
+    except json.JSONDecodeError as error:
+        reason = f"not JSON: {error.msg} at column {error.colno}"
+    except UnicodeDecodeError:
+        reason = "not UTF-8"
+    except ValueError:
+        # The one that is left is Python's limit on the digits of a number.
+        reason = "a number of too many digits"
+    raise CaseError(reason)
 
 
 # Reading: a line at a time.
