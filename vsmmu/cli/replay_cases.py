@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
+from dt_tools.json_text import json_text
 from vsmmu.cli.counter import counted
 from vsmmu.cli.files import plain, say
 
@@ -98,7 +99,7 @@ def _one(line: bytes, arguments: argparse.Namespace, families: dict[str, _Family
         check_outcome(case, expected)
     outcome = play(case, caching=arguments.caching or "normal")
     if arguments.json:
-        print(json.dumps({"id": case["id"], **outcome}))
+        print(json_text({"id": case["id"], **outcome}))
     family = families.setdefault(case.get("family", "-"), _Family())
     if expected is None:
         family.unjudged += 1

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dt_tools.json_text import json_text
 from vsmmu.cli.files import FileError, check_outputs, say, write
 from vsmmu.cli.run_record import Recorded
 
@@ -171,7 +171,7 @@ def _run_one(case: Case, arguments: argparse.Namespace) -> int:
     if arguments.junit:
         write_junit(arguments.junit, [told], (case.path,))
     if arguments.json:
-        print(json.dumps(told.json, indent=2))
+        print(json_text(told.json, indent=2))
     else:
         _print(result.report, summary=arguments.summary)
     return 0 if result.ok else EXPECTATION_FAILED
@@ -203,7 +203,7 @@ def _policy(*, as_json: bool) -> int:
     from vsmmu.hypervisor.policy import Policy
 
     if as_json:
-        print(json.dumps({"schema": "vsmmu.policy/1", **Policy().to_json()}, indent=2))
+        print(json_text({"schema": "vsmmu.policy/1", **Policy().to_json()}, indent=2))
     else:
         from vsmmu.cli.policy_text import policy_text
 
