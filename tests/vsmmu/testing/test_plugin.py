@@ -270,3 +270,13 @@ def test_a_suite_that_uses_nothing_loads_nothing(
     )
     result = pytester.run(sys.executable, "-c", code)
     assert result.ret == 0, result.stderr.str()
+
+
+def test_what_a_terminal_would_act_on_is_escaped(pytester: pytest.Pytester) -> None:
+    title = 'title = "a\\u001b[31m\\u0000"'
+    text = SCENARIO.replace('expect = "fault"\n', "").replace('title = "one device"', title)
+    write(pytester, "a.scenario.toml", text)
+    for options in ((), ("-v",), ("-rA",)):
+        said = run(pytester, "--color=no", "--vsmmu-seed=1", *options).stdout.str()
+        assert "_ a.scenario.toml seed=1 a\\x1b[31m\\x00 _" in said
+        assert not {"\x1b", "\0"} & {*said}
