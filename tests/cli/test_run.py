@@ -66,6 +66,23 @@ def test_trace_is_json_lines(samples, tmp_path, capsys):
     assert {"vsmmu_cmd", "vsmmu_shadow_ste", "vsmmu_event"} <= {r["name"] for r in records}
 
 
+def test_trace_events_as_json_lines(capsys):
+    assert main(["run", "--trace-events"]) == 0
+    text = capsys.readouterr().out
+    assert main(["run", "--trace-events", "--json"]) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    shown = [
+        f"{'*' if e['qemu'] else ' '} {e['name']} {' '.join(e['args'])} {e['text']}" for e in events
+    ]
+    assert " ".join(text.split()) == " ".join(" ".join(shown).split())
+    assert events[0] == {
+        "name": "smmuv3_read_mmio",
+        "args": ["smmu", "reg", "value", "size"],
+        "text": "a register was read",
+        "qemu": True,
+    }
+
+
 def test_policy_as_json(capsys):
     assert main(["run", "--policy", "--json"]) == 0
     policy = json.loads(capsys.readouterr().out)

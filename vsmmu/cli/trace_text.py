@@ -33,6 +33,13 @@ def _lines(trace: Trace) -> bytes:
     ).encode()
 
 
+def event_lines() -> str:
+    """The trace events as JSON Lines: `name`, `args` in order, `text`, `qemu`, a bool."""
+    from vsmmu.trace import EVENTS
+
+    return "".join(json_text({"name": n, **kind._asdict()}) + "\n" for n, kind in EVENTS.items())
+
+
 def event_table() -> str:
     """The trace events, a line each; a star marks QEMU's names."""
     from vsmmu.trace import EVENTS
