@@ -355,6 +355,16 @@ def test_a_driver_that_gives_up_is_an_error_outcome(scenario, capsys):
     ("text", "line"),
     [
         (
+            HEAD + "[machine]\ncaching = 'none'\nram = ['0x80000000+0x1000']\n" + GUEST + BOOT,
+            ":5: machine: MC101: /: 0x2000 bytes wanted, 0x0 bytes of machine RAM left; "
+            "give more machine.ram",
+        ),
+        (
+            HEAD + "[machine]\nfeatures.oas = 0\nram = ['0x100000000+0x1000000']\n" + GUEST + BOOT,
+            ":4: machine: MC103: /soc/iommu@50000000: IDR5.OAS=0 (32 bits), but the machine has "
+            "RAM up to 0x100ffffff; give it a larger oas",
+        ),
+        (
             HEAD + GUEST + GUEST + BOOT,
             ":5: guest 2: MC204: /: two guests are called crypto; rename one",
         ),
