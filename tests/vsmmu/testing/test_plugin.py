@@ -71,6 +71,8 @@ def test_a_seed_of_the_command_line_replaces_those_of_the_file(pytester: pytest.
     bad = run(pytester, "--vsmmu-seed=-1")
     assert bad.ret == pytest.ExitCode.USAGE_ERROR
     bad.stderr.fnmatch_lines("*--vsmmu-seed: expected a number from 0 to 2^64-1, not '-1'")
+    long = run(pytester, f"--vsmmu-seed=-{'9' * 5000}")
+    long.stderr.fnmatch_lines(f"*--vsmmu-seed: expected a number *, not '-{'9' * 39}'")
 
 
 def test_a_failure_has_file_line_step_and_reason_and_no_traceback(
