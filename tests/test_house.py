@@ -114,6 +114,11 @@ def test_only_blob_touches_fdt():
     assert users == ["dt_tools.blob"]
 
 
+def test_json_is_given_out_in_one_place():
+    users = {str(p.relative_to(ROOT)) for p in SOURCES if "json.dump" in p.read_text()}
+    assert users == {"dt_tools/json_text.py", "vsmmu/recording/format.py"}
+
+
 def test_nothing_needs_what_is_for_tests():
     inside = ROOT / "vsmmu/testing"
     others = [p for p in SOURCES if not p.is_relative_to(inside)]

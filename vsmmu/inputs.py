@@ -117,6 +117,11 @@ def at(name: str, line: int | None) -> str:
     return name if line is None else f"{name}:{line}"
 
 
+def plain(text: str) -> str:
+    """Text of an input, safe to print on one line: unprintable characters as escapes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def reason_of(error: Exception) -> str:
     """Why a file could not be used, in the system's words."""
     if isinstance(error, OSError) and error.strerror:

@@ -9,11 +9,11 @@ out (`vsmmu run --trace` has everything).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dt_tools.json_text import json_text
 from vsmmu.trace import EVENTS, Record
 
 _DIGITS = 3
@@ -37,10 +37,10 @@ def timeline(records: Sequence[Record], dropped: int = 0) -> bytes:
     end = round(records[-1].time + 1.0, _DIGITS) if records else 0.0
     events += tracks.unfinished(end)
     body = ",\n".join(
-        json.dumps(event, separators=(",", ":")) for event in [*tracks.names(), *events]
+        json_text(event, separators=(",", ":")) for event in [*tracks.names(), *events]
     )
     head = {"unit": "1 us is one unit of virtual time", "dropped_records": str(dropped)}
-    start = f'{{"displayTimeUnit":"ns","otherData":{json.dumps(head)},"traceEvents":[\n'
+    start = f'{{"displayTimeUnit":"ns","otherData":{json_text(head)},"traceEvents":[\n'
     return f"{start}{body}\n]}}\n".encode()
 
 

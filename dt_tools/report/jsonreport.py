@@ -8,9 +8,9 @@ line (JSON Lines).
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
+from dt_tools.json_text import json_text
 from dt_tools.platform import OTHER
 from dt_tools.report.assign import verdicts
 from dt_tools.report.facts import Facts
@@ -74,7 +74,7 @@ def inspect_report(platform: Platform, facts: Facts | None = None) -> dict[str, 
 
 def to_line(report: dict[str, Any]) -> str:
     """One report as one line of JSON, ASCII only, without the newline."""
-    return json.dumps(report, ensure_ascii=True, separators=(", ", ": "))
+    return json_text(report, separators=(", ", ": "))
 
 
 def _hex(value: int | None) -> str | None:

@@ -7,10 +7,11 @@ with a line where there is one, and the node's path as its logical location.
 
 from __future__ import annotations
 
-import json
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
+
+from dt_tools.json_text import json_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,7 +37,7 @@ def to_sarif(found: Sequence[Diagnosis], rules: Mapping[str, Rule], version: str
         "results": [_result(one, index[one.rule]) for one in found],
     }
     log = {"$schema": SCHEMA, "version": VERSION, "runs": [run]}
-    return json.dumps(log, indent=2, ensure_ascii=True) + "\n"
+    return json_text(log, indent=2) + "\n"
 
 
 def _rule(rule: Rule) -> dict[str, Any]:

@@ -189,6 +189,7 @@ def test_forms_of_a_file(capsys, monkeypatch, form):
 MALFORMED = [
     ("{", "not JSON: Expecting property name enclosed in double quotes at column 2"),
     ("[" * 100_000, "nested too deeply"),
+    ('{"case": ' + "9" * 5000 + "}", "a number of too many digits"),
     ("3", "a case is an object"),
     ("{}", "id: expected text"),
     ('{"case": 3}', "a case is an object"),

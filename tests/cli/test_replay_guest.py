@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import lzma
+import re
 import sys
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import pytest
 
 from tests.cli.command import vsmmu
 from tests.vsmmu.recording import tape as tapes
-from vsmmu.recording.format import Record
+from vsmmu.recording.format import Record, header_line
+from vsmmu.recording.guest_machine import physical_features
 
 ADVERTISED = """\
 advertised: IDR0.S2P 0x0 (recorded 0x1)
@@ -111,11 +113,60 @@ def test_a_machine_that_lacks_a_stage_is_refused(capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize(
+    ("features", "ram", "reason"),
+    [
+        ("sidsize=7", tapes.RAM, "StreamID 0x8: smmu0: StreamID 0x400 is beyond its 7 bits"),
+        ("oas=0,ds=0", (0x1_0000_0000, 0x10_0000), "RAM up to 0x1000fffff: stage 2 has 32 bits"),
+    ],
+)
+def test_a_machine_that_reaches_too_little_is_refused(
+    capsys: pytest.CaptureFixture[str], features: str, ram: tuple[int, int], reason: str
+) -> None:
+    header = {**tapes.HEADER, "ram_base": ram[0], "ram_size": ram[1]}
+    body = tapes.data(tapes.everyday()[0].records).partition(b"\n")[2]
+    Path("t.trace").write_bytes(header_line(header) + body)
+    code, out, err = replay(capsys, "--vsmmu", "--features", features, "t.trace")
+    assert (code, out) == (4, "")
+    assert err == f"vsmmu: t.trace: --features: {reason}\n"
+
+
+def test_a_file_that_no_machine_fits_is_malformed(capsys: pytest.CaptureFixture[str]) -> None:
+    body = tapes.data(tapes.everyday()[0].records).partition(b"\n")[2]
+    Path("t.trace").write_bytes(header_line({**tapes.HEADER, "ram_size": 1 << 45}) + body)
+    for features in ("msi=0", "oas=0,ds=0"):
+        code, _, err = replay(capsys, "--vsmmu", "--features", features, "t.trace")
+        assert code == 2
+        assert err.startswith("vsmmu: t.trace: identification: RAM of 32 TiB, more than 4 TiB")
+
+
+def _together() -> list[str]:
+    """The groups of fields in docs/replay.md."""
+    text = (Path(__file__).parents[2] / "docs/replay.md").read_text()
+    section = text.split("| to have | say |\n")[1].split("\n\n")[0]
+    return re.findall(r"\| `([a-z0-9_=,]+)` \|$", section, re.MULTILINE)
+
+
+@pytest.mark.parametrize("fields", _together())
+def test_fields_that_go_together(fields: str) -> None:
+    given = {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)", fields)}
+    physical_features(given)
+    wanted, *others = given
+    for name in others:
+        with pytest.raises(ValueError, match="need"):
+            physical_features({n: v for n, v in given.items() if n != name})
+    assert others, wanted
+
+
+@pytest.mark.parametrize(
     ("options", "reason"),
     [
         (("--smmus", "0", "--vsmmu"), "expected 1 to 64, not '0'"),
         (("--guest", "domX", "--vsmmu"), "invalid choice: 'domX'"),
         (("--features", "oas", "--vsmmu"), "expected FIELD=NUMBER, not 'oas'"),
+        (("--features", f"oas=0x{'9' * 5000}", "--vsmmu"), f"not 'oas=0x{'9' * 34}'\n"),
+        (("--features", f"{'o' * 5000}=1", "--vsmmu"), f"not '{'o' * 40}'\n"),
+        (("--features", "oas=-1", "--vsmmu"), "expected FIELD=NUMBER, not 'oas=-1'"),
+        (("--features", "oas=0", "--vsmmu"), "--features: IDR5.DS=1 needs IDR5.OAS>=2"),
         (("--features", "nosuch=1", "--vsmmu"), "no identification register has a field nosuch"),
         (("--features", "oas=9", "--vsmmu"), "--features: oas [2:0] cannot hold 0x9"),
         (("--features", "s1p=0", "--vsmmu"), "--features: IDR3.HAD=1 needs IDR0.S1P=1"),

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import lzma
+import os
 import sys
 from pathlib import Path
 
@@ -132,6 +133,8 @@ HEAD = header_line(HEADER)
 MALFORMED = [
     (b'{"magic": "other"}\n', 'header: magic: expected "vsmmu-trace", not \'other\''),
     (b'{"magic": "vsmmu-trace", "version": 2}\n', "header: version: expected 1, not 2"),
+    (b'{"magic": "vsmmu-trace", "x": ' + b"9" * 5000 + b"}\n",
+     "header: a number of too many digits"),
     (HEAD + b"\x1b", "record 1 (byte 0x77): tag 0x1b is none of M W R P D E I N Z"),
     (HEAD, "identification: IDR0.TTF=0: not modelled (AArch32 tables); the driver never reads "
            "IDR0, IDR1, IDR3, IDR5"),
@@ -165,6 +168,19 @@ def test_names_and_notes_are_printed_safely(capsys):
         assert "\x1b" not in out
     code, out, _ = run(capsys, "odd\n.trace")
     assert "odd\\n.trace" in out
+
+
+def test_json_has_no_half_of_a_surrogate_pair(capsys):
+    raw = data(records()).split(b"\n", 1)[1]
+    header = header_line({**HEADER, "name": "\ud800\x1b[31m", "kernel": "\U0001f600 \\ud800"})
+    name = os.fsdecode(b"odd\xff.trace")
+    Path(name).write_bytes(header + raw)
+    code, out, err = run(capsys, "--json", name)
+    assert (code, err) == (0, "")
+    assert r'"name": "\ufffd\u001b[31m"' in out
+    found = json.loads(out)
+    assert found["file"] == "odd\N{REPLACEMENT CHARACTER}.trace"
+    assert found["kernel"] == "\U0001f600 \\ud800"
 
 
 def test_progress_is_for_terminals(capsys, monkeypatch):

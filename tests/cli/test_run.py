@@ -66,6 +66,23 @@ def test_trace_is_json_lines(samples, tmp_path, capsys):
     assert {"vsmmu_cmd", "vsmmu_shadow_ste", "vsmmu_event"} <= {r["name"] for r in records}
 
 
+def test_trace_events_as_json_lines(capsys):
+    assert main(["run", "--trace-events"]) == 0
+    text = capsys.readouterr().out
+    assert main(["run", "--trace-events", "--json"]) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    shown = [
+        f"{'*' if e['qemu'] else ' '} {e['name']} {' '.join(e['args'])} {e['text']}" for e in events
+    ]
+    assert " ".join(text.split()) == " ".join(" ".join(shown).split())
+    assert events[0] == {
+        "name": "smmuv3_read_mmio",
+        "args": ["smmu", "reg", "value", "size"],
+        "text": "a register was read",
+        "qemu": True,
+    }
+
+
 def test_policy_as_json(capsys):
     assert main(["run", "--policy", "--json"]) == 0
     policy = json.loads(capsys.readouterr().out)
@@ -337,6 +354,16 @@ def test_a_driver_that_gives_up_is_an_error_outcome(scenario, capsys):
 @pytest.mark.parametrize(
     ("text", "line"),
     [
+        (
+            HEAD + "[machine]\ncaching = 'none'\nram = ['0x80000000+0x1000']\n" + GUEST + BOOT,
+            ":5: machine: MC101: /: 0x2000 bytes wanted, 0x0 bytes of machine RAM left; "
+            "give more machine.ram",
+        ),
+        (
+            HEAD + "[machine]\nfeatures.oas = 0\nram = ['0x100000000+0x1000000']\n" + GUEST + BOOT,
+            ":4: machine: MC103: /soc/iommu@50000000: IDR5.OAS=0 (32 bits), but the machine has "
+            "RAM up to 0x100ffffff; give it a larger oas",
+        ),
         (
             HEAD + GUEST + GUEST + BOOT,
             ":5: guest 2: MC204: /: two guests are called crypto; rename one",

@@ -296,6 +296,14 @@ def test_the_same_file_counts_once(folder):
             ["s/b.toml", "--policy"],
             "--policy: prints what holds where a scenario says nothing; no PATH",
         ),
+        (
+            ["s/b.toml", "--trace-events"],
+            "--trace-events: prints what any scenario can have; no PATH",
+        ),
+        (
+            ["--policy", "--trace-events"],
+            "--policy and --trace-events each print a list; give one of them",
+        ),
     ],
 )
 def test_misuse_is_exit_1(folder, capsys, arguments, line):

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dt_tools.json_text import json_text
 from vsmmu.cli.files import FileError, read, write
 from vsmmu.cli.guest_options import add_pci_arguments, load_topology
 from vsmmu.cli.inputs import add_gpaddr_argument
@@ -333,7 +334,6 @@ def _same(file: str, places: Sequence[str]) -> bool:
 
 
 def _json(job: Job, found: Sequence[Diagnosis]) -> str:
-    import json
 
     from dt_tools.checks import SEVERITIES
     from dt_tools.report.sarif import readable
@@ -354,7 +354,7 @@ def _json(job: Job, found: Sequence[Diagnosis]) -> str:
         "counts": {s: sum(one.severity == s for one in found) for s in SEVERITIES},
         "findings": [_finding(one) for one in found],
     }
-    return json.dumps(shown, indent=2)
+    return json_text(shown, indent=2)
 
 
 def _finding(one: Diagnosis) -> dict[str, Any]:

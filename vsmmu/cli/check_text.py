@@ -9,6 +9,7 @@ import textwrap
 from collections import Counter
 from typing import TYPE_CHECKING, TextIO
 
+from dt_tools.json_text import json_text
 from vsmmu.cli.files import plain
 
 if TYPE_CHECKING:
@@ -153,11 +154,10 @@ XL_RULES = {
 
 def rules_json(rules: Sequence[Rule]) -> str:
     """The rules as one JSON object."""
-    import json
     from dataclasses import asdict
 
     listed = [asdict(rule) for rule in rules]
-    return json.dumps({"schema": "vsmmu.check.rules/1", "rules": listed}, indent=2)
+    return json_text({"schema": "vsmmu.check.rules/1", "rules": listed}, indent=2)
 
 
 def print_rules(rules: Sequence[Rule], out: TextIO) -> None:

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from dt_tools.json_text import json_text
 from vsmmu.cli.files import FileError, plain, read, say
 from vsmmu.cli.inputs import add_config_arguments, at, check_override
 
@@ -113,7 +113,7 @@ def _compat(parsed: ParseResult, name: str, dialect: Dialect, host: Host, *, qui
     if not quiet:
         _talk((f"Parsing config from {name}", *outcome.report))
         if outcome.config is not None:
-            print(json.dumps(_shown(outcome.domain), indent=4))
+            print(json_text(_shown(outcome.domain), indent=4))
     return 2 if outcome.exit_code < 0 else outcome.exit_code
 
 
@@ -236,4 +236,4 @@ def _json(parsed: ParseResult, name: str, dialect: Dialect, host: Host, *, stric
         "xl_config": None if xl.config is None else dict(xl.domain),
         "diagnostics": _diagnostics(ours, parsed, name, strict=strict),
     }
-    return json.dumps(_shown(shown), indent=2)
+    return json_text(_shown(shown), indent=2)

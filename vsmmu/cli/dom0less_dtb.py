@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from dt_tools.json_text import json_text
 from vsmmu.cli.files import FileError, say, write
 from vsmmu.cli.guest_options import add_providers_arguments
 from vsmmu.cli.inputs import (
@@ -404,7 +404,7 @@ def _main(
             extra.append(Notice("DT632", "/chosen", unused))
         yield arguments.imagebuilder, text.encode("utf-8", "surrogateescape")
     if arguments.bindings:
-        objects = (json.dumps(d.fragment.bindings.to_json()) for d in built.domains)
+        objects = (json_text(d.fragment.bindings.to_json()) for d in built.domains)
         yield arguments.bindings, "".join(f"{line}\n" for line in objects).encode()
 
 

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import textwrap
 from typing import TYPE_CHECKING
 
+from dt_tools.json_text import json_text
 from vsmmu.cli.files import FileError, read
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         found = [*_structures(arguments, context)]
     if arguments.json:
-        print(json.dumps(_json(found, context.ids), indent=2))
+        print(json_text(_json(found, context.ids), indent=2))
     else:
         print("\n\n".join("\n".join(_lines(one)) for one in found))
     return 0

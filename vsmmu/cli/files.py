@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 
-from vsmmu.inputs import FileError, read, reason_of
+from vsmmu.inputs import FileError, plain, read, reason_of
 
 __all__ = ["FileError", "check_outputs", "guarded", "plain", "read", "say", "write"]
 
@@ -109,11 +109,6 @@ def _mode(place: str) -> int:
     mask = os.umask(0)
     os.umask(mask)
     return 0o666 & ~mask
-
-
-def plain(text: str) -> str:
-    """Text of an input, safe to print on one line: unprintable characters as escapes."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def say(line: str) -> None:

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dt_tools.json_text import json_text
 from vsmmu.cli.files import FileError, read, say, write
 from vsmmu.cli.guest_options import add_guest_arguments, guest_options
 from vsmmu.cli.inputs import (
@@ -225,7 +225,7 @@ def _say_notices(arguments: argparse.Namespace, notices: object) -> None:
 
 
 def _json(value: object) -> bytes:
-    return (json.dumps(value, indent=2) + "\n").encode()
+    return (json_text(value, indent=2) + "\n").encode()
 
 
 def _ramdisk_size(arguments: argparse.Namespace, path: str | None) -> int | None:

@@ -7,6 +7,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
+from dt_tools.json_text import json_text
 from vsmmu.cli.files import FileError, read, say, write
 from vsmmu.cli.guest_options import add_guest_arguments, guest_options
 from vsmmu.cli.inputs import (
@@ -100,9 +101,7 @@ def _outputs(arguments: argparse.Namespace, made: Completed) -> dict[str, bytes]
     if arguments.config_out is not None:
         outputs[arguments.config_out] = made.cfg()
     if arguments.bindings is not None:
-        import json
-
-        text = json.dumps(made.guest.bindings.to_json(), indent=2) + "\n"
+        text = json_text(made.guest.bindings.to_json(), indent=2) + "\n"
         outputs[arguments.bindings] = text.encode()
     return outputs
 

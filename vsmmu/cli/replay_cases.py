@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
+from dt_tools.json_text import json_text
 from vsmmu.cli.counter import counted
 from vsmmu.cli.files import plain, say
 
@@ -62,9 +63,10 @@ def play_cases(name: str, blocks: Iterable[bytes], arguments: argparse.Namespace
     for number, line in _lines(name, blocks):
         try:
             played += _one(line, arguments, families)
-        except (CaseError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (CaseError, RecursionError) as error:
             counted(seen, "cases", end=True)
-            raise ReplayError(f"{name}: line {number}: {_reason(error)}") from None
+            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+            raise ReplayError(f"{name}: line {number}: {reason}") from None
         seen += 1
         if seen % _EVERY == 0:
             counted(seen, "cases")
@@ -85,7 +87,7 @@ def _one(line: bytes, arguments: argparse.Namespace, families: dict[str, _Family
     else:
         from vsmmu.smmu.replay import check, check_outcome, compare, play
 
-    entry = json.loads(line.decode())
+    entry = _parsed(line)
     whole = isinstance(entry, dict) and "case" in entry
     case = entry["case"] if whole else entry
     expected = entry.get("arch") if whole else None
@@ -97,7 +99,7 @@ def _one(line: bytes, arguments: argparse.Namespace, families: dict[str, _Family
         check_outcome(case, expected)
     outcome = play(case, caching=arguments.caching or "normal")
     if arguments.json:
-        print(json.dumps({"id": case["id"], **outcome}))
+        print(json_text({"id": case["id"], **outcome}))
     family = families.setdefault(case.get("family", "-"), _Family())
     if expected is None:
         family.unjudged += 1
@@ -111,12 +113,20 @@ def _one(line: bytes, arguments: argparse.Namespace, families: dict[str, _Family
     return True
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"not JSON: {error.msg} at column {error.colno}"
-    if isinstance(error, UnicodeDecodeError):
-        return "not UTF-8"
-    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+def _parsed(line: bytes) -> Any:
+    """What a line holds. Raises CaseError, RecursionError."""
+    from vsmmu.smmu.cases import CaseError
+
+    try:
+        return json.loads(line.decode())
+    except json.JSONDecodeError as error:
+        reason = f"not JSON: {error.msg} at column {error.colno}"
+    except UnicodeDecodeError:
+        reason = "not UTF-8"
+    except ValueError:
+        # The one that is left is Python's limit on the digits of a number.
+        reason = "a number of too many digits"
+    raise CaseError(reason)
 
 
 # Reading: a line at a time.

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING
 
+from dt_tools.json_text import json_text
 from vsmmu.cli import replay_vsmmu
 from vsmmu.cli.counter import counted
 from vsmmu.cli.files import FileError, say, write
@@ -123,7 +123,7 @@ def _tell(arguments: argparse.Namespace, found: Smallest) -> None:
             "replays": found.replays, "complete": complete,
             "divergence": found.divergence.to_json(),
         }  # fmt: skip
-        print(json.dumps(shown))
+        print(json_text(shown))
         return
     (before, size), (after, left) = found.before, found.after
     more = "" if complete else "; more may go with more --replays"

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import textwrap
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dt_tools.json_text import json_text
 from vsmmu.cli import replay_vsmmu
 from vsmmu.cli.counter import counted
 from vsmmu.cli.files import plain
@@ -70,7 +70,7 @@ class Recordings:
             counted(0, "", end=True)
         row = _Row(name, reader.header, played, guest)
         if self._arguments.json:
-            print(json.dumps(_object(row, self._caching)))
+            print(json_text(_object(row, self._caching)))
         self._rows.append(row)
         return played.divergence is not None
 

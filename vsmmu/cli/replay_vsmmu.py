@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 # Of what is read from stdin, which is played twice.
 _KEPT_MAX = 256 << 20
 _SMMUS_MAX = 64
+# Characters shown of an option.
+_SHOWN = 40
 # Caching of the physical SMMUs: what is played for "both", the plain one first.
 _BOTH = ("none", "hostile")
 
@@ -46,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _smmus(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text[:4]) <= _SMMUS_MAX:
-        raise argparse.ArgumentTypeError(f"expected 1 to {_SMMUS_MAX}, not {text[:40]!r}")
+        raise argparse.ArgumentTypeError(f"expected 1 to {_SMMUS_MAX}, not {text[:_SHOWN]!r}")
     return int(text)
 
 
@@ -56,7 +58,7 @@ def _seed(text: str) -> int:
     except ValueError:
         value = -1
     if not 0 <= value < 1 << 64:
-        raise argparse.ArgumentTypeError(f"expected 0 to 2^64-1, not {text[:40]!r}")
+        raise argparse.ArgumentTypeError(f"expected 0 to 2^64-1, not {text[:_SHOWN]!r}")
     return value
 
 
@@ -65,9 +67,12 @@ def _features(text: str) -> dict[str, int]:
     for part in text.split(","):
         name, _, value = part.partition("=")
         try:
-            fields[name.strip().lower()] = int(value, 0)
+            number = int(value, 0)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"expected FIELD=NUMBER, not {part[:40]!r}") from None
+            number = -1
+        if len(name) > _SHOWN or not 0 <= number < 1 << 32:
+            raise argparse.ArgumentTypeError(f"expected FIELD=NUMBER, not {part[:_SHOWN]!r}")
+        fields[name.strip().lower()] = number
     return fields
 
 
@@ -135,7 +140,7 @@ def play(
 
     Raises:
         RecordingError: the file is malformed.
-        RefusedError: no vSMMU can stand in for what was recorded.
+        RefusedError: no vSMMU can stand in for what was recorded, on these machines.
     """
     sids = stream_ids(source(), name)
     played = [_one(name, source, choice(arguments, c), sids, each) for c in cachings(arguments)]
@@ -150,7 +155,7 @@ def _order(one: tuple[Guest, Played]) -> float:
 def _one(
     name: str, source: Blocks, chosen: Choice, sids: set[int], each: Callable[[int], object]
 ) -> tuple[Guest, Played]:
-    from vsmmu.recording.format import Reader
+    from vsmmu.recording.format import Reader, RecordingError
     from vsmmu.recording.guest import Guest
     from vsmmu.recording.guest_machine import RefusedError
     from vsmmu.recording.player import Player
@@ -160,6 +165,29 @@ def _one(
         return guest, Player(Reader(source(), name), guest).play(each)
     except RefusedError as error:
         raise RefusedError(f"{name}: {error}") from None
+    except RecordingError:
+        lacks = _lacks(name, source, chosen, sids) if chosen.features else None
+        if lacks is None:
+            raise
+        raise RefusedError(f"{name}: --features: {lacks}") from None
+
+
+def _lacks(name: str, source: Blocks, chosen: Choice, sids: set[int]) -> str | None:
+    """Why there is no machine with the chosen features, where there is one with all of them."""
+    from dataclasses import replace
+
+    from vsmmu.recording.format import Reader
+    from vsmmu.recording.guest_machine import GuestMachine
+    from vsmmu.recording.identification import Ahead
+
+    reader = Reader(source(), name)
+    ids, ram = Ahead(reader).ids, reader.header.ram
+    for features in ({}, chosen.features):
+        try:
+            GuestMachine(replace(chosen, features=features), ids, ram, sids)
+        except ValueError as error:
+            return str(error) if features else None
+    return None
 
 
 def otherwise(guest: Guest) -> Iterator[str]:

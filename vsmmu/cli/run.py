@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dt_tools.json_text import json_text
 from vsmmu.cli.files import FileError, check_outputs, say, write
 from vsmmu.cli.run_record import Recorded
 
@@ -47,12 +47,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="processes to run in (default 1); the output is the same",
     )  # fmt: skip
     parser.add_argument("--junit", metavar="FILE", help="write JUnit XML, a test case a seed")
-    parser.add_argument("--json", action="store_true", help="the report, or the limits, as JSON")
+    parser.add_argument(
+        "--json", action="store_true", help="the report, the limits or the events as JSON"
+    )
     parser.add_argument(
         "--trace", metavar="FILE", help="write every trace event of one run as JSON Lines"
     )
     parser.add_argument(
-        "--trace-events", action="store_true", help="list the trace events, and run nothing"
+        "--trace-events",
+        action="store_true",
+        help="list the trace events, and run nothing; JSON Lines with --json",
     )
     parser.add_argument(
         "--perfetto", metavar="FILE", help="write a timeline of one run that ui.perfetto.dev opens"
@@ -76,15 +80,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run and print; 3 when an expectation does not hold."""
-    if arguments.policy:
-        if arguments.inputs:
-            raise FileError("--policy: prints what holds where a scenario says nothing; no PATH")
-        return _policy(as_json=arguments.json)
-    if arguments.trace_events:
-        from vsmmu.cli.trace_text import event_table
-
-        print(event_table(), end="")
-        return 0
+    if arguments.policy or arguments.trace_events:
+        return _list(arguments)
     if not arguments.inputs:
         raise FileError("run: which scenario? give PATH")
     if "" in arguments.inputs:
@@ -171,7 +168,7 @@ def _run_one(case: Case, arguments: argparse.Namespace) -> int:
     if arguments.junit:
         write_junit(arguments.junit, [told], (case.path,))
     if arguments.json:
-        print(json.dumps(told.json, indent=2))
+        print(json_text(told.json, indent=2))
     else:
         _print(result.report, summary=arguments.summary)
     return 0 if result.ok else EXPECTATION_FAILED
@@ -199,11 +196,27 @@ def _print(report: Report, *, summary: bool) -> None:
         print_summary(report.summary(), labels(report))
 
 
+def _list(arguments: argparse.Namespace) -> int:
+    """Print what is so without any scenario. Raises FileError."""
+    if arguments.policy and arguments.trace_events:
+        raise FileError("--policy and --trace-events each print a list; give one of them")
+    if arguments.inputs and arguments.policy:
+        raise FileError("--policy: prints what holds where a scenario says nothing; no PATH")
+    if arguments.inputs:
+        raise FileError("--trace-events: prints what any scenario can have; no PATH")
+    if arguments.policy:
+        return _policy(as_json=arguments.json)
+    from vsmmu.cli.trace_text import event_lines, event_table
+
+    print(event_lines() if arguments.json else event_table(), end="")
+    return 0
+
+
 def _policy(*, as_json: bool) -> int:
     from vsmmu.hypervisor.policy import Policy
 
     if as_json:
-        print(json.dumps({"schema": "vsmmu.policy/1", **Policy().to_json()}, indent=2))
+        print(json_text({"schema": "vsmmu.policy/1", **Policy().to_json()}, indent=2))
     else:
         from vsmmu.cli.policy_text import policy_text
 

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 from vsmmu.cli.files import FileError, read
 
 if TYPE_CHECKING:
-    from concurrent.futures import ProcessPoolExecutor
-
     from vsmmu.report import Problem
     from vsmmu.scenario import Scenario
     from vsmmu.scenario.run import Result
@@ -231,32 +229,21 @@ def play_all(cases: Sequence[Case], jobs: int) -> Iterator[Outcome]:
 
     Raises:
         FileError: a process was ended from outside.
+        SystemExit: this one was asked to end.
     """
     if jobs == 1 or len(cases) == 1:
         yield from map(play, cases)
         return
     from concurrent.futures.process import BrokenProcessPool
 
-    with _pool(min(jobs, len(cases))) as pool:
+    from vsmmu.cli.run_pool import pool
+
+    with pool(min(jobs, len(cases))) as processes:
         try:
-            yield from pool.map(play, cases)
+            # Not by `map`, which cancels what it waits for: the pool's thread trips over that.
+            waiting = [processes.submit(play, case) for case in cases]
+            waiting.reverse()
+            while waiting:
+                yield waiting.pop().result()
         except BrokenProcessPool:
             raise FileError("-j: one of the processes was ended from outside; try fewer") from None
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _pool(jobs: int) -> ProcessPoolExecutor:
-    """Fresh interpreters: what one inherits by a fork is not the same everywhere."""
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
-    return ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_quiet)
-
-
-def _quiet() -> None:
-    """In a process of the pool: an interrupt from the keyboard ends it without a word."""
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_DFL)

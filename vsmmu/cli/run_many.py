@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable, Sequence
 
+from dt_tools.json_text import json_text
 from vsmmu.cli.files import say, write
 from vsmmu.cli.junit import junit
 from vsmmu.cli.run import EXPECTATION_FAILED
@@ -31,7 +31,7 @@ def run_many(cases: Sequence[Case], others: list[str], arguments: argparse.Names
     if arguments.junit:
         write_junit(arguments.junit, outcomes, {case.path for case in cases})
     if arguments.json:
-        print(json.dumps(_envelope(outcomes, others), indent=2))
+        print(json_text(_envelope(outcomes, others), indent=2))
     else:
         from vsmmu.cli.run_text import print_totals
 

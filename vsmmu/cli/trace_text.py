@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
+from dt_tools.json_text import json_text
 from vsmmu.cli.files import say
 
 if TYPE_CHECKING:
@@ -28,9 +28,16 @@ def trace_files(trace: Trace, lines: str | None, perfetto: str | None) -> dict[s
 
 def _lines(trace: Trace) -> bytes:
     return "".join(
-        json.dumps({"time": record.time, "name": record.name, **record.fields()}) + "\n"
+        json_text({"time": record.time, "name": record.name, **record.fields()}) + "\n"
         for record in trace.records
     ).encode()
+
+
+def event_lines() -> str:
+    """The trace events as JSON Lines: `name`, `args` in order, `text`, `qemu`, a bool."""
+    from vsmmu.trace import EVENTS
+
+    return "".join(json_text({"name": n, **kind._asdict()}) + "\n" for n, kind in EVENTS.items())
 
 
 def event_table() -> str:

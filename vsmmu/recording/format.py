@@ -284,13 +284,24 @@ class Reader:
         line, _, self._rest = self._rest.partition(b"\n")
         self._behind = len(line) + 1
         try:
-            fields = json.loads(line.decode())
-            if not isinstance(fields, dict):
-                raise ValueError("expected a JSON object")
-            return Header(fields)
+            return Header(_members(line))
         except (ValueError, RecursionError) as error:
             reason = "not JSON" if not isinstance(error, ValueError) else str(error)
             raise RecordingError(f"{self.source}: header: {reason}") from None
+
+
+def _members(line: bytes) -> dict[str, Any]:
+    """The JSON object of a line. Raises ValueError, RecursionError."""
+    try:
+        fields = json.loads(line.decode())
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise
+    except ValueError:
+        # The one that is left is Python's limit on the digits of a number.
+        raise ValueError("a number of too many digits") from None
+    if not isinstance(fields, dict):
+        raise ValueError("expected a JSON object")
+    return fields
 
 
 def _tag(tag: int) -> str:
@@ -340,7 +351,8 @@ def _irq(reader: Reader) -> Irq:
 
 def _note(reader: Reader) -> Note:
     (size,) = _fields(reader, _LENGTH)
-    return Note(reader.take(size).decode("utf-8", "backslashreplace"))
+    # Not as escapes: those would be made one by one, and are four characters a byte.
+    return Note(reader.take(size).decode("utf-8", "replace"))
 
 
 _DECODERS: dict[int, Callable[[Reader], Record]] = {

@@ -7,13 +7,14 @@ to a limit. What is never read is what a plain SMMUv3.1 has.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from itertools import chain
 
 from vsmmu.arch.registers import BY_NAME, CORESIGHT
-from vsmmu.recording.format import Mem, Read, Reader, Record
+from vsmmu.recording.format import Mem, Note, Read, Reader, Record
 
-# Records and bytes of memory that are kept while the registers are looked for.
+# Records, and bytes of memory and text, that are kept while the registers are looked for.
 AHEAD = 65_536
 AHEAD_BYTES = 64 << 20
 
@@ -55,6 +56,9 @@ class Ahead:
                     return
             elif type(record) is Mem:
                 size += len(record.data)
+            elif type(record) is Note:
+                # One character may widen all of a text to four bytes each.
+                size += sys.getsizeof(record.text)
             if len(self._kept) >= AHEAD or size >= AHEAD_BYTES:
                 return
 

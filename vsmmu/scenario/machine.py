@@ -8,7 +8,7 @@ and the hypervisor see no difference. A device or SMMU called `nic` is the node 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -31,11 +31,15 @@ _RESERVED = ("aliases", "chosen", "cpus", "hypervisor", "memory", "passthrough",
 _SIZE = 0x2_0000
 _BASE, _APART = 0x2B40_0000, 0x10_0000
 _RAM = ((0x8000_0000, 0x8000_0000),)
-_GIC, _GIC_PHANDLE = 0x2F00_0000, 1
+_GIC_PHANDLE = 1
+# Distributor and redistributors.
+_GIC = ((0x2F00_0000, 0x1_0000), (0x2F10_0000, 0x20_0000))
 _DEVICE_BASE, _DEVICE_APART = 0x1_0000_0000, 0x1_0000
 _SPI, _LEVEL = 0, 4
 
 Stream = tuple[str, int]
+# Base and size in bytes of what has a place in the machine, and what it is called.
+Place = tuple[int, int, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +48,24 @@ class MachineSpec:
 
     `ram` as (base, size), none to take the host tree's. `devices` are those of a machine described
     in place, with their streams as (SMMU, StreamID); None for a host tree. `smmus` are its SMMUs
-    with the addresses of their registers. `features` are as written; `features_lines` has the lines
-    of all of them under (), of a field, and of (SMMU, field).
+    with the addresses of their registers; those of the first device are at `device_base`.
+    `features` are as written; `features_lines` has the lines of all of them under (), of a field,
+    and of (SMMU, field). `line` and `ram_line` are those of the table and of `ram`.
     """
 
     ram: tuple[tuple[int, int], ...] = ()
     caching: str = "normal"
     devices: Mapping[str, tuple[Stream, ...]] | None = None
     smmus: Mapping[str, int] = field(default_factory=dict)
+    device_base: int = _DEVICE_BASE
     features: Mapping[str, Any] = field(default_factory=dict)
     features_lines: Mapping[tuple[str, ...], int | None] = field(default_factory=dict)
+    line: int | None = None
+    ram_line: int | None = None
+
+    def refused_line(self, rule: str, reason: str) -> int | None:
+        """The line that a refusal of the machine is about."""
+        return self.ram_line if rule == "MC101" else self.features_line(reason) or self.line
 
     def features_line(self, reason: str) -> int | None:
         """The line of the feature that a complaint names, or that of all of them."""
@@ -78,15 +90,24 @@ def read_machine(found: Reader) -> MachineSpec:
     devices = _devices(found.at("devices")) if "devices" in found else None
     if devices is None and "smmus" in found:
         found.at("smmus").fail("belongs to a machine in place, with machine.devices")
-    smmus = {} if devices is None else _smmus(found.at("smmus", {}), devices)
+    ram = _regions(found.at("ram", []).named("machine.ram"), () if devices is None else _gic())
+    smmus, device_base = {}, _DEVICE_BASE
+    if devices is not None:
+        taken = [*_gic(), *((base, size, "RAM") for base, size in ram or _RAM)]
+        smmus = _smmus(found.at("smmus", {}), devices, taken)
+        room = len(devices) * _DEVICE_APART
+        device_base = _free(found.at("devices"), _DEVICE_BASE, room, _DEVICE_APART, taken)
     features = found.at("features", {})
     return MachineSpec(
-        ram=_regions(found.at("ram", []).named("machine.ram")),
+        ram=ram,
         caching=found.at("caching", "normal").named("caching").one_of(CACHINGS),
         devices=devices,
         smmus=smmus,
+        device_base=device_base,
         features=features.table(),
         features_lines=_lines(features) if features.value else {},
+        line=found.line,
+        ram_line=found.at("ram").line,
     )
 
 
@@ -125,47 +146,70 @@ def _stream(found: Reader) -> Stream:
     return smmu, number
 
 
-def _smmus(found: Reader, devices: Mapping[str, tuple[Stream, ...]]) -> dict[str, int]:
-    """The SMMUs that are listed, then those that streams name, with the addresses of registers."""
+def _smmus(
+    found: Reader, devices: Mapping[str, tuple[Stream, ...]], taken: list[Place]
+) -> dict[str, int]:
+    """The SMMUs that are listed, then those that streams name, with the addresses of registers.
+
+    Those of the list have to be free of what is `taken`, the others are placed so. All are added.
+    """
     out: dict[str, int] = {}
+    named = {smmu: None for streams in devices.values() for smmu, _ in streams}
+    if len({**named, **found.table()}) > _SMMUS_MAX:
+        found.fail(f"more than {_SMMUS_MAX} SMMUs")
     for name, reader in found.fields():
         _check_name(name, reader)
         out[name] = reader.number(_SIZE, (1 << _ADDRESS_BITS) - _SIZE)
         if out[name] % _SIZE:
             reader.fail(f"expected a multiple of {_SIZE:#x}")
-    for streams in devices.values():
-        for smmu, _ in streams:
-            if smmu not in out:
-                out[smmu] = _free_base(out)
-    if len(out) > _SMMUS_MAX:
-        found.fail(f"more than {_SMMUS_MAX} SMMUs")
+        _check_free(reader, "its registers lie", out[name], _SIZE, taken)
+        taken.append((out[name], _SIZE, f"the registers of {name}"))
+    for smmu in named:
+        if smmu not in out:
+            out[smmu] = _free(found, _BASE, _SIZE, _APART, taken)
+            taken.append((out[smmu], _SIZE, f"the registers of {smmu}"))
     for name in out:
         if name in devices:
             found.fail(f"{name} is a device and an SMMU")
-    if len(set(out.values())) != len(out):
-        found.fail("two SMMUs have one address")
     return out
 
 
-def _free_base(smmus: Mapping[str, int]) -> int:
-    base = _BASE
-    while base in smmus.values():
-        base += _APART
+def _gic() -> list[Place]:
+    return [(base, size, "the interrupt controller") for base, size in _GIC]
+
+
+def _meets(base: int, size: int, taken: Iterable[Place]) -> Place | None:
+    return next((p for p in taken if base < p[0] + p[1] and p[0] < base + size), None)
+
+
+def _check_free(found: Reader, what: str, base: int, size: int, taken: Iterable[Place]) -> None:
+    """Complain of what a scenario places where something else is."""
+    met = _meets(base, size, taken)
+    if met is not None:
+        found.fail(f"{what} in {met[2]}, {met[0]:#x}+{met[1]:#x}")
+
+
+def _free(found: Reader, base: int, size: int, apart: int, taken: Iterable[Place]) -> int:
+    """The first place from `base` on in steps of `apart` that is free; else a complaint."""
+    while met := _meets(base, size, taken):
+        base = -(-(met[0] + met[1]) // apart) * apart
+    if (base + size - 1) >> _ADDRESS_BITS:
+        found.fail(f"there is no room for {size:#x} bytes of registers beside RAM")
     return base
 
 
-def _regions(found: Reader) -> tuple[tuple[int, int], ...]:
+def _regions(found: Reader, taken: Iterable[Place]) -> tuple[tuple[int, int], ...]:
     items = found.items()
     if len(items) > _REGIONS_MAX:
         found.fail(f"more than {_REGIONS_MAX} regions")
-    regions = sorted(_region(item) for item in items)
+    regions = sorted(_region(item, taken) for item in items)
     for (base, size), (after, _) in pairwise(regions):
         if base + size > after:
             found.fail(f"{after:#x} is given twice")
     return tuple(regions)
 
 
-def _region(found: Reader) -> tuple[int, int]:
+def _region(found: Reader, taken: Iterable[Place]) -> tuple[int, int]:
     text, plus, size = found.string().partition("+")
     if not plus:
         found.fail(f'expected "BASE+SIZE", not {brief(found.value)}')
@@ -176,6 +220,7 @@ def _region(found: Reader) -> tuple[int, int]:
         found.fail(f"{found.value} is not made of 4 KiB pages")
     if (base + length - 1) >> _ADDRESS_BITS:
         found.fail(f"{found.value} is beyond {_ADDRESS_BITS} bits")
+    _check_free(found, f"{found.value} is partly", base, length, taken)
     return base, length
 
 
@@ -211,7 +256,7 @@ def platform_in_place(spec: MachineSpec, source: str, assigned: Collection[str] 
     for index, (name, streams) in enumerate(spec.devices.items()):
         node = root.add(name)
         node.set_strings("compatible", "vsmmu,device")
-        base = _DEVICE_BASE + index * _DEVICE_APART
+        base = spec.device_base + index * _DEVICE_APART
         node.set_cells("reg", *_two(base), *_two(0x1000))
         if node.path in assigned:
             node.set_empty("xen,passthrough")
@@ -222,12 +267,12 @@ def platform_in_place(spec: MachineSpec, source: str, assigned: Collection[str] 
 
 
 def _add_gic(tree: Tree) -> None:
-    gic = tree.root.add(f"interrupt-controller@{_GIC:x}")
+    gic = tree.root.add(f"interrupt-controller@{_GIC[0][0]:x}")
     gic.set_strings("compatible", "arm,gic-v3")
     gic.set_cells("#interrupt-cells", 3)
     gic.set_cells("#address-cells", 0)
     gic.set_empty("interrupt-controller")
-    gic.set_cells("reg", *_two(_GIC), *_two(0x1_0000), *_two(_GIC + 0x10_0000), *_two(0x20_0000))
+    gic.set_cells("reg", *(cell for base, size in _GIC for cell in (*_two(base), *_two(size))))
     gic.set_cells("phandle", _GIC_PHANDLE)
 
 

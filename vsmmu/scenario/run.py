@@ -149,7 +149,7 @@ def _machine(scenario: Scenario, folder: Path) -> Machine:
     except SettingError as error:
         line = spec.features_line(str(error))
         raise ScenarioError(scenario.source, "machine.features", str(error), line) from None
-    with _placed(scenario, "machine", None):
+    try:
         return build_machine(
             platform,
             seed=scenario.seed,
@@ -159,6 +159,9 @@ def _machine(scenario: Scenario, folder: Path) -> Machine:
             profile=PROFILES[scenario.profile],
             features=made,
         )
+    except Refusal as error:
+        line = spec.refused_line(error.rule, str(error))
+        raise _refused(scenario, "machine", error, line) from None
 
 
 @contextmanager
@@ -167,8 +170,11 @@ def _placed(scenario: Scenario, where: str, line: int | None) -> Iterator[None]:
     try:
         yield
     except Refusal as error:
-        code = error.exit_code
-        raise ScenarioError(scenario.source, where, str(error), line, code) from None
+        raise _refused(scenario, where, error, line) from None
+
+
+def _refused(scenario: Scenario, where: str, error: Refusal, line: int | None) -> ScenarioError:
+    return ScenarioError(scenario.source, where, str(error), line, error.exit_code)
 
 
 def _guests(machine: Machine, scenario: Scenario, folder: Path, notices: list[str]) -> list[Guest]:

@@ -79,7 +79,7 @@ def _seed(text: str) -> int:
     except ValueError:
         seed = -1
     if not 0 <= seed < 1 << _SEED_BITS:
-        raise ArgumentTypeError(f"expected a number from 0 to 2^{_SEED_BITS}-1, not {text!r}")
+        raise ArgumentTypeError(f"expected a number from 0 to 2^{_SEED_BITS}-1, not {text[:40]!r}")
     return seed
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from vsmmu.inputs import plain
 from vsmmu.scenario import ScenarioError
 from vsmmu.scenario.run import load_scenario, run_scenario
 from vsmmu.testing.plugin import MARKER, SEED_OPTION
@@ -55,7 +56,7 @@ class ScenarioItem(pytest.Item):
         """Run it. Raises ExpectationError."""
         result = run_scenario(self.scenario, self.seed)
         if result.notices:
-            self.add_report_section("call", "notices", "\n".join(result.notices))
+            self.add_report_section("call", "notices", "\n".join(map(plain, result.notices)))
         if not result.ok:
             raise ExpectationError(result)
 
@@ -74,15 +75,16 @@ class ScenarioItem(pytest.Item):
     def reportinfo(self) -> tuple[os.PathLike[str], int, str]:
         """The file, and the title in the place of a function's name."""
         title = f" {self.scenario.title}" if self.scenario.title else ""
-        return self.path, 0, f"{self.path.name} {self.name}{title}"
+        return self.path, 0, plain(f"{self.path.name} {self.name}{title}")
 
 
 def shown(config: pytest.Config, path: Path, text: str) -> str:
-    """A text with the names of files beside a scenario as seen from the folder of the run."""
+    """Lines safe to print; names of files beside a scenario as seen from the folder of the run."""
     folder = os.path.relpath(path.parent, config.invocation_params.dir)
-    if folder.startswith(".."):
-        return text
-    return text.replace(f"{path.parent}{os.sep}", "" if folder == "." else f"{folder}{os.sep}")
+    if not folder.startswith(".."):
+        near = "" if folder == "." else f"{folder}{os.sep}"
+        text = text.replace(f"{path.parent}{os.sep}", near)
+    return "\n".join(plain(line) for line in text.split("\n"))
 
 
 def _is_complaint(error: BaseException) -> bool:

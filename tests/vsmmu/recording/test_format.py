@@ -166,9 +166,15 @@ def test_a_header_that_is_none(changed: dict[str, object], text: str) -> None:
         (b"{}", "no line of JSON at its start"),
         (b"[]\n", "expected a JSON object"),
         (b"[" * 100_000 + b"\n", "not JSON"),
+        (b"9" * 5000 + b"\n", "a number of too many digits"),
     ],
 )
 def test_a_file_without_a_header(data: bytes, text: str) -> None:
     with pytest.raises(RecordingError) as caught:
         read(data)
     assert str(caught.value) == f"one.xz: header: {text}"
+
+
+def test_bytes_of_a_note_that_are_no_text_take_no_room() -> None:
+    data = header_line(HEADER) + b"N\x04\x00a\xff\xfeb"
+    assert read(data) == [Note("a\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}b")]

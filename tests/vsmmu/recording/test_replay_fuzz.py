@@ -212,3 +212,12 @@ def test_ram_of_any_size_costs_nothing():
     header = header_line({**HEADER, "ram_base": 0, "ram_size": (1 << 52) - 4096})
     raw = header + b"".join(map(encode, ours()))
     assert Player(Reader([raw], "x"), Both()).play().divergence is None
+
+
+@pytest.mark.parametrize(
+    "filler", [Mem(RAM[0], bytes(500)), Note("n" * 500), Note("\U0001f600" * 150)]
+)
+def test_bytes_read_ahead_are_bounded(monkeypatch, filler):
+    monkeypatch.setattr(identification, "AHEAD_BYTES", 2000)
+    tape, _ = everyday()
+    assert "identification: " in complaint([*[filler] * 4, *tape.records])

@@ -33,14 +33,14 @@ def test_a_machine_in_place_is_a_board():
     text = """schema = "vsmmu.scenario/1"
 machine.devices.nic = ["smmu0:0x10", "b.c:17"]
 machine.devices.gpu = "smmu0:0xffffffff"
-machine.smmus = { late = "0x2b400000", smmu0 = "0x50000000" }
+machine.smmus = { late = "0x2b400000", smmu0 = "0x20000000" }
 machine.ram = ["0x40000000+0x40000000"]
 guest = [{ name = "red" }]
 actor = [{ guest = "red", do = "static" }]
 """
     platform = platform_in_place(read(text).machine, "s.toml")
     assert {s.path: s.base for s in platform.smmus} == {
-        "/late": 0x2B400000, "/smmu0": 0x50000000, "/b.c": 0x2B500000,
+        "/late": 0x2B400000, "/smmu0": 0x20000000, "/b.c": 0x2B500000,
     }  # fmt: skip
     assert [
         (m.path, [(s.smmu_path, s.stream_id) for s in m.streams]) for m in platform.masters
@@ -51,6 +51,25 @@ actor = [{ guest = "red", do = "static" }]
     node = platform.tree.node("/memory@40000000")
     assert node is not None
     assert node.cells("reg") == (0, 0x40000000, 0, 0x40000000)
+
+
+def test_what_is_not_placed_is_placed_where_nothing_is():
+    text = """schema = "vsmmu.scenario/1"
+machine.ram = ["0x2b400000+0x200000", "0x80000000+0x80000000"]
+machine.smmus.a = "0x100000000"
+guest = [{ name = "red" }]
+actor = [{ guest = "red", do = "static" }]
+[machine.devices]
+"""
+    text += "".join(f"d{i} = 's{i}:1'\n" for i in range(63))
+    platform = platform_in_place(read(text).machine, "s.toml")
+    bases = [s.base for s in platform.smmus]
+    assert bases[:3] == [0x1_0000_0000, 0x2B60_0000, 0x2B70_0000]
+    assert bases[-1] == 0x2F70_0000
+    assert not {base for base in bases if 0x2F00_0000 <= base < 0x2F30_0000}
+    node = platform.tree.node("/d0")
+    assert node is not None
+    assert node.cells("reg") == (1, 0x2_0000, 0, 0x1000)
 
 
 def test_values_of_a_guest_and_an_actor():
@@ -133,6 +152,39 @@ ERRORS = [
     (
         "machine.smmus.a = 1\n" + HEAD + "machine.devices.nic = 'a:1'\n" + GUEST + STORM,
         f"1: machine: smmus: a: expected a number from {0x20000} to {(1 << 48) - 0x20000}, not 1",
+    ),
+    (
+        HEAD + "[machine]\nsmmus.a = 0x80000000\ndevices.nic = 'a:1'\n" + GUEST + STORM,
+        "3: machine: smmus: a: its registers lie in RAM, 0x80000000+0x80000000",
+    ),
+    (
+        HEAD + '[machine]\nram = ["0x40000000+0x1000"]\nsmmus.a = 0x40000000\n'
+        "devices.nic = 'a:1'\n" + GUEST + STORM,
+        "4: machine: smmus: a: its registers lie in RAM, 0x40000000+0x1000",
+    ),
+    (
+        HEAD + "[machine]\nsmmus.a = 0x2f2e0000\ndevices.nic = 'a:1'\n" + GUEST + STORM,
+        "3: machine: smmus: a: its registers lie in the interrupt controller, 0x2f100000+0x200000",
+    ),
+    (
+        HEAD + "[machine]\nsmmus.a = 0x20000\nsmmus.b = 0x20000\ndevices.nic = 'a:1'\n" + GUEST
+        + STORM,
+        "4: machine: smmus: b: its registers lie in the registers of a, 0x20000+0x20000",
+    ),
+    (
+        HEAD + '[machine]\nram = [\n"0x40000000+0x1000",\n"0x2f00f000+0x1000"]\n'
+        "devices.nic = 'a:1'\n" + GUEST + STORM,
+        "5: machine.ram: 0x2f00f000+0x1000 is partly in the interrupt controller, "
+        "0x2f000000+0x10000",
+    ),
+    (
+        HEAD + '[machine]\nram = ["0x30000000+0xffffd0000000"]\n'
+        "devices.nic = 'a:1'\n" + GUEST + STORM,
+        "4: machine: devices: there is no room for 0x10000 bytes of registers beside RAM",
+    ),
+    (
+        HEAD + "[machine.devices]\n" + "".join(f"d{i} = 's{i}:1'\n" for i in range(65)) + GUEST,
+        "2: machine: smmus: more than 64 SMMUs",
     ),
     (
         "machine.smmus.a = 0x40000\n" + HEAD + 'host = "b"\n' + GUEST + STORM,

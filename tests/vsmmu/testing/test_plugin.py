@@ -71,6 +71,8 @@ def test_a_seed_of_the_command_line_replaces_those_of_the_file(pytester: pytest.
     bad = run(pytester, "--vsmmu-seed=-1")
     assert bad.ret == pytest.ExitCode.USAGE_ERROR
     bad.stderr.fnmatch_lines("*--vsmmu-seed: expected a number from 0 to 2^64-1, not '-1'")
+    long = run(pytester, f"--vsmmu-seed=-{'9' * 5000}")
+    long.stderr.fnmatch_lines(f"*--vsmmu-seed: expected a number *, not '-{'9' * 39}'")
 
 
 def test_a_failure_has_file_line_step_and_reason_and_no_traceback(
@@ -270,3 +272,13 @@ def test_a_suite_that_uses_nothing_loads_nothing(
     )
     result = pytester.run(sys.executable, "-c", code)
     assert result.ret == 0, result.stderr.str()
+
+
+def test_what_a_terminal_would_act_on_is_escaped(pytester: pytest.Pytester) -> None:
+    title = 'title = "a\\u001b[31m\\u0000"'
+    text = SCENARIO.replace('expect = "fault"\n', "").replace('title = "one device"', title)
+    write(pytester, "a.scenario.toml", text)
+    for options in ((), ("-v",), ("-rA",)):
+        said = run(pytester, "--color=no", "--vsmmu-seed=1", *options).stdout.str()
+        assert "_ a.scenario.toml seed=1 a\\x1b[31m\\x00 _" in said
+        assert not {"\x1b", "\0"} & {*said}
