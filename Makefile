@@ -47,7 +47,7 @@ lint: $(READY)
 	@$(BIN)/mypy
 
 soak: $(READY)
-	@VSMMU_SOAK=1 $(BIN)/python -m pytest -q -m "soak or sliced" $(PYTEST_ARGS)
+	@VSMMU_SOAK=1 $(BIN)/python -m pytest -q -n auto --dist worksteal -m "soak or sliced" $(PYTEST_ARGS)
 
 bench: $(READY)
 	@$(BIN)/python -m pytest -q benchmarks $(PYTEST_ARGS)
