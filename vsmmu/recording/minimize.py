@@ -142,6 +142,10 @@ class Minimizer:
         self._wanted, self._culprit = signature(found), found.record
         self._reference = next((one for one in self._references if one(whole) is None), None)
         numbered = list(self._needed(found))
+        cut = _tried(self._play, self._bytes(record for _, record in numbered))
+        if cut is None or signature(cut) != self._wanted:
+            # It takes what comes behind to see it, as what is told when a recording ends.
+            numbered = list(enumerate(self._records, 1))
         try:
             units = Dismantled(numbered, self._ram).units
         except IrregularError:

@@ -12,7 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.vsmmu.recording import test_batches as batches
 from tests.vsmmu.recording import test_guest as guests
+from tests.vsmmu.recording import test_unflushed as unflushed
+from tests.vsmmu.recording import test_unlike as unlike
 from tests.vsmmu.recording.tape import HEADER, RAM, Tape, data, everyday
 from vsmmu.arch.commands import CmdTlbiNhAsid, CmdTlbiNhVa, decode
 from vsmmu.recording.both import Both
@@ -21,6 +24,7 @@ from vsmmu.recording.format import Dma, Mem, Note, Reader, Record, Write, encode
 from vsmmu.recording.minimize import Minimizer, NoFailureError, Smallest, signature
 from vsmmu.recording.physical import Physical
 from vsmmu.recording.player import Player
+from vsmmu.recording.unflushed import HABIT, WAIT
 from vsmmu.recording.units import Cut, Dismantled, IrregularError, Unit, rough_units
 
 
@@ -205,6 +209,37 @@ def test_a_recording_of_a_hostile_run_is_cut_without_renumbering() -> None:
     found = minimized(records)
     assert found.after[0] < len(records) // 2
     assert found.divergence.kind == "output address"
+
+
+def never_flushed() -> list[Record]:
+    tape, driver = unflushed.mapped(habit=HABIT)
+    unflushed.remove(tape, driver)
+    for _ in range(WAIT + 1):
+        driver.flush(1, 0x9000)
+    return tape.records
+
+
+def not_ended() -> list[Record]:
+    tape, driver = batches.habit()
+    batches.send(tape, driver, batches.STE)
+    driver.send(batches.STE)
+    return tape.records
+
+
+def one_bit() -> list[Record]:
+    tape, _, made = unlike.mapped()
+    return unlike.flip(tape.records, made[0], 10)
+
+
+@pytest.mark.parametrize("made", [never_flushed, not_ended, one_bit])
+def test_what_is_told_when_a_recording_ends(made: Callable[[], list[Record]]) -> None:
+    """What it is compared with comes later, and has to stay."""
+    records = made()
+    whole, found = both(data(records)), minimized(records)
+    assert whole is not None
+    assert signature(found.divergence) == signature(whole)
+    assert found.after[0] < len(records)
+    assert found.complete
 
 
 # Real drivers.
