@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from operator import or_
 from random import Random
@@ -18,7 +19,7 @@ from vsmmu.arch.stream_table import L1Std, Ste, SteConfig
 from vsmmu.memory import PAGE_SHIFT
 from vsmmu.recording.format import Dma, Mem, Record, Status, Write
 from vsmmu.recording.looks import Look, look
-from vsmmu.recording.unlike import CD_FREE, STE_FREE
+from vsmmu.recording.unlike import CD_FREE, FEW, PAIR, STE_FREE
 from vsmmu.smmu.smmu import Access
 from vsmmu.smmu.strtab import StreamTable
 
@@ -32,10 +33,15 @@ _FREE = {
 }
 
 
+# How many have to be alike.
+_ENOUGH = {"STE": FEW, "CD": PAIR}
+
+
 class Flip(NamedTuple):
     """A bit that may be changed: the M record, the byte there, the bit of the 64-bit word.
 
-    `used` says that an access was looked up through the word.
+    `used` says that an access was looked up through the word; `alike` counts the others that are
+    the same in the same place of an STE or CD.
     """
 
     record: int
@@ -45,6 +51,7 @@ class Flip(NamedTuple):
     field: str
     used: bool
     index: int = 0
+    alike: int = 0
 
 
 def silent(one: Flip) -> bool:
@@ -55,6 +62,8 @@ def silent(one: Flip) -> bool:
     """
     structure = one.what.removesuffix(" idle")
     if structure in _FREE:
+        if not one.used and one.alike < _ENOUGH[structure]:
+            return True
         return bool(_FREE[structure][one.index] >> one.bit & 1)
     if one.what == "L1STD":
         return one.field != "reserved"
@@ -193,6 +202,9 @@ def words_of(records: list[Record], header: Mapping[str, Any], random: Random) -
     ]
     words.tables([(record.pa + offset, word) for _, record, offset, word in placed])
     found = []
+    same = Counter(
+        (*words.places.get(record.pa + offset, ("", 0)), word) for _, record, offset, word in placed
+    )
     for number, record, offset, word in placed:
         address = record.pa + offset
         used = (number, address) in words.used
@@ -200,7 +212,9 @@ def words_of(records: list[Record], header: Mapping[str, Any], random: Random) -
         if what in ("STE", "CD"):
             live = "" if used or what == "CD" else " idle"
             bit = random.randrange(64)
-            found.append(Flip(number, offset, bit, f"{what}{live}", f"word {index}", used, index))
+            alike = same[what, index, word] - 1
+            place = f"word {index}"
+            found.append(Flip(number, offset, bit, f"{what}{live}", place, used, index, alike))
             continue
         layout: type[Layout] = L1Std if what == "L1STD" else L1Cd
         if not what:
