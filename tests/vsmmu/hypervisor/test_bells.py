@@ -32,7 +32,7 @@ from vsmmu.arch.context import Cd
 from vsmmu.arch.events import CBadSte
 from vsmmu.arch.feature_registers import EVERY_REGISTER
 from vsmmu.arch.pri import PriEntry
-from vsmmu.arch.registers import BY_NAME, Cr0, QueueBase, StallModel
+from vsmmu.arch.registers import BY_NAME, Cerror, CmdqCons, Cr0, QueueBase, StallModel
 from vsmmu.arch.stream_table import Eats, Ste
 from vsmmu.guest.vcpu import Program
 from vsmmu.hypervisor.hypervisor import HypercallError
@@ -223,10 +223,15 @@ class Machine:
             self.scheduler.step()
 
     def rest(self) -> None:
-        """With page requests answered: a device whose request found no room asks for ever."""
+        """With page requests answered: a device whose request found no room asks for ever.
+
+        So does a driver whose commands cannot be read: it acknowledges the error and tries again.
+        """
         for guest in self.world.guests.values():
             self.write(guest, "CR0", guest.vsmmu.regs["CR0"] & ~PRIQEN)
-        assert self.scheduler.run_until_idle()
+        if not self.scheduler.run_until_idle():
+            errors = {CmdqCons(g.vsmmu.regs["CMDQ_CONS"]).err for g in self.world.guests.values()}
+            assert Cerror.ABT in errors
 
     def state(self) -> dict[str, Any]:
         world, hv = self.world, self.world.hypervisor

@@ -272,4 +272,4 @@ def test_domains_that_change_under_dma_soak() -> None:
 def test_the_search_finds_a_fault(fault: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fault(monkeypatch)
     with pytest.raises(AssertionError, match=r"still has|gone"):
-        search(20, 60, shrink=False)
+        search(120, 60, shrink=False)

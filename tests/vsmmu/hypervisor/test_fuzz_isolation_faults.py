@@ -152,8 +152,10 @@ def runs(*, full: bool) -> None:
 )  # fmt: skip
 def test_a_fault_is_found(monkeypatch, fault, full):
     fault(monkeypatch)
-    with pytest.raises(AssertionError):
+    with pytest.raises((AssertionError, ValueError)) as found:
         runs(full=full)
+    # The hypervisor's own books refuse a page that is given back twice.
+    assert found.errisinstance(AssertionError) or "is there already" in str(found.value)
     # An error of the fault itself would be no AssertionError; without it the first world is well.
     monkeypatch.undo()
     World(0, full=full).run(10)
